@@ -1,0 +1,24 @@
+# Two commands: `make app` starts the page, `make test` runs every check.
+# Both make the environment in .venv first, and only again when a requirements file changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: app test clean
+
+app: .venv/requirements.done
+	$(BIN)/python app.py
+
+test: .venv/requirements-dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+# A stamp is written only after pip succeeded, so an interrupted installation is taken up again.
+.venv/%.done: %.txt requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+clean:
+	rm -rf .venv

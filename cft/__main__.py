@@ -1,0 +1,199 @@
+"""``python -m cft FILES_OR_FOLDERS...``: findings of chest X-rays on the command line.
+
+Exit status: 0 if every film was read, 1 if any failed (each named with its reason on stderr),
+2 for wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cft import NOT_A_MEDICAL_DEVICE, __version__
+
+# Which files of a *folder* are taken for films; files named one by one are always read, and the
+# bytes decide what they are. DICOM files often have no suffix at all.
+_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp"}
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m cft",
+        description="Probabilities of the findings in chest X-rays (PNG, JPEG, TIFF, BMP, WebP, "
+        "DICOM), as a table, CSV or JSON, with heat maps if wanted.",
+        epilog=NOT_A_MEDICAL_DEVICE,
+    )
+    parser.add_argument("films", nargs="+", metavar="FILE_OR_FOLDER", type=Path)
+    parser.add_argument(
+        "--model",
+        metavar="REF",
+        help="model folder (default: the folder that CFT_MODEL names, else the bundled model)",
+    )
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument(
+        "--csv", metavar="FILE", help="write a CSV table to FILE, or to stdout for -"
+    )
+    output.add_argument("--json", action="store_true", help="print one JSON document")
+    output.add_argument(
+        "--plain", action="store_true", help="print one line `Name: 0.1234` per finding"
+    )
+    parser.add_argument(
+        "--heatmaps",
+        metavar="DIR",
+        type=Path,
+        help="write a PNG per film and finding above its operating point (the most probable one "
+        "if none is)",
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N")
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument("--version", action="version", version=f"cft {__version__}")
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        parser.error("--batch-size must be at least 1")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = parse_arguments(arguments)
+    paths = list(find_films(options.films))
+    if not paths:
+        return _usage_error(f"no films in {', '.join(map(str, options.films))}")
+
+    import cft  # heavy: after the arguments are known to be right
+
+    try:
+        if options.heatmaps:
+            options.heatmaps.mkdir(parents=True, exist_ok=True)
+        classifier = cft.load(options.model, options.device)
+    except cft.ModelFolderError as error:
+        return _usage_error(str(error))
+    except (RuntimeError, AssertionError) as error:  # torch's word on an impossible --device
+        return _usage_error(f"--device {options.device} cannot be used ({error})")
+    except OSError as error:
+        return _usage_error(f"cannot write to {options.heatmaps} ({error.strerror})")
+
+    run = _Run(classifier, options)
+    try:
+        return run.report(paths)
+    except KeyboardInterrupt:
+        print("interrupted: the films after the last one shown were not read", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"cannot write {error.filename or 'the result'} ({error.strerror})", file=sys.stderr)
+        return 1
+
+
+class _Run:
+    """One run over a list of films."""
+
+    def __init__(self, classifier, options: argparse.Namespace):
+        self.classifier = classifier
+        self.options = options
+        self.failed = 0
+
+    def report(self, paths: list[Path]) -> int:
+        """Read every film, write what the options ask for, and return the exit status."""
+        from cft import results
+
+        if self.options.json:
+            answer = results.document(self.classifier, self._results(paths))
+            print(json.dumps(answer, indent=2, ensure_ascii=False))
+        elif self.options.csv:
+            self._write_csv(results.csv_rows(self.classifier.label_names, self._results(paths)))
+        else:
+            self._print_text(self._results(paths), several=len(paths) > 1)
+        if self.options.heatmaps:
+            has_maps = self.classifier.has_heatmaps
+            where = self.options.heatmaps if has_maps else "none, this network's head is not linear"
+            print(f"heat maps: {where}", file=sys.stderr)
+        return 1 if self.failed else 0
+
+    def _results(self, paths: list[Path]) -> Iterator[tuple[str, object]]:
+        from tqdm import tqdm
+
+        from cft.radiograph import RadiographError
+
+        stream = self.classifier.stream(paths, self.options.batch_size)
+        progress = tqdm(
+            zip(paths, stream, strict=True), total=len(paths), unit="film", leave=False,
+            disable=len(paths) == 1 or not sys.stderr.isatty(),
+        )  # fmt: skip
+        for number, (path, result) in enumerate(progress, start=1):
+            if isinstance(result, RadiographError):
+                self.failed += 1
+                tqdm.write(f"{path}: {result}", file=sys.stderr)
+            elif self.options.heatmaps:
+                self._write_heatmaps(number, path, result)
+            yield str(path), result
+
+    def _print_text(self, named_results: Iterable[tuple[str, object]], several: bool) -> None:
+        from cft import results
+        from cft.radiograph import RadiographError
+
+        for name, result in named_results:
+            if isinstance(result, RadiographError):
+                continue  # already named on stderr
+            if self.options.plain:
+                print((f"{name}\n" if several else "") + results.plain(result), end="")
+            else:
+                print(results.table(name, result))
+        if not self.options.plain:
+            print(f"Model: {self.classifier.name}. {NOT_A_MEDICAL_DEVICE}")
+
+    def _write_csv(self, lines: Iterator[str]) -> None:
+        if self.options.csv == "-":
+            for line in lines:
+                sys.stdout.write(line)
+            return
+        from cft.model_folder import atomic_write
+
+        done: list[str] = []
+        try:
+            done.extend(lines)
+        finally:  # an interrupted run keeps the rows that are finished
+            atomic_write(self.options.csv, "".join(done))
+            print(f"{max(0, len(done) - 1)} films: {self.options.csv}", file=sys.stderr)
+
+    def _write_heatmaps(self, number: int, path: Path, findings) -> None:
+        import cft
+        from cft.heatmap import overlay, write_png
+
+        if not self.classifier.has_heatmaps:
+            return
+        pixels = cft.read_radiograph(path).pixels
+        most_probable = max(findings.probabilities, key=findings.probabilities.get)
+        for label in findings.positives or [most_probable]:
+            # The number keeps films of the same name apart; only safe characters of the name stay.
+            name = re.sub(r"[^\w.-]+", "_", f"{number:05d}-{path.stem}-{label}.png")
+            picture = overlay(pixels, findings.heatmap(label), findings.operating_points[label])
+            write_png(self.options.heatmaps / name, picture)
+
+
+def find_films(arguments: Iterable[Path]) -> Iterator[Path]:
+    """Files as they are; folders searched, in order of name, for files that may be films."""
+    for argument in arguments:
+        if not argument.is_dir():
+            yield argument
+            continue
+        for path in sorted(argument.rglob("*")):
+            hidden = any(part.startswith(".") for part in path.relative_to(argument).parts)
+            if path.is_file() and not hidden and path.suffix.lower() in _SUFFIXES:
+                yield path
+
+
+def _usage_error(sentence: str) -> int:
+    print(f"python -m cft: {sentence}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    # A reader that goes away early (`| head`) ends the program quietly, as for any filter.
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

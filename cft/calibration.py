@@ -1,0 +1,133 @@
+"""Platt scaling and operating points: from scores to probabilities and decisions, per category.
+
+Both are fitted on validation films, never on the films that trained the model or that test it.
+Neither changes a ranking, so AUROC and average precision stay as they were.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+#: Fewer known positives, or negatives, than this say nothing about probabilities or thresholds.
+MIN_CASES = 5
+
+# Slope, per standard deviation of the scores, of a category whose scores rank its cases wrongly.
+# Not zero: a constant probability would erase the ranking.
+_FLAT = 1e-3
+
+
+def apply_platt(scores: np.ndarray, scale: float, bias: float) -> np.ndarray:
+    """Scores (logits), any shape -> probabilities ``sigmoid(scale * score + bias)``.
+
+    Examples
+    --------
+    >>> float(apply_platt(np.float64(0.0), scale=2.0, bias=0.0))
+    0.5
+    """
+    logits = scale * np.asarray(scores) + bias
+    return np.exp(-np.logaddexp(0, -logits))  # sigmoid that overflows for no logit
+
+
+def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | None:
+    """Fit the Platt scaling of one category.
+
+    Parameters
+    ----------
+    scores
+        (N,) logits of the model.
+    labels
+        (N,) of 1, 0 and NaN; NaN (unknown) is left out.
+
+    Returns
+    -------
+    (scale, bias) or None
+        None with fewer than `MIN_CASES` known positives or negatives. The scale is positive: where
+        the best fit would turn the ranking round, which only happens when the scores say nothing
+        about the labels, all probabilities are close to the share of positives, in the order of
+        the scores.
+
+    References
+    ----------
+    J. Platt, "Probabilistic outputs for support vector machines" (1999), section 2.2: the targets
+    are (n+ + 1) / (n+ + 2) and 1 / (n- + 2) instead of 1 and 0, so that the fit exists even when
+    the scores separate the labels.
+    """
+    # Only fitting needs it; whoever uses a model does not wait for its import.
+    from sklearn.linear_model import LogisticRegression
+
+    scores, labels = _known(scores, labels)
+    if not _enough(labels):
+        return None
+    positives, negatives = labels.sum(), (1 - labels).sum()
+    targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    mean, spread = scores.mean(), scores.std() or 1.0
+    standard = (scores - mean) / spread  # well conditioned, whatever the model's units
+    # A soft target is a film counted as both: positive with weight t, negative with 1 - t.
+    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+        np.concatenate([standard, standard])[:, None],
+        np.repeat([1, 0], len(standard)),
+        sample_weight=np.concatenate([targets, 1 - targets]),
+    )
+    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    if slope < _FLAT:
+        slope, intercept = _FLAT, float(np.log(targets.mean() / (1 - targets.mean())))
+    return slope / float(spread), intercept - slope * float(mean / spread)
+
+
+def operating_point(
+    probabilities: np.ndarray, labels: np.ndarray, rule: str = "youden"
+) -> dict[str, float | str] | None:
+    """Choose the threshold of one category; a film at or above it counts as positive.
+
+    Parameters
+    ----------
+    probabilities
+        (N,) in [0, 1].
+    labels
+        (N,) of 1, 0 and NaN; NaN (unknown) is left out.
+    rule
+        "youden": the largest sensitivity + specificity - 1 (Youden, Cancer 1950); of several such
+        points the one of highest specificity.
+
+    Returns
+    -------
+    dict or None
+        ``threshold`` in units of probability, half-way between the two films that it separates;
+        ``sensitivity`` and ``specificity`` on these films; ``rule``. None with fewer than
+        `MIN_CASES` known positives or negatives.
+
+    Raises
+    ------
+    ValueError
+        If there is no such rule.
+    """
+    if rule != "youden":
+        raise ValueError(f"no rule {rule!r} for operating points; there is 'youden'")
+    probabilities, labels = _known(probabilities, labels)
+    if not _enough(labels):
+        return None
+    # Ascending thresholds: index i means that the films from the i-th distinct value up are called.
+    values, index = np.unique(probabilities, return_inverse=True)
+    positives = np.bincount(index, weights=labels, minlength=len(values))
+    negatives = np.bincount(index, weights=1 - labels, minlength=len(values))
+    sensitivity = positives[::-1].cumsum()[::-1] / positives.sum()
+    specificity = (negatives.cumsum() - negatives) / negatives.sum()
+    gain = sensitivity + specificity
+    best = int(np.flatnonzero(np.isclose(gain, gain.max(), rtol=0, atol=1e-12))[-1])
+    below = values[best - 1] if best else values[0]
+    return {
+        "threshold": float((below + values[best]) / 2),
+        "sensitivity": float(sensitivity[best]),
+        "specificity": float(specificity[best]),
+        "rule": rule,
+    }
+
+
+def _known(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, labels = np.asarray(values, np.float64), np.asarray(labels, np.float64)
+    known = ~np.isnan(labels)
+    return values[known], labels[known]
+
+
+def _enough(labels: np.ndarray) -> bool:
+    return min(labels.sum(), (1 - labels).sum()) >= MIN_CASES

@@ -1,0 +1,97 @@
+"""Class activation maps -> pictures over the film."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from cft.model_folder import atomic_write
+
+# Colours of the overlay from weak to strong evidence; opacity carries the strength as well, so
+# that the map reads the same without colour vision.
+_RAMP = np.array([[255, 224, 130], [255, 152, 0], [213, 32, 32]], dtype=np.float32)
+_MAX_OPACITY = 0.65
+
+
+def spread(
+    local: np.ndarray,
+    region: tuple[float, float, float, float],
+    shape: tuple[int, int],
+    calibrate: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Spread a map of local scores over the film.
+
+    Parameters
+    ----------
+    local
+        (h, w) scores at the positions of the last feature map.
+    region
+        (top, left, bottom, right) of the part of the film that the network saw, in film pixels;
+        see `cft.preprocess.Preprocess.seen_region`.
+    shape
+        (H, W) of the film.
+    calibrate
+        Score -> probability, elementwise.
+
+    Returns
+    -------
+    numpy.ndarray
+        (H, W) float32 in [0, 1]; 0 outside the region.
+    """
+    top, left, bottom, right = (round(edge) for edge in region)
+    size = (max(1, bottom - top), max(1, right - left))
+    smooth = F.interpolate(
+        torch.from_numpy(local)[None, None], size=size, mode="bilinear", align_corners=False
+    )[0, 0].numpy()
+    heat = np.zeros(shape, dtype=np.float32)
+    rows = slice(max(0, top), min(shape[0], bottom))
+    columns = slice(max(0, left), min(shape[1], right))
+    heat[rows, columns] = calibrate(
+        smooth[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    )
+    return heat
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray, operating_point: float | None) -> np.ndarray:
+    """Draw a heat map over its film.
+
+    The colour scale is fixed, not stretched per film: half strength where the local evidence
+    equals the operating point. A film without evidence stays grey.
+
+    Parameters
+    ----------
+    pixels
+        (H, W) float32 in [0, 1].
+    heat
+        (H, W) float32 in [0, 1], from `cft.Findings.heatmap`.
+    operating_point
+        Threshold on the probability; None counts as 0.5.
+
+    Returns
+    -------
+    numpy.ndarray
+        (H, W, 3) uint8.
+    """
+    threshold = np.clip(0.5 if operating_point is None else operating_point, 1e-4, 1 - 1e-4)
+    odds = heat / np.maximum(1 - heat, 1e-6)
+    strength = odds / (odds + threshold / (1 - threshold))  # in [0, 1], 1/2 at the threshold
+    colour = np.stack(
+        [np.interp(strength, [0, 0.5, 1], _RAMP[:, channel]) for channel in range(3)], axis=-1
+    )
+    # Below a quarter (a third of the threshold's odds) nothing is drawn: the film stays readable.
+    opacity = _MAX_OPACITY * np.clip((strength - 0.25) / 0.75, 0, 1)[..., None]
+    blended = (1 - opacity) * (255 * pixels[..., None]) + opacity * colour
+    return blended.round().astype(np.uint8)
+
+
+def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write a (H, W) or (H, W, 3) uint8 picture as PNG, atomically."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG")
+    atomic_write(path, encoded.getvalue())

@@ -1,0 +1,94 @@
+"""Findings of many films -> the JSON document, the CSV table and the text that users get.
+
+The command line and the page's API answer with the same document, made here.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cft import NOT_A_MEDICAL_DEVICE
+from cft.classifier import Classifier, Findings
+from cft.radiograph import RadiographError
+
+Result = Findings | RadiographError
+
+
+def document(classifier: Classifier, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
+    """Everything about some films as one JSON document.
+
+    Parameters
+    ----------
+    classifier
+        The model that was used.
+    results
+        (name, findings or error) per film.
+
+    Returns
+    -------
+    dict
+        ``model`` (architecture, weights_sha256, trained_on), ``films`` and ``disclaimer``. An
+        entry of ``films`` has ``file`` and either ``error`` (one sentence) or what
+        `Findings.to_dict` gives: ``findings`` (label, probability in [0, 1], score, operating
+        point, positive), most probable first, ``view``, ``notes``, ``height``, ``width``.
+    """
+    return {
+        "model": {
+            "architecture": classifier.config["architecture"],
+            "weights_sha256": classifier.weights_sha256,
+            "trained_on": trained_on(classifier),
+        },
+        "films": [
+            {"file": name, "error": str(result)}
+            if isinstance(result, RadiographError)
+            else {"file": name, **result.to_dict()}
+            for name, result in results
+        ],
+        "disclaimer": NOT_A_MEDICAL_DEVICE,
+    }
+
+
+def trained_on(classifier: Classifier) -> str | None:
+    """One sentence on the training data, from the model folder's provenance; None if unknown."""
+    return classifier.config.get("cft", {}).get("provenance", {}).get("trained_on")
+
+
+def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:
+    """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
+
+    A film that could not be read has empty cells and its reason in the column ``error``.
+    """
+    labels = list(label_names)
+    yield _csv_line(["file", *labels, "view", "notes", "error"])
+    for name, result in results:
+        if isinstance(result, RadiographError):
+            yield _csv_line([name, *[""] * len(labels), "", "", str(result)])
+        else:
+            numbers = [repr(result.probabilities[label]) for label in labels]
+            yield _csv_line([name, *numbers, result.view or "", "; ".join(result.notes), ""])
+
+
+def _csv_line(cells: list[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+def table(name: str, findings: Findings) -> str:
+    """A readable table of one film's findings, most probable first."""
+    facts = [f for f in (findings.view, *findings.notes) if f]
+    lines = [name + (f"  ({'; '.join(facts)})" if facts else "")]
+    width = max(len(label) for label in findings.probabilities)
+    for row in findings.to_dict()["findings"]:
+        point, bar = row["operating_point"], "█" * round(20 * row["probability"])
+        verdict = "" if point is None else f"{'above' if row['positive'] else 'below'} {point:.3f}"
+        lines.append(f"  {row['label']:<{width}}  {row['probability']:.4f}  {bar:<20}  {verdict}")
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def plain(findings: Findings) -> str:
+    """``Name: 0.1234``, one line a finding, in the model's label order."""
+    return "".join(f"{label}: {p:.4f}\n" for label, p in findings.probabilities.items())

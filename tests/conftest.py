@@ -1,0 +1,109 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Nothing in the tests may reach a remote host; set before huggingface_hub is imported anywhere.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference data (``CFT_SHARED``, or ``shared`` beside the repository)."""
+    folder = Path(os.environ.get("CFT_SHARED", ROOT.parent / "shared"))
+    if not (folder / "reference").is_dir():
+        pytest.skip(f"no reference data at {folder} (set CFT_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A model folder with a small network of random weights: three labels, 64 x 64, one channel."""
+    import timm
+    import torch
+
+    from cft.model_folder import write_model_folder
+
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", num_classes=3, in_chans=1).eval()
+    # Logits of an untrained head are all but equal; spread them, so that tests can tell them apart.
+    torch.nn.init.normal_(network.get_classifier().weight)
+    return write_model_folder(
+        tmp_path_factory.mktemp("models") / "random",
+        state_dict=network.state_dict(),
+        config=random_model_config(),
+        card="# A model with random weights, for tests\n",
+    )
+
+
+def random_model_config() -> dict:
+    """The ``config.json`` of the fixture `model_folder`."""
+    labels = ["Cardiomegaly", "Effusion", "Hernia"]
+    return {
+        "architecture": "resnet10t",
+        "num_classes": 3,
+        "num_features": 512,
+        "global_pool": "avg",
+        "model_args": {"in_chans": 1},
+        "label_names": labels,
+        "label_descriptions": {label: f"About {label}." for label in labels},
+        "problem_type": "multi_label_classification",
+        "pretrained_cfg": {
+            "num_classes": 3,
+            "input_size": [1, 64, 64],
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": "squash",
+            "mean": [0.5],
+            "std": [0.25],
+            "first_conv": "conv1.0",
+            "classifier": "fc",
+        },
+        "cft": {
+            "categories": {
+                "Cardiomegaly": {
+                    "platt": {"scale": 2.0, "bias": -1.0},
+                    "operating_point": {
+                        "threshold": 0.25,
+                        "sensitivity": 0.8,
+                        "specificity": 0.7,
+                        "rule": "youden",
+                    },
+                },
+                "Effusion": {
+                    "platt": None,
+                    "operating_point": {
+                        "threshold": 0.0,
+                        "sensitivity": 1.0,
+                        "specificity": 0.0,
+                        "rule": "youden",
+                    },
+                },
+            },
+            "provenance": {"trained_on": "Nothing: the weights are random."},
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory) -> list[Path]:
+    """Five grey PNG files of different shapes, each with its own pattern."""
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("films")
+    generator = np.random.default_rng(0)
+    paths = []
+    for number, shape in enumerate([(64, 64), (100, 80), (80, 130), (256, 256), (333, 222)]):
+        coarse = generator.integers(0, 256, (6, 6), dtype=np.uint8)
+        path = folder / f"film {number}.png"
+        Image.fromarray(coarse).resize(shape[::-1]).save(path)
+        paths.append(path)
+    return paths

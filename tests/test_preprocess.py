@@ -1,0 +1,93 @@
+"""Film -> network input, against Pillow and timm's own evaluation transform."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cft.preprocess import Preprocess, resize
+
+PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def smooth_film(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width] / 40
+    return (0.5 + 0.25 * np.sin(x) + 0.2 * np.cos(1.7 * y)).astype(np.float32)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(224, 224), (100, 300), (64, 50)])
+def test_resizing_agrees_with_pillow(interpolation, size):
+    film = smooth_film(500, 400)
+    ours = resize(torch.from_numpy(film), *size, interpolation).numpy()
+    theirs = np.asarray(Image.fromarray(film).resize(size[::-1], PILLOW[interpolation]))
+    assert np.abs(ours - theirs.clip(0, 1)).max() < 2e-3
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.875])
+@pytest.mark.parametrize("shape", [(400, 300), (224, 224), (250, 517)])
+def test_preprocessing_agrees_with_timms_evaluation_transform(crop_mode, crop_pct, shape):
+    from timm.data import create_transform
+
+    ours = Preprocess((3, 224, 224), "bicubic", crop_pct, crop_mode, (0.4,) * 3, (0.2, 0.3, 0.4))
+    theirs = create_transform(
+        (3, 224, 224),
+        interpolation="bicubic",
+        crop_pct=crop_pct,
+        crop_mode=crop_mode,
+        mean=ours.mean,
+        std=ours.std,
+    )
+    film = np.round(255 * smooth_film(*shape)).astype(np.uint8)
+    expected = theirs(Image.fromarray(film).convert("RGB"))
+    found = ours(film.astype(np.float32) / 255)
+    assert found.shape == expected.shape
+    # timm works in 8 bits: half a grey level from rounding the film, half from the resized one.
+    assert (found - expected).abs().max() < 1.5 / 255 / min(ours.std)
+
+
+def test_configuration_survives_a_round_trip():
+    preprocess = Preprocess((1, 96, 128), "bilinear", 0.9, "border", (0.4,), (0.3,))
+    assert Preprocess.from_config(preprocess.to_config()) == preprocess
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"input_size": None}, "input_size"),
+        ({"input_size": [2, 64, 64]}, "input_size"),
+        ({"input_size": [1, 10**9, 64]}, "input_size"),
+        ({"mean": [0.5, 0.5]}, "mean"),
+        ({"std": [0.0]}, "std"),
+        ({"std": [float("nan")]}, "std"),
+        ({"interpolation": "nearest"}, "interpolation"),
+        ({"crop_mode": "diagonal"}, "crop_mode"),
+        ({"crop_pct": 7}, "crop_pct"),
+    ],
+)
+def test_an_impossible_configuration_is_refused_by_name(change, named):
+    config = {**Preprocess((1, 64, 64), mean=(0.5,), std=(0.5,)).to_config(), **change}
+    with pytest.raises(ValueError, match=named):
+        Preprocess.from_config(config)
+
+
+def test_the_seen_region_is_where_the_network_looks():
+    """A bright square at the centre of the input came from the centre of the seen region."""
+    for crop_mode in ("squash", "center", "border"):
+        preprocess = Preprocess((1, 64, 64), "bilinear", 1.0, crop_mode, (0.0,), (1.0,))
+        top, left, bottom, right = preprocess.seen_region(300, 200)
+        film = np.zeros((300, 200), np.float32)
+        cy, cx = (top + bottom) / 2, (left + right) / 2
+        film[int(cy) - 10 : int(cy) + 10, int(cx) - 10 : int(cx) + 10] = 1
+        seen = preprocess(film)[0]
+        rows, columns = torch.nonzero(seen > 0.5, as_tuple=True)
+        assert rows.float().mean() == pytest.approx(31.5, abs=1)
+        assert columns.float().mean() == pytest.approx(31.5, abs=1)
+
+
+def test_padding_is_grey_and_nothing_is_cut_off():
+    preprocess = Preprocess((1, 64, 64), "bilinear", 1.0, "border", (0.3,), (1.0,))
+    seen = preprocess(np.ones((200, 100), np.float32))[0]
+    assert torch.allclose(seen[:, :15], torch.tensor(0.0), atol=1e-6)  # the mean itself
+    assert torch.allclose(seen[:, 17:47], torch.tensor(0.7), atol=1e-6)
