@@ -11,6 +11,9 @@ import numpy as np
 #: Fewer known positives, or negatives, than this say nothing about probabilities or thresholds.
 MIN_CASES = 5
 
+#: How an operating point can be chosen, see `operating_point`.
+RULES = ("youden", "f1")
+
 # Slope, per standard deviation of the scores, of a category whose scores rank its cases wrongly.
 # Not zero: a constant probability would erase the ranking.
 _FLAT = 1e-3
@@ -86,8 +89,8 @@ def operating_point(
     labels
         (N,) of 1, 0 and NaN; NaN (unknown) is left out.
     rule
-        "youden": the largest sensitivity + specificity - 1 (Youden, Cancer 1950); of several such
-        points the one of highest specificity.
+        "youden": the largest sensitivity + specificity - 1 (Youden, Cancer 1950). "f1": the
+        largest F1 of the positives. Of several such points the one of highest specificity.
 
     Returns
     -------
@@ -101,8 +104,8 @@ def operating_point(
     ValueError
         If there is no such rule.
     """
-    if rule != "youden":
-        raise ValueError(f"no rule {rule!r} for operating points; there is 'youden'")
+    if rule not in RULES:
+        raise ValueError(f"no rule {rule!r} for operating points; there are {', '.join(RULES)}")
     probabilities, labels = _known(probabilities, labels)
     if not _enough(labels):
         return None
@@ -110,9 +113,10 @@ def operating_point(
     values, index = np.unique(probabilities, return_inverse=True)
     positives = np.bincount(index, weights=labels, minlength=len(values))
     negatives = np.bincount(index, weights=1 - labels, minlength=len(values))
-    sensitivity = positives[::-1].cumsum()[::-1] / positives.sum()
-    specificity = (negatives.cumsum() - negatives) / negatives.sum()
-    gain = sensitivity + specificity
+    true = positives[::-1].cumsum()[::-1]
+    false = negatives[::-1].cumsum()[::-1]
+    sensitivity, specificity = true / positives.sum(), 1 - false / negatives.sum()
+    gain = sensitivity + specificity if rule == "youden" else 2 * true / (true + false + true[0])
     best = int(np.flatnonzero(np.isclose(gain, gain.max(), rtol=0, atol=1e-12))[-1])
     below = values[best - 1] if best else values[0]
     return {

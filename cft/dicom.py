@@ -1,6 +1,6 @@
 """DICOM bytes -> `cft.radiograph.Radiograph`.
 
-Only the twenty-odd data elements that decide how the film looks are read; names, dates, ids and
+Only the thirty data elements that decide how a film looks are read; names, dates, ids and
 descriptions are stepped over and never become objects of this process, let alone messages or logs.
 That, a bound on the work that a hostile file can cause, and no global switch are why the elements
 are walked here instead of by a general library.
@@ -16,6 +16,7 @@ film is one look-up in that table.
 
 from __future__ import annotations
 
+import enum
 import math
 import struct
 import zlib
@@ -37,61 +38,52 @@ from cft.radiograph import (
 
 # ------------------------------------------------------------------ what is looked for
 
-_TRANSFER_SYNTAX = 0x00020010
-_MEDIA_CLASS = 0x00020002
-_SOP_CLASS = 0x00080016
-_MODALITY = 0x00080060
-_CODE_VALUE = 0x00080100
-_VIEW_POSITION = 0x00185101
-_SAMPLES = 0x00280002
-_PHOTOMETRIC = 0x00280004
-_FRAMES = 0x00280008
-_ROWS = 0x00280010
-_COLUMNS = 0x00280011
-_BITS_ALLOCATED = 0x00280100
-_BITS_STORED = 0x00280101
-_HIGH_BIT = 0x00280102
-_SIGNED = 0x00280103
-_PADDING = 0x00280120
-_PADDING_LIMIT = 0x00280121
-_WINDOW_CENTER = 0x00281050
-_WINDOW_WIDTH = 0x00281051
-_INTERCEPT = 0x00281052
-_SLOPE = 0x00281053
-_WINDOW_FUNCTION = 0x00281056
-_MODALITY_LUT = 0x00283000
-_VOI_LUT = 0x00283010
-_LUT_DESCRIPTOR = 0x00283002
-_LUT_DATA = 0x00283006
-_VIEW_CODE = 0x00540220
-_PRESENTATION_SHAPE = 0x20500020
-_FLOAT_PIXELS = 0x7FE00008
-_DOUBLE_PIXELS = 0x7FE00009
-_PIXELS = 0x7FE00010
 
-_WANTED = frozenset(
-    value for name, value in list(globals().items()) if name.startswith("_") and type(value) is int
-)
+class Tag(enum.IntEnum):
+    """The data elements that decide how a film looks, by their DICOM keywords."""
+
+    TransferSyntaxUID = 0x00020010
+    MediaStorageSOPClassUID = 0x00020002
+    SOPClassUID = 0x00080016
+    Modality = 0x00080060
+    CodeValue = 0x00080100
+    ViewPosition = 0x00185101
+    SamplesPerPixel = 0x00280002
+    PhotometricInterpretation = 0x00280004
+    NumberOfFrames = 0x00280008
+    Rows = 0x00280010
+    Columns = 0x00280011
+    BitsAllocated = 0x00280100
+    BitsStored = 0x00280101
+    HighBit = 0x00280102
+    PixelRepresentation = 0x00280103
+    PixelPaddingValue = 0x00280120
+    PixelPaddingRangeLimit = 0x00280121
+    WindowCenter = 0x00281050
+    WindowWidth = 0x00281051
+    RescaleIntercept = 0x00281052
+    RescaleSlope = 0x00281053
+    VOILUTFunction = 0x00281056
+    ModalityLUTSequence = 0x00283000
+    VOILUTSequence = 0x00283010
+    LUTDescriptor = 0x00283002
+    LUTData = 0x00283006
+    ViewCodeSequence = 0x00540220
+    PresentationLUTShape = 0x20500020
+    FloatPixelData = 0x7FE00008
+    DoubleFloatPixelData = 0x7FE00009
+    PixelData = 0x7FE00010
+
+
+_WANTED = frozenset(Tag)
 
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 
 # Value representations whose length takes four bytes (PS3.5 7.1.2).
-_LONG_VR = {
-    b"OB",
-    b"OD",
-    b"OF",
-    b"OL",
-    b"OV",
-    b"OW",
-    b"SQ",
-    b"SV",
-    b"UC",
-    b"UN",
-    b"UR",
-    b"UT",
-    b"UV",
-}
+_LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+
+_BLOCK_PIXELS = 2**18
 
 _MAX_ELEMENTS = 100_000
 _MAX_NESTING = 32
@@ -100,7 +92,7 @@ _MAX_INFLATED = 2 * MAX_PIXELS + MAX_BYTES
 _UID = "1.2.840.10008.1.2"
 _IMPLICIT, _EXPLICIT, _DEFLATED, _BIG_ENDIAN = _UID, _UID + ".1", _UID + ".1.99", _UID + ".2"
 
-_DECODERS: dict[str, Callable[[bytes, int, int, int], np.ndarray]] = {
+_DECODERS: dict[str, Callable[[bytes, int, int], np.ndarray]] = {
     _UID + ".5": codestream.decode_rle,
     _UID + ".4.50": codestream.decode_jpeg,
     _UID + ".4.51": codestream.decode_jpeg,
@@ -145,7 +137,6 @@ _VIEW_POSITIONS: dict[str, View] = {
 # PS3.16 CID 4010 in SNOMED CT and in its older SNOMED RT codes.
 _VIEW_CODES: dict[str, View] = {
     "272479007": "PA",
-    "R-10214": "PA",
     "R-40888": "PA",
     "399348003": "AP",
     "R-10206": "AP",
@@ -156,18 +147,6 @@ _VIEW_CODES: dict[str, View] = {
     "399198007": "lateral",
     "R-10232": "lateral",
 }
-
-
-def looks_like_dicom(data: bytes) -> bool:
-    """Whether bytes begin as DICOM does: with its preamble, or at once with its elements."""
-    if data[128:132] == b"DICM":
-        return True
-    if data[:2] == b"\x00\x08":  # group 8, big endian
-        return data[4:6].isalpha() and data[4:6].isupper()
-    if data[:2] not in (b"\x02\x00", b"\x08\x00") or len(data) < 8:
-        return False
-    # Explicit VR, or a first value (of implicit VR) as short as those at the start always are.
-    return (data[4:6].isalpha() and data[4:6].isupper()) or data[5:8] == b"\0\0\0"
 
 
 def read_dicom(data: bytes) -> Radiograph:
@@ -194,9 +173,9 @@ def read_dicom(data: bytes) -> Radiograph:
         frame = _Frame.of(header)
         stored = _decode(header, frame)  # (H, W) uint8 or uint16: bit patterns
         table, notes = _grey_table(header, frame, stored)
-        if modality := _OTHER_MODALITIES.get(header.text(_MODALITY)):
+        if modality := _OTHER_MODALITIES.get(header.text(Tag.Modality)):
             notes.append(f"{modality}, not a radiograph")
-        return Radiograph(table[stored], _view(header), tuple(notes))
+        return Radiograph(_look_up(table, stored), _view(header), tuple(notes))
     except RadiographError:
         raise
     except Exception as error:  # the cause may quote the file, so it is not chained
@@ -222,25 +201,25 @@ class _Elements:
         self.explicit = explicit
         self.found = found
 
-    def __contains__(self, tag: int) -> bool:
+    def __contains__(self, tag: Tag) -> bool:
         return tag in self.found
 
-    def text(self, tag: int) -> str:
+    def text(self, tag: Tag) -> str:
         """First value of a text, without padding; empty where there is none."""
         if tag not in self.found:
             return ""
         text = bytes(self.found[tag].value[:1024]).decode("ascii", "replace")
         return text.split("\\")[0].strip(" \0")
 
-    def number(self, tag: int, default: int | None = None) -> int:
+    def number(self, tag: Tag, default: int | None = None) -> int:
         """First value of an unsigned short."""
         if tag not in self.found or len(self.found[tag].value) < 2:
             if default is None:
-                raise RadiographError(f"the DICOM file lacks {_NAMES[tag]}")
+                raise RadiographError(f"the DICOM file lacks {tag.name}")
             return default
         return struct.unpack_from(self.order + "H", self.found[tag].value)[0]
 
-    def decimal(self, tag: int) -> float | None:
+    def decimal(self, tag: Tag) -> float | None:
         """First value of a decimal string; None where there is none or it is no finite number."""
         try:
             value = float(self.text(tag))
@@ -248,7 +227,7 @@ class _Elements:
             return None
         return value if math.isfinite(value) else None
 
-    def first_item(self, tag: int) -> _Elements | None:
+    def first_item(self, tag: Tag) -> _Elements | None:
         """First item of a sequence."""
         if tag not in self.found:
             return None
@@ -256,13 +235,6 @@ class _Elements:
         walk = _Walk(element.value, self.order)
         # A sequence of unknown VR is in implicit VR, whatever is around it (PS3.5 6.2.2).
         return walk.first_item(self.explicit and element.vr != b"UN")
-
-
-_NAMES = {
-    _ROWS: "Rows",
-    _COLUMNS: "Columns",
-    _BITS_ALLOCATED: "Bits Allocated",
-}
 
 
 class _Walk:
@@ -302,7 +274,7 @@ class _Walk:
             if end > len(self.data):
                 raise RadiographError("the DICOM file is truncated")
             yield tag, _Element(vr, self.data[start:end], undefined), end
-            if tag == _PIXELS:
+            if tag == Tag.PixelData:
                 return
             at = end
 
@@ -358,7 +330,7 @@ def _read_header(data: bytes) -> _Elements:
         tag, element, at = next(walk.elements(at, explicit=True))
         if tag in _WANTED:
             found[tag] = element
-    syntax = _Elements("<", True, found).text(_TRANSFER_SYNTAX)
+    syntax = _Elements("<", True, found).text(Tag.TransferSyntaxUID)
     if syntax == _DEFLATED:
         view, at = memoryview(_inflate(view[at:])), 0
     order = ">" if syntax == _BIG_ENDIAN or (not syntax and view[at : at + 1] == b"\0") else "<"
@@ -389,15 +361,15 @@ def _inflate(data: memoryview) -> bytes:
 
 
 def _refuse_other_objects(header: _Elements) -> None:
-    sop_class = header.text(_SOP_CLASS) or header.text(_MEDIA_CLASS)
+    sop_class = header.text(Tag.SOPClassUID) or header.text(Tag.MediaStorageSOPClassUID)
     for prefix, name in _NOT_A_FILM.items():
         if sop_class.startswith(prefix):
             raise RadiographError(f"the DICOM file is {name}, not a film")
-    if _FLOAT_PIXELS in header or _DOUBLE_PIXELS in header:
+    if Tag.FloatPixelData in header or Tag.DoubleFloatPixelData in header:
         raise RadiographError("the DICOM file holds a map of measured values, not a film")
-    if _PIXELS not in header:
+    if Tag.PixelData not in header:
         raise RadiographError("the DICOM file holds no picture")
-    if frames := header.text(_FRAMES):
+    if frames := header.text(Tag.NumberOfFrames):
         if not frames.isascii() or not frames.isdigit():
             raise RadiographError("the DICOM file is corrupt")
         if int(frames) > 1:
@@ -417,20 +389,22 @@ class _Frame:
 
     @classmethod
     def of(cls, header: _Elements) -> _Frame:
-        rows, columns = header.number(_ROWS), header.number(_COLUMNS)
+        rows, columns = header.number(Tag.Rows), header.number(Tag.Columns)
         check_size(rows, columns)
-        photometric = header.text(_PHOTOMETRIC)
-        if header.number(_SAMPLES, 1) != 1 or photometric.startswith(("RGB", "YBR", "PALETTE")):
+        photometric = header.text(Tag.PhotometricInterpretation)
+        if header.number(Tag.SamplesPerPixel, 1) != 1 or photometric.startswith(
+            ("RGB", "YBR", "PALETTE")
+        ):
             raise RadiographError("the DICOM file is a colour picture, not a film")
         if photometric not in ("MONOCHROME1", "MONOCHROME2"):
             raise RadiographError("the DICOM file does not say whether its zero is black or white")
-        allocated = header.number(_BITS_ALLOCATED)
+        allocated = header.number(Tag.BitsAllocated)
         if allocated not in (8, 16):
             raise RadiographError(f"the DICOM file has {allocated} bits a pixel instead of 8 or 16")
-        stored = header.number(_BITS_STORED, allocated)
-        if not 1 <= stored <= allocated or header.number(_HIGH_BIT, stored - 1) != stored - 1:
+        stored = header.number(Tag.BitsStored, allocated)
+        if not 1 <= stored <= allocated or header.number(Tag.HighBit, stored - 1) != stored - 1:
             raise RadiographError("the DICOM file contradicts itself about its bits a pixel")
-        signed = header.number(_SIGNED, 0) == 1
+        signed = header.number(Tag.PixelRepresentation, 0) == 1
         return cls(rows, columns, allocated, stored, signed, photometric == "MONOCHROME1")
 
     def values(self) -> np.ndarray:
@@ -451,8 +425,8 @@ class _Frame:
 
 def _decode(header: _Elements, frame: _Frame) -> np.ndarray:
     """Pixel data -> (H, W) uint8 or uint16 bit patterns."""
-    element = header.found[_PIXELS]
-    syntax = header.text(_TRANSFER_SYNTAX)
+    element = header.found[Tag.PixelData]
+    syntax = header.text(Tag.TransferSyntaxUID)
     if syntax in ("", _IMPLICIT, _EXPLICIT, _DEFLATED, _BIG_ENDIAN):
         return _decode_native(element, header.order, frame)
     if syntax not in _DECODERS:
@@ -460,10 +434,8 @@ def _decode(header: _Elements, frame: _Frame) -> np.ndarray:
         name = f" ({syntax})" if known and len(syntax) < 30 else ""
         raise RadiographError(f"the DICOM file is compressed in a way that is not supported{name}")
     if not element.undefined_length:
-        raise RadiographError("the DICOM file is corrupt")
-    stored = _DECODERS[syntax](
-        _join_fragments(element.value), frame.rows, frame.columns, frame.bits_allocated
-    )
+        raise RadiographError("the DICOM file is corrupt: its compressed picture is not in parts")
+    stored = _DECODERS[syntax](_join_fragments(element.value), frame.rows, frame.columns)
     return stored if stored.dtype.itemsize * 8 <= frame.bits_allocated else _narrow(stored)
 
 
@@ -476,7 +448,9 @@ def _narrow(stored: np.ndarray) -> np.ndarray:
 def _decode_native(element: _Element, order: str, frame: _Frame) -> np.ndarray:
     size = frame.bits_allocated // 8
     needed = frame.rows * frame.columns * size
-    if element.undefined_length or len(element.value) < needed:
+    if element.undefined_length:
+        raise RadiographError("the DICOM file is corrupt: its picture is compressed and not so")
+    if len(element.value) < needed:
         raise RadiographError("the DICOM file is truncated: it holds fewer pixels than it says")
     if size == 1 and order == ">" and element.vr == b"OW":  # bytes come swapped, in pairs
         pairs = np.frombuffer(element.value[: needed + needed % 2], ">u2")
@@ -511,10 +485,11 @@ def _grey_table(
     grey = _voi(header, frame, output, notes)
     if grey is None:
         grey = _full_range(output, stored, padding)
-    shape = header.text(_PRESENTATION_SHAPE)
+    shape = header.text(Tag.PresentationLUTShape)
     if frame.monochrome1 or shape == "INVERSE":
         grey = 1 - grey
-        notes.append(f"inverted {'MONOCHROME1' if frame.monochrome1 else 'INVERSE'}")
+        cause = "MONOCHROME1" if frame.monochrome1 else "by its Presentation LUT Shape"
+        notes.append(f"inverted {cause}")
     if padding is not None:
         grey = np.where(padding, 0.0, grey)
     return grey.astype(np.float32), notes
@@ -522,23 +497,27 @@ def _grey_table(
 
 def _padding(header: _Elements, frame: _Frame, values: np.ndarray) -> np.ndarray | None:
     """Which values are no part of the film (PS3.3 C.7.5.1.1.2), or None."""
-    if _PADDING not in header:
+    if Tag.PixelPaddingValue not in header:
         return None
-    first = frame.value(header.number(_PADDING))
-    last = frame.value(header.number(_PADDING_LIMIT)) if _PADDING_LIMIT in header else first
+    first = frame.value(header.number(Tag.PixelPaddingValue))
+    last = (
+        frame.value(header.number(Tag.PixelPaddingRangeLimit))
+        if Tag.PixelPaddingRangeLimit in header
+        else first
+    )
     return (values >= min(first, last)) & (values <= max(first, last))
 
 
 def _modality(header: _Elements, frame: _Frame, values: np.ndarray) -> np.ndarray:
     """Modality LUT or rescale (PS3.3 C.11.1)."""
-    if item := header.first_item(_MODALITY_LUT):
+    if item := header.first_item(Tag.ModalityLUTSequence):
         lut = _Lut.of(item, frame.signed)
         return lut.apply(values)
-    slope, intercept = header.decimal(_SLOPE), header.decimal(_INTERCEPT)
+    slope, intercept = header.decimal(Tag.RescaleSlope), header.decimal(Tag.RescaleIntercept)
     if slope is None or intercept is None:
         return values
-    if slope == 0:
-        raise RadiographError("the DICOM file has a Rescale Slope of zero")
+    if not 1e-20 < abs(slope) < 1e20 or abs(intercept) > 1e20:
+        raise RadiographError("the DICOM file is corrupt: its rescale makes no picture")
     return values * slope + intercept
 
 
@@ -546,36 +525,52 @@ def _voi(
     header: _Elements, frame: _Frame, output: np.ndarray, notes: list[str]
 ) -> np.ndarray | None:
     """VOI LUT or first window (PS3.3 C.11.2) -> [0, 1]; None where the file has neither."""
-    if item := header.first_item(_VOI_LUT):
+    if item := header.first_item(Tag.VOILUTSequence):
         lut = _Lut.of(item, frame.signed)
         return lut.apply(output) / (2 ** smallest_depth(int(lut.data.max())) - 1)
-    center, width = header.decimal(_WINDOW_CENTER), header.decimal(_WINDOW_WIDTH)
+    center, width = header.decimal(Tag.WindowCenter), header.decimal(Tag.WindowWidth)
     if center is None or width is None:
         return None
-    function = header.text(_WINDOW_FUNCTION) or "LINEAR"
-    if width < (1 if function == "LINEAR" else 1e-6):
+    function = header.text(Tag.VOILUTFunction).upper() or "LINEAR"
+    least = {"LINEAR": 1, "LINEAR_EXACT": 0, "SIGMOID": 0}.get(function, math.inf)
+    if width < least or width == 0:
         notes.append("unusable window: full range shown")
         return None
-    if function == "SIGMOID":
-        return 0.5 + 0.5 * np.tanh(2 * (output - center) / width)  # = 1 / (1 + exp(-4 x))
-    if function == "LINEAR":
-        center, width = center - 0.5, width - 1
-    if width == 0:
-        return (output > center).astype(np.float64)
-    return np.clip((output - center) / width + 0.5, 0, 1)
+    with np.errstate(over="ignore"):  # a very narrow window: infinity is clipped
+        if function == "SIGMOID":
+            return 0.5 + 0.5 * np.tanh(2 * (output - center) / width)  # = 1 / (1 + exp(-4 x))
+        if function == "LINEAR":
+            center, width = center - 0.5, width - 1
+        if width == 0:
+            return (output > center).astype(np.float64)
+        return np.clip((output - center) / width + 0.5, 0, 1)
 
 
 def _full_range(output: np.ndarray, stored: np.ndarray, padding: np.ndarray | None) -> np.ndarray:
-    """The smallest value present is black, the largest white."""
-    present = np.bincount(stored.ravel(), minlength=len(output)) > 0
+    """The smallest value present is black, the largest white; all equal: black."""
+    present = np.zeros(len(output), bool)
+    for block in _blocks(stored):
+        present[block] = True
     if padding is not None:
         present &= ~padding
     if not present.any():
         return np.zeros_like(output)
     low, high = output[present].min(), output[present].max()
-    if low == high:
-        return np.zeros_like(output)
-    return np.clip((output - low) / (high - low), 0, 1)
+    return np.clip((output - low) / (high - low or 1), 0, 1)
+
+
+def _look_up(table: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    """`table[stored]`, in blocks."""
+    grey = np.empty(stored.shape, table.dtype)
+    for into, block in zip(_blocks(grey), _blocks(stored), strict=True):
+        np.take(table, block, out=into, mode="clip")  # any other mode would buffer `out`
+    return grey
+
+
+def _blocks(pixels: np.ndarray) -> Iterator[np.ndarray]:
+    """Blocks of rows: indices become 8 bytes each, too much memory for a large film at once."""
+    step = max(1, _BLOCK_PIXELS // pixels.shape[1])
+    return (pixels[top : top + step] for top in range(0, pixels.shape[0], step))
 
 
 @dataclass(frozen=True)
@@ -587,7 +582,7 @@ class _Lut:
 
     @classmethod
     def of(cls, item: _Elements, signed: bool) -> _Lut:
-        descriptor, data = item.found.get(_LUT_DESCRIPTOR), item.found.get(_LUT_DATA)
+        descriptor, data = item.found.get(Tag.LUTDescriptor), item.found.get(Tag.LUTData)
         if descriptor is None or data is None or len(descriptor.value) < 6:
             raise RadiographError("the DICOM file has an incomplete look-up table")
         count, first, _ = struct.unpack_from(item.order + "HHH", descriptor.value)
@@ -610,7 +605,7 @@ class _Lut:
 
 def _view(header: _Elements) -> View | None:
     """The view, where the file states it by a defined term or a code."""
-    if view := _VIEW_POSITIONS.get(header.text(_VIEW_POSITION).upper()):
+    if view := _VIEW_POSITIONS.get(header.text(Tag.ViewPosition).upper()):
         return view
-    item = header.first_item(_VIEW_CODE)
-    return _VIEW_CODES.get(item.text(_CODE_VALUE)) if item else None
+    item = header.first_item(Tag.ViewCodeSequence)
+    return _VIEW_CODES.get(item.text(Tag.CodeValue)) if item else None

@@ -7,12 +7,14 @@ holds nothing of the file's content.
 How stored numbers become grey in [0, 1]:
 
 - 8 bits and fewer: the format's own full scale (255 is white).
-- 16 bits: full scale is that of the smallest usual depth of a detector (8, 10, 12, 14 or 16 bits)
-  that holds the largest value, so that a 12-bit film in a 16-bit file is not black; `notes` says so.
+- 16 bits: the full scale of the smallest usual depth of a detector (8, 10, 12, 14 or 16 bits) that
+  holds the largest value, so that a 12-bit film in a 16-bit file is not black; `notes` says so.
 - Floating point within [0, 1]: as it is. Other floating point, and integers that are negative or
   need more than 16 bits: the smallest value is black, the largest white; `notes` says so. Values
   that are not finite (or beyond 1e30, a usual mark for "no data") become black.
 - Colour: its luminance (ITU-R BT.601). Transparency: shown on black.
+
+DICOM has rules of its own for this; see `cft.dicom`.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 View = Literal["PA", "AP", "lateral"]
+_Notes = tuple[str, ...]
+_Grey = tuple[np.ndarray, _Notes]  # (H, W) float32 in [0, 1], and what was done
 
 MAX_BYTES = 50 * 2**20
 MAX_PIXELS = 64_000_000
@@ -60,11 +64,26 @@ _REFUSED_SIGNATURES = (
 
 _PLAUSIBLE_DEPTHS = (8, 10, 12, 14, 16)
 
+# Pillow's modes of 8 bits a channel that can be turned into grey.
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+_LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pillow's
+
+# TIFF tags
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH = 258, 262, 322, 323
+
+_COLOUR_NOTE = "colour turned into grey"
+_STRETCH_NOTE = "scaled from its smallest value to its largest"
+
 # A progressive JPEG may repeat scans of a few bytes, each of which costs the decoder a pass over
 # the whole picture. Real ones have about ten.
-_MAX_JPEG_SCANS = 64
+_MAX_JPEG_SCANS = 32
 
 _NO_DATA = 1e30
+
+# Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever. (Windows has no
+# O_NONBLOCK and needs O_BINARY.)
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
 class RadiographError(ValueError):
@@ -91,6 +110,11 @@ class Radiograph:
     notes: tuple[str, ...] = ()
 
     @classmethod
+    def _of(cls, grey: _Grey) -> Radiograph:
+        pixels, notes = grey
+        return cls(pixels, None, notes)
+
+    @classmethod
     def from_array(cls, array: np.ndarray) -> Radiograph:
         """Make a radiograph of an array.
 
@@ -114,33 +138,31 @@ class Radiograph:
         if array.dtype == np.uint8:
             return cls.from_pil(Image.fromarray(np.ascontiguousarray(array)))
         if array.dtype == np.uint16:
-            return cls(*_from_uint16(array))
+            return cls._of(_from_uint16(array))
         if not np.issubdtype(array.dtype, np.floating):
             raise RadiographError(
                 f"an array of {array.dtype} is no film: it must be uint8, uint16 or floating point"
             )
         if not (array.min() >= 0 and array.max() <= 1):  # written so that NaN is refused, too
             raise RadiographError("a film given as floating point must lie within [0, 1]")
-        grey, alpha, notes = _split_channels(array.astype(np.float32))
-        return cls(*_on_black(grey, alpha, notes))
+        colours, alpha = _split_alpha(array.astype(np.float32))
+        return cls._of(_from_colours(colours, alpha, 1, ()))
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> Radiograph:
         """Make a radiograph of a Pillow image, by the same rules as of a file.
 
-        An EXIF orientation is applied. Pillow itself keeps only 8 bits of 16-bit colour: give
-        such files to `read_radiograph`.
+        The frame that the image is at is the film. An EXIF orientation is applied. Pillow itself
+        keeps only 8 bits of 16-bit colour: give such files to `read_radiograph`.
 
         Raises
         ------
         RadiographError
-            If the image cannot be decoded, is animated, too small or too large.
+            If the image cannot be decoded, or is too small or too large.
         """
-        check_size(image.height, image.width)
-        if getattr(image, "is_animated", False):
-            raise RadiographError("the picture is animated; a film is a single picture")
         try:
-            return cls(*_from_pil(image))
+            check_size(image.height, image.width)
+            return cls._of(_from_pil(image))
         except RadiographError:
             raise
         except Exception as error:  # Pillow's decoders raise whatever their parsing runs into
@@ -169,11 +191,12 @@ def read_radiograph(source: str | os.PathLike | bytes | BinaryIO) -> Radiograph:
     data = _read_bytes(source)
     if not data:
         raise RadiographError("the file is empty")
-    from cft import dicom
+    name = _sniff(data)
+    if name == "DICOM":
+        from cft.dicom import read_dicom  # which imports this module
 
-    if dicom.looks_like_dicom(data):
-        return dicom.read_dicom(data)
-    return _read_picture(data, _sniff(data))
+        return read_dicom(data)
+    return _read_picture(data, name)
 
 
 def check_size(height: int, width: int) -> None:
@@ -190,10 +213,7 @@ def check_size(height: int, width: int) -> None:
             f"{MIN_SIDE} x {MIN_SIDE}"
         )
     if height * width > MAX_PIXELS:
-        raise RadiographError(
-            f"the picture is {width} x {height} pixels; the limit is "
-            f"{MAX_PIXELS // 1_000_000} megapixels"
-        )
+        raise RadiographError(_too_large(f"picture of {width} x {height} pixels"))
 
 
 def smallest_depth(largest: int) -> int:
@@ -224,22 +244,22 @@ def _read_bytes(source: str | os.PathLike | bytes | BinaryIO) -> bytes:
 def _read_path(path: str | os.PathLike) -> bytes:
     name = os.path.basename(os.fsdecode(path).rstrip("/")) or "/"
     try:
-        # Without O_NONBLOCK, opening a FIFO that nobody writes to would wait for ever.
-        handle = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        )
+        handle = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:
-        raise RadiographError(f"there is no file {name}") from None
+        raise RadiographError(f"there is no file {name!r}") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL character in the name
         reason = getattr(error, "strerror", None) or "not a valid path"
-        raise RadiographError(f"{name} cannot be opened ({reason})") from None
-    with os.fdopen(handle, "rb") as file:
+        raise RadiographError(f"{name!r} cannot be opened ({reason})") from None
+    try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
-            raise RadiographError(f"{name} is a folder, not a film")
+            raise RadiographError(f"{name!r} is a folder, not a film")
         if not stat.S_ISREG(mode):
-            raise RadiographError(f"{name} is not a regular file")
-        return _read_file(file)
+            raise RadiographError(f"{name!r} is not a regular file")
+        with open(handle, "rb", closefd=False) as file:
+            return _read_file(file)
+    finally:
+        os.close(handle)
 
 
 def _read_file(file: BinaryIO) -> bytes:
@@ -259,7 +279,9 @@ def _read_file(file: BinaryIO) -> bytes:
 
 
 def _sniff(data: bytes) -> str:
-    """Pillow's name of the format that the first bytes announce."""
+    """The format that the first bytes announce, as Pillow calls it, or "DICOM"."""
+    if _looks_like_dicom(data):
+        return "DICOM"
     for offset, signature, name in _REFUSED_SIGNATURES:
         if data.startswith(signature, offset):
             raise RadiographError(f"the file is {name}; a film must be {_FORMATS}")
@@ -267,6 +289,21 @@ def _sniff(data: bytes) -> str:
         if data.startswith(signature, offset):
             return name
     raise RadiographError(f"the file is not a picture that can be read; a film must be {_FORMATS}")
+
+
+def _looks_like_dicom(data: bytes) -> bool:
+    """With the preamble of 128 bytes; or without it, at once with an element of group 2 or 8."""
+    if data[128:132] == b"DICM":
+        return True
+    explicit = data[4:6].isalpha() and data[4:6].isupper()  # a value representation
+    if data[:2] == b"\0\x08":
+        return explicit  # big endian always is
+    # Of implicit VR, the first value is as short as those at the start always are.
+    return data[:2] in (b"\x02\0", b"\x08\0") and (explicit or data[5:8] == b"\0\0\0")
+
+
+def _too_large(what: str) -> str:
+    return f"the {what} is larger than {MAX_PIXELS // 1_000_000} megapixels"
 
 
 def _damaged(what: str, error: Exception) -> str:
@@ -285,36 +322,41 @@ def _read_picture(data: bytes, name: str) -> Radiograph:
     try:
         with Image.open(io.BytesIO(data), formats=(name,)) as image:
             check_size(image.height, image.width)
-            _refuse_several(image, what)
+            _refuse_several(image)
             if name == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-                raise RadiographError(f"the {what} has more than {_MAX_JPEG_SCANS} scans")
+                raise RadiographError("the JPEG file has too many scans for a picture")
             if name == "PNG" and _is_deep_colour(data):
-                return Radiograph(*_read_deep_colour(data, image.size))
-            return Radiograph(*_from_pil(image))
+                return Radiograph._of(_read_deep_colour(data, image.size))
+            return Radiograph._of(_from_pil(image))
     except RadiographError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # far beyond our limit
+        raise RadiographError(_too_large("picture")) from None
     except Exception as error:  # Pillow's parsers raise whatever they run into
         raise RadiographError(_damaged(what, error)) from error
 
 
-def _refuse_several(image: Image.Image, what: str) -> None:
+def _refuse_several(image: Image.Image) -> None:
+    """A film is a single picture."""
     if image.format == "TIFF":
-        _refuse_large_tiles(image)
-        try:
-            image.seek(1)  # n_frames would walk the whole chain, which may be made endless
-        except EOFError:
-            image.seek(0)
-            return
-        raise RadiographError(f"the {what} has several pages; save the film as a file of its own")
-    if getattr(image, "is_animated", False):
-        raise RadiographError(f"the {what} is animated; a film is a single picture")
+        _refuse_pages(image)
+    elif image.format != "MPO" and getattr(image, "is_animated", False):
+        # An MPO is a photograph whose further pictures are previews or gain maps.
+        raise RadiographError(f"the {image.format} file is animated; a film is a single picture")
 
 
-def _refuse_large_tiles(image: Image.Image) -> None:
-    """A tile's buffer is allocated whole, however small the picture."""
-    tile_width, tile_height = (image.tag_v2.get(tag, 1) for tag in (322, 323))
-    if tile_width * tile_height > MAX_PIXELS:
+def _refuse_pages(image: Image.Image) -> None:
+    # A tile's buffer is allocated whole, however small the picture.
+    if image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1) > MAX_PIXELS:
         raise RadiographError("the TIFF file has tiles larger than any film")
+    if max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8 and image.mode.startswith("RGB"):
+        raise RadiographError("the TIFF file is in 16-bit colour; save the film as 16-bit grey")
+    try:
+        image.seek(1)  # not n_frames: it walks the whole chain of pages, however long
+    except EOFError:
+        image.seek(0)
+        return
+    raise RadiographError("the TIFF file has several pages; save the film as a file of its own")
 
 
 def _is_deep_colour(data: bytes) -> bool:
@@ -322,7 +364,7 @@ def _is_deep_colour(data: bytes) -> bool:
     return data[12:16] == b"IHDR" and data[24] == 16 and data[25] in (2, 4, 6)
 
 
-def _read_deep_colour(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, None, tuple]:
+def _read_deep_colour(data: bytes, size: tuple[int, int]) -> _Grey:
     if struct.unpack(">II", data[16:24]) != size:  # a second header, for another decoder
         raise RadiographError("the PNG file is corrupt")
     import imagecodecs
@@ -333,44 +375,51 @@ def _read_deep_colour(data: bytes, size: tuple[int, int]) -> tuple[np.ndarray, N
 # ------------------------------------------------------------------- pixels -> grey
 
 
-def _from_pil(image: Image.Image) -> tuple[np.ndarray, None, tuple[str, ...]]:
-    """Arguments of `Radiograph` for a picture that Pillow reads."""
-    notes: tuple[str, ...] = ()
-    upright = ImageOps.exif_transpose(image)
-    if upright.size != image.size or upright.getexif() != image.getexif():
+def _from_pil(image: Image.Image) -> _Grey:
+    """A picture that Pillow reads."""
+    notes: _Notes = ()
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
+        image = ImageOps.exif_transpose(image)
         notes += ("turned as its EXIF orientation says",)
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(262) == 0
-    image = upright
     if image.mode.startswith("I") or image.mode == "F":
-        pixels, view, depth_notes = _from_numbers(np.asarray(image))
-        if white_is_zero:  # Pillow turns those of 8 bits, but not the deeper ones
-            pixels, depth_notes = 1 - pixels, (*depth_notes, "inverted WhiteIsZero")
-        return pixels, view, notes + depth_notes
+        stored = np.asarray(image)
+        pixels, depth_notes = _from_numbers(stored)
+        if white_is_zero:  # Pillow inverts those of 8 bits, but not the deeper ones
+            pixels = np.where(np.abs(stored) < _NO_DATA, 1 - pixels, np.float32(0))
+            depth_notes += ("inverted WhiteIsZero",)
+        return pixels, notes + depth_notes
+    if image.mode not in _MODES:
+        raise RadiographError(f"the picture's colour space ({image.mode}) is not one of films")
     alpha = None
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or image.has_transparency_data:
+    if image.mode in ("LA", "PA", "RGBA") or image.has_transparency_data:
         image = image.convert("RGBA")
-        alpha = np.asarray(image.getchannel("A"))
-        alpha = None if alpha.min() == 255 else alpha / np.float32(255)
+        alpha = _unit(np.asarray(image.getchannel("A")))
     if image.mode not in ("1", "L"):
         image = image.convert("RGB")
-        if _is_colourful(np.asarray(image.reduce(8))):
-            notes += ("colour turned into grey",)
-    grey = np.divide(np.asarray(image.convert("L")), np.float32(255), dtype=np.float32)
-    return _on_black(grey, alpha, notes)
+        if _is_colourful(np.asarray(image.reduce(8)), full_scale=255):
+            notes += (_COLOUR_NOTE,)
+    return _on_black(_unit(np.asarray(image.convert("L"))), alpha, notes)
 
 
-def _from_numbers(values: np.ndarray) -> tuple[np.ndarray, None, tuple[str, ...]]:
+def _unit(values: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [0, 1]."""
+    return np.divide(values, np.float32(255), dtype=np.float32)
+
+
+def _from_numbers(values: np.ndarray) -> _Grey:
     """(H, W) integers of 16 or 32 bits, or floating point."""
-    if values.dtype.kind in "iu" and values.min() >= 0 and values.max() < 2**16:
-        return _from_uint16(values.astype(np.uint16, copy=False))
     if values.dtype.kind == "f":
         return _from_float(values)
-    return stretch(values), None, ("scaled from its smallest value to its largest",)
+    if values.min() >= 0 and values.max() < 2**16:
+        return _from_uint16(values.astype(np.uint16, copy=False))
+    return _stretch(values.astype(np.float32)), (_STRETCH_NOTE,)
 
 
-def _from_float(values: np.ndarray) -> tuple[np.ndarray, None, tuple[str, ...]]:
+def _from_float(values: np.ndarray) -> _Grey:
+    """(H, W) floating point of any range."""
     values = values.astype(np.float32)
-    notes: tuple[str, ...] = ()
+    notes: _Notes = ()
     valid = np.abs(values) < _NO_DATA  # False for NaN
     if not valid.all():
         if not valid.any():
@@ -378,54 +427,55 @@ def _from_float(values: np.ndarray) -> tuple[np.ndarray, None, tuple[str, ...]]:
         values[~valid] = values[valid].min()
         notes += ("values that are not finite are shown black",)
     if values.min() >= 0 and values.max() <= 1:
-        return values, None, notes
-    return stretch(values), None, (*notes, "scaled from its smallest value to its largest")
+        return values, notes
+    return _stretch(values), (*notes, _STRETCH_NOTE)
 
 
-def _from_uint16(values: np.ndarray) -> tuple[np.ndarray, None, tuple[str, ...]]:
-    """(H, W), (H, W, 2) with alpha, (H, W, 3) or (H, W, 4), uint16."""
-    grey, alpha, notes = _split_channels(values)
-    depth = smallest_depth(int(grey.max()))
-    if depth < 16:
-        notes += (f"{depth}-bit values in a 16-bit file",)
-    grey = np.divide(grey, np.float32(2**depth - 1), dtype=np.float32)
-    return _on_black(grey, None if alpha is None else alpha / np.float32(65535), notes)
+def _from_uint16(values: np.ndarray) -> _Grey:
+    """(H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4) RGBA, uint16."""
+    colours, alpha = _split_alpha(values)
+    depth = smallest_depth(int(colours.max()))
+    notes = (f"{depth}-bit values in a 16-bit file",) if depth < 16 else ()
+    alpha = None if alpha is None else np.divide(alpha, np.float32(65535), dtype=np.float32)
+    return _from_colours(colours, alpha, 2**depth - 1, notes)
 
 
-def _split_channels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """(H, W[, channels]) -> grey (H, W), alpha (H, W) or None, notes."""
+def _split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W[, C]) -> (H, W) grey or (H, W, 3) RGB; (H, W) alpha or None."""
     if values.ndim == 2:
-        return values, None, ()
-    channels = values.shape[2]
-    alpha = values[..., -1] if channels in (2, 4) else None
-    red = values[..., 0]
-    if channels == 2 or all(np.array_equal(red, values[..., i]) for i in (1, 2)):
-        return red, alpha, ()
-    weights = np.array([0.299, 0.587, 0.114], np.float32)
-    return values[..., :3] @ weights, alpha, ("colour turned into grey",)
+        return values, None
+    alpha = values[..., -1] if values.shape[2] in (2, 4) else None
+    return (values[..., :3] if values.shape[2] > 2 else values[..., 0]), alpha
 
 
-def _on_black(
-    grey: np.ndarray, alpha: np.ndarray | None, notes: tuple[str, ...]
-) -> tuple[np.ndarray, None, tuple[str, ...]]:
+def _from_colours(
+    colours: np.ndarray, alpha: np.ndarray | None, full_scale: float, notes: _Notes
+) -> _Grey:
+    """(H, W) grey or (H, W, 3) RGB of a given full scale; (H, W) alpha in [0, 1] or None."""
+    if colours.ndim == 3:
+        if _is_colourful(colours[::8, ::8], full_scale):
+            notes += (_COLOUR_NOTE,)
+        colours = colours @ _LUMINANCE
+    grey = np.divide(colours, np.float32(full_scale), dtype=np.float32)
+    return _on_black(np.minimum(grey, 1, out=grey), alpha, notes)  # 1 + 1e-7, by rounding
+
+
+def _stretch(values: np.ndarray) -> np.ndarray:
+    """Finite float32 -> [0, 1]: the smallest black, the largest white; all equal: black."""
+    low = values.min()
+    return (values - low) / (values.max() - low or np.float32(1))
+
+
+def _is_colourful(rgb: np.ndarray, full_scale: float) -> bool:
+    """More than a tint, or than the colour noise of JPEG, in (H, W, 3)."""
+    spread = rgb.max(axis=2).astype(np.float32) - rgb.min(axis=2)
+    return float((spread > 0.1 * full_scale).mean()) > 0.01
+
+
+def _on_black(grey: np.ndarray, alpha: np.ndarray | None, notes: _Notes) -> _Grey:
     """Show the transparent parts of (H, W) float32 on black."""
     if alpha is None or alpha.min() == 1:
-        return np.ascontiguousarray(grey), None, notes
+        return grey, notes
     if alpha.max() == 0:
         raise RadiographError("every pixel of the picture is transparent")
-    return grey * alpha, None, (*notes, "transparent parts are shown black")
-
-
-def _is_colourful(rgb: np.ndarray) -> bool:
-    """More than a tint or the colour noise of JPEG, in (H, W, 3) uint8."""
-    spread = rgb.max(axis=2).astype(np.int16) - rgb.min(axis=2)
-    return float((spread > 24).mean()) > 0.01
-
-
-def stretch(values: np.ndarray) -> np.ndarray:
-    """Finite values, any real type -> float32: the smallest 0, the largest 1; all equal: 0."""
-    low, high = float(values.min()), float(values.max())
-    if high == low:
-        return np.zeros(values.shape, np.float32)
-    scaled = (values.astype(np.float64) - low) / (high - low)
-    return scaled.astype(np.float32)
+    return grey * alpha, (*notes, "transparent parts are shown black")

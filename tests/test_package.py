@@ -43,7 +43,7 @@ def test_nothing_imports_pickle():
 def test_importing_a_package_imports_no_heavy_library_and_starts_no_thread(package):
     code = (
         f"import sys, threading, {package}\n"
-        "heavy = {'torch', 'timm', 'sklearn', 'gradio', 'PIL', 'pydicom'} & set(sys.modules)\n"
+        "heavy = {'torch', 'timm', 'sklearn', 'gradio', 'PIL', 'imagecodecs'} & set(sys.modules)\n"
         "print(sorted(heavy), threading.active_count())"
     )
     out = subprocess.run(
