@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NOT_A_MEDICAL_DEVICE",
     "Classifier",
+    "Ensemble",
     "Findings",
     "ModelFolderError",
     "Radiograph",
@@ -36,6 +37,7 @@ NOT_A_MEDICAL_DEVICE = (
 # torch and timm are imported only when a model is.
 _HOMES = {
     "Classifier": "cft.classifier",
+    "Ensemble": "cft.ensemble",
     "Findings": "cft.classifier",
     "load": "cft.classifier",
     "ModelFolderError": "cft.model_folder",
@@ -46,6 +48,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from cft.classifier import Classifier, Findings, load
+    from cft.ensemble import Ensemble
     from cft.model_folder import ModelFolderError
     from cft.radiograph import Radiograph, RadiographError, read_radiograph
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
@@ -18,9 +18,18 @@ from torch import nn
 from cft.calibration import apply_platt
 from cft.heatmap import spread
 from cft.hub import resolve
-from cft.model_folder import CONFIG, ModelFolder, ModelFolderError, read_model_folder
+from cft.model_folder import (
+    CONFIG,
+    ModelFolder,
+    ModelFolderError,
+    read_config,
+    read_model_folder,
+)
 from cft.preprocess import Preprocess
 from cft.radiograph import Radiograph, RadiographError, read_radiograph
+
+if TYPE_CHECKING:
+    from cft.ensemble import Ensemble
 
 # Arguments of timm.create_model that would load something else than the folder's own tensors.
 _FORBIDDEN_MODEL_ARGS = {
@@ -101,7 +110,7 @@ class Findings:
         ]
         return sorted(found, key=lambda label: -self.probabilities[label])
 
-    def heatmap(self, label: str) -> np.ndarray:
+    def heatmap(self, label: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Where in the film the score of a finding comes from.
 
         The class activation map (Zhou et al., CVPR 2016): the logistic regression of the category
@@ -113,12 +122,13 @@ class Findings:
         ----------
         label
             One of the model's labels.
+        shape
+            (H, W) of the map; None for the film's own size.
 
         Returns
         -------
         numpy.ndarray
-            (H, W) float32 in [0, 1], of the film's own size; 0 outside the part that the network
-            saw.
+            (H, W) float32 in [0, 1]; 0 outside the part that the network saw.
 
         Raises
         ------
@@ -132,7 +142,10 @@ class Findings:
         if self._maps is None:
             raise ValueError("this network has no class activation maps: its head is not linear")
         local = self._maps[list(self.scores).index(label)]
-        return spread(local, self._region, self.shape, self._categories[label].probability)
+        shape = shape or self.shape
+        scales = (shape[0] / self.shape[0], shape[1] / self.shape[1]) * 2
+        region = tuple(edge * scale for edge, scale in zip(self._region, scales, strict=True))
+        return spread(local, region, shape, self._categories[label].probability)
 
     def to_dict(self) -> dict[str, Any]:
         """The findings as plain JSON types, most probable first."""
@@ -308,8 +321,8 @@ class _Prepared:
 
 def load(
     reference: str | os.PathLike | None = None, device: str | torch.device | None = None
-) -> Classifier:
-    """Load a model.
+) -> Classifier | Ensemble:
+    """Load a model, or an ensemble of models, which is used in the same way.
 
     Parameters
     ----------
@@ -324,7 +337,12 @@ def load(
     ModelFolderError
         If there is no such folder, or it does not fit.
     """
-    return Classifier(read_model_folder(resolve(reference)), device)
+    path = resolve(reference)
+    if "members" in read_config(path).get("cft", {}):
+        from cft.ensemble import Ensemble  # which is made of classifiers
+
+        return Ensemble(path, device)
+    return Classifier(read_model_folder(path), device)
 
 
 def as_radiograph(film: Any) -> Radiograph:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cft.model_folder import atomic_write
+from cft.preprocess import resize
 
 # Colours of the overlay from weak to strong evidence; opacity carries the strength as well, so
 # that the map reads the same without colour vision.
@@ -78,20 +79,74 @@ def overlay(pixels: np.ndarray, heat: np.ndarray, operating_point: float | None)
     numpy.ndarray
         (H, W, 3) uint8.
     """
+    colour, opacity = _paint(heat, operating_point)
+    blended = (1 - opacity) * (255 * pixels[..., None]) + opacity * colour
+    return blended.round().astype(np.uint8)
+
+
+def layer(heat: np.ndarray, operating_point: float | None) -> np.ndarray:
+    """What `overlay` lays over the film, alone, so that a page can show and hide it.
+
+    Parameters
+    ----------
+    heat, operating_point
+        As for `overlay`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (H, W, 4) uint8: red, green, blue, opacity (not premultiplied).
+    """
+    colour, opacity = _paint(heat, operating_point)
+    return np.concatenate([colour, 255 * opacity], axis=-1).round().astype(np.uint8)
+
+
+def _paint(heat: np.ndarray, operating_point: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Colours (H, W, 3) in [0, 255] and opacity (H, W, 1) in [0, 1] of a heat map."""
     threshold = np.clip(0.5 if operating_point is None else operating_point, 1e-4, 1 - 1e-4)
     odds = heat / np.maximum(1 - heat, 1e-6)
     strength = odds / (odds + threshold / (1 - threshold))  # in [0, 1], 1/2 at the threshold
     colour = np.stack(
         [np.interp(strength, [0, 0.5, 1], _RAMP[:, channel]) for channel in range(3)], axis=-1
     )
-    # Below a quarter (a third of the threshold's odds) nothing is drawn: the film stays readable.
-    opacity = _MAX_OPACITY * np.clip((strength - 0.25) / 0.75, 0, 1)[..., None]
-    blended = (1 - opacity) * (255 * pixels[..., None]) + opacity * colour
-    return blended.round().astype(np.uint8)
+    # Below 0.4 (two thirds of the threshold's odds) nothing is drawn: the film stays readable.
+    opacity = _MAX_OPACITY * np.clip((strength - 0.4) / 0.6, 0, 1)[..., None]
+    return colour, opacity
+
+
+def rendering(pixels: np.ndarray, longest_side: int) -> np.ndarray:
+    """A film for the screen.
+
+    Parameters
+    ----------
+    pixels
+        (H, W) float32 in [0, 1].
+    longest_side
+        Larger films are made smaller, with an antialiasing filter; smaller ones stay.
+
+    Returns
+    -------
+    numpy.ndarray
+        (h, w) uint8, max(h, w) <= longest_side.
+    """
+    height, width = shape_within(pixels.shape, longest_side)
+    smaller = resize(torch.from_numpy(pixels), height, width, "bilinear")
+    return (255 * smaller).round().to(torch.uint8).numpy()
+
+
+def shape_within(shape: tuple[int, int], longest_side: int) -> tuple[int, int]:
+    """(H, W) made to fit a square, aspect ratio kept, never enlarged."""
+    scale = min(1, longest_side / max(shape))
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """The PNG file of a (H, W), (H, W, 3) or (H, W, 4) uint8 picture."""
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="PNG", compress_level=4)
+    return encoded.getvalue()
 
 
 def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
     """Write a (H, W) or (H, W, 3) uint8 picture as PNG, atomically."""
-    encoded = io.BytesIO()
-    Image.fromarray(picture).save(encoded, format="PNG")
-    atomic_write(path, encoded.getvalue())
+    atomic_write(path, encode_png(picture))

@@ -57,7 +57,7 @@ class ModelFolder:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the categories, in the order of the model's outputs."""
-        return _label_names(self.config, self.path)
+        return label_names_of(self.config, self.path)
 
 
 def atomic_write(path: str | os.PathLike, data: bytes | str) -> None:
@@ -142,7 +142,7 @@ def read_model_folder(path: str | os.PathLike) -> ModelFolder:
     path = Path(path)
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder, so it holds no model")
-    config = _read_config(path)
+    config = read_config(path)
     weights = _read_bytes(path, WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()
     expected = config.get("cft", {}).get("weights_sha256", digest)
@@ -170,7 +170,14 @@ def _read_bytes(path: Path, name: str) -> bytes:
         raise ModelFolderError(f"{path / name} cannot be read ({error.strerror})") from error
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read and check ``config.json`` alone, without the weights.
+
+    Raises
+    ------
+    ModelFolderError
+        See `read_model_folder`.
+    """
     data = _read_bytes(path, CONFIG)
     if len(data) > _MAX_CONFIG_BYTES:
         raise ModelFolderError(f"{path / CONFIG} is larger than 4 MiB, so it is no configuration")
@@ -200,13 +207,14 @@ def _check_config(config: Any, path: Path) -> None:
             f"{where} has format {ours['format']!r}, newer than {FORMAT}, the newest that this "
             "version reads; upgrade this package"
         )
-    names = _label_names(config, path)
+    names = label_names_of(config, path)
     classes = config.get("num_classes", config["pretrained_cfg"].get("num_classes", len(names)))
     if classes != len(names):
         raise ModelFolderError(f"{where} names {len(names)} labels for {classes} outputs")
 
 
-def _label_names(config: dict[str, Any], path: Path) -> tuple[str, ...]:
+def label_names_of(config: dict[str, Any], path: Path) -> tuple[str, ...]:
+    """Names of the categories that a ``config.json`` states, in the order of the outputs."""
     names = config.get("label_names", config["pretrained_cfg"].get("label_names"))
     if isinstance(names, dict):  # timm also allows {"0": name, ...}
         names = [names.get(str(i)) for i in range(min(len(names), _MAX_LABELS))]

@@ -1,0 +1,406 @@
+"""The page's handlers as plain functions, its HTML, and the served page through gradio_client."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+import cft
+import page
+from cft.model_folder import write_model_folder
+from tests.conftest import ROOT, random_model_config
+
+HOSTILE = "<img src=x onerror=alert(1)>'\"&${alert(2)}{{value}}\u202egnp.png"
+
+
+@pytest.fixture(scope="module")
+def classifier(model_folder):
+    return cft.load(model_folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def served(classifier, tmp_path_factory):
+    """The page, served: its address, and the folder that holds what Gradio writes."""
+    folder = tmp_path_factory.mktemp("uploads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        with app.serve(classifier) as address:
+            yield SimpleNamespace(address=address, folder=folder)
+    assert not list(folder.iterdir())  # closed, it leaves nothing
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return Client(served.address, verbose=False)
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def upload(path: Path, folder: Path) -> dict:
+    """What Gradio hands to a handler for an upload."""
+    place = folder / path.name.encode().hex()
+    place.mkdir(parents=True, exist_ok=True)
+    copy = place / path.name
+    copy.write_bytes(path.read_bytes())
+    return {"path": str(copy), "orig_name": path.name}
+
+
+class Elements(HTMLParser):
+    """The elements of some HTML with their attributes, and the text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def content(address: str) -> bytes:
+    """What a ``data:`` address holds."""
+    return base64.b64decode(address.split(";base64,", 1)[1])
+
+
+# ------------------------------------------------------------------------------ handlers
+
+
+@pytest.mark.parametrize("files", [None, []])
+def test_a_request_without_files_is_refused_in_a_sentence(files):
+    with pytest.raises(gr.Error, match="no film"):
+        app.uploaded_films(files)
+
+
+def test_too_many_files_are_refused_in_a_sentence_and_deleted(films, tmp_path):
+    files = [upload(films[0], tmp_path) for _ in range(app.MAX_FILMS + 1)]
+    with pytest.raises(gr.Error, match="at most 20"), app.Uploads().reading(files):
+        pass
+    assert not files_in(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_gets_its_sentence_and_the_others_their_findings(
+    classifier, films
+):
+    films = [("good.png", films[0]), ("bad.dcm", b"nonsense"), ("good too.png", films[1])]
+    document = app.predict(classifier, films)
+    assert [("error" in film) for film in document["films"]] == [False, True, False]
+    html = app.show(classifier, films)
+    assert "3 films, 1 of which could not be read" in html
+    assert f"Could not be read: {document['films'][1]['error']}." in html
+    assert len(Elements(html).all("table")) == 2
+
+
+def test_a_single_file_that_cannot_be_read_gets_its_sentence(classifier):
+    html = app.show(classifier, [("film.png", b"")])
+    assert "Could not be read: the file is empty." in html
+    assert not Elements(html).all("table")
+
+
+def test_the_page_shows_the_numbers_of_the_classifier(classifier, films):
+    findings = classifier.predict(films[0])
+    html = app.show(classifier, [("film.png", films[0])])
+    shown = re.findall(r"<span>([\d.]+)\N{NARROW NO-BREAK SPACE}%</span>", html)
+    expected = sorted(findings.probabilities.values(), reverse=True)
+    assert [float(number) for number in shown] == pytest.approx(
+        [100 * p for p in expected], abs=0.051
+    )
+    above = re.findall(r">▲ above|>below|>not set", html)
+    assert above.count(">▲ above") == len(findings.positives)
+    assert above.count(">not set") == 1  # Hernia has no operating point
+
+
+def test_the_film_and_its_heat_maps_are_inside_the_answer(classifier, films):
+    film = cft.read_radiograph(films[4])
+    pictures = Elements(app.show(classifier, [("film.png", films[4])])).all("img")
+    assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
+    shown = np.asarray(Image.open(io.BytesIO(content(pictures[0]["src"]))))
+    assert (shown == np.round(255 * film.pixels)).all()
+    rows = classifier.predict(films[4]).to_dict()["findings"]
+    assert [p["alt"] for p in pictures[1:]] == [f"Heat map of {row['label']}" for row in rows]
+
+
+def test_a_large_film_is_made_smaller_for_the_screen(classifier):
+    film = np.random.default_rng(0).integers(0, 256, (1400, 700), np.uint8)
+    pictures = Elements(app.show(classifier, [("film.png", film)])).all("img")
+    sizes = [Image.open(io.BytesIO(content(picture["src"]))).size for picture in pictures]
+    assert sizes[0] == (512, 1024)
+    assert sizes[1] == (80, 160)
+
+
+def test_the_downloads_hold_the_document_and_the_table(classifier, films):
+    named = [("film, one.png", films[0]), ("bad.png", b"x")]
+    links = Elements(app.show(classifier, named)).all("a")
+    assert [link["download"] for link in links] == ["findings.json", "findings.csv"]
+    document, table = (content(link["href"]).decode() for link in links)
+    assert json.loads(document) == app.predict(classifier, named)
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert [row["file"] for row in rows] == ["film, one.png", "bad.png"]
+    assert float(rows[0]["Effusion"]) == classifier.predict(films[0]).probabilities["Effusion"]
+
+
+def test_a_file_name_is_shown_as_text_whatever_it_is(classifier, films):
+    files = [
+        {"path": "/somewhere/upload", "orig_name": HOSTILE},
+        {"path": f"/somewhere/{HOSTILE}", "orig_name": None},
+        {"path": "/x", "orig_name": "..\\..\\folder/film\n\x00.png"},
+    ]
+    names = [name for name, _ in app.uploaded_films(files)]
+    assert names[0] == names[1] == HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}")
+    assert names[2] == "film\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.png"
+    plain = Elements(app.show(classifier, [("a", films[0]), ("b", b"")]))
+    hostile = Elements(app.show(classifier, [(names[0], films[0]), (names[0], b"")]))
+    assert names[0] in hostile.text
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
+    assert [set(a) for _, a in hostile.elements] == [set(a) for _, a in plain.elements]
+
+
+def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_path):
+    config = random_model_config()
+    config["label_names"] = ["<b>A</b>", "B", "C"]
+    config["label_descriptions"] = {"<b>A</b>": "<script>alert(1)</script>"}
+    config["cft"] = {"provenance": {"trained_on": "<script>x</script>"}}
+    folder = write_model_folder(
+        tmp_path, state_dict=classifier.network.state_dict(), config=config, card=""
+    )
+    model = cft.load(folder, "cpu")
+    for html in (app.show(model, [("film", films[0])]), page.about_html(model)):
+        assert "<script" not in html
+        assert "<b>A" not in html
+
+
+def test_a_model_without_heat_maps_says_so(model_folder, films):
+    classifier = cft.load(model_folder, "cpu")
+    classifier.has_heatmaps = False
+    html = app.show(classifier, [("film.png", films[0])])
+    assert "This model has no heat maps." in html
+    assert len(Elements(html).all("img")) == 1
+
+
+def test_the_example_film_says_that_it_is_synthetic(classifier):
+    name, film = app.example_film()
+    assert "ynthetic" in name
+    html = app.show(classifier, [(name, film)])
+    assert "Synthetic example film" in html
+    assert "drawn by a program: it shows no patient" in html
+
+
+# ------------------------------------------------------------------------------- about
+
+
+def test_a_model_folder_without_measurements_says_so(classifier):
+    html = page.about_html(classifier)
+    assert "The model folder states no measurements." in html
+    assert classifier.weights_sha256 in html
+    assert "Nothing: the weights are random." in html
+
+
+def test_every_evaluation_of_the_model_folder_is_shown(classifier):
+    row = {"auroc": 0.8123, "ci_low": 0.751, "ci_high": 0.864, "positives": 31}
+    undefined = {"auroc": None, "ci_low": None, "ci_high": None, "positives": 0}
+    result = {
+        "categories": {"Effusion": row, "Pleural_Thickening": undefined},
+        "subsets": {"all": {"auroc": 0.8123, "ci_low": 0.751, "ci_high": 0.864}},
+        "films": 395,
+    }
+    config = {**classifier.config, "cft": {"metrics": {"films": {"experts": result}, "note": "x"}}}
+    changed = SimpleNamespace(
+        config=config, preprocess=classifier.preprocess, weights_sha256=classifier.weights_sha256
+    )
+    text = Elements(page.about_html(changed)).text
+    assert "Test set films, experts: 395 films" in text
+    assert "Effusion0.812 (0.75 to 0.86)31" in text
+    assert "Pleural Thickeningnot defined0" in text
+    assert "Mean0.812 (0.75 to 0.86)" in text
+
+
+# ------------------------------------------------------------------------------- uploads
+
+
+def test_a_file_that_two_visitors_dropped_is_deleted_when_both_are_served(films, tmp_path):
+    uploads = app.Uploads()
+    file = upload(films[0], tmp_path)
+    uploads.update([file["path"]])
+    uploads.update([file["path"]])
+    for left in (1, 0):
+        with uploads.reading([file]) as named:
+            assert cft.read_radiograph(named[0][1]) is not None
+        assert len(files_in(tmp_path)) == left
+
+
+def test_the_sweeper_deletes_what_is_old_and_nothing_else(films, tmp_path):
+    upload(films[0], tmp_path)
+    (tmp_path / "tmpw2k1").write_bytes(b"the beginning of a transfer that broke off")
+    app.sweep(tmp_path, age=3600)
+    assert len(files_in(tmp_path)) == 2
+    app.sweep(tmp_path, age=-1)
+    assert not list(tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------------------- served
+
+
+def test_the_api_answers_with_the_documented_object(client, classifier, films):
+    answer = client.predict([handle_file(films[0]), handle_file(films[1])], api_name="/predict")
+    assert set(answer) == {"model", "films", "disclaimer"}
+    assert answer["disclaimer"] == cft.NOT_A_MEDICAL_DEVICE
+    assert [film["file"] for film in answer["films"]] == [films[0].name, films[1].name]
+    for film, path in zip(answer["films"], films[:2], strict=True):
+        expected = classifier.predict(path).to_dict()
+        for got, wanted in zip(film["findings"], expected["findings"], strict=True):
+            assert got["label"] == wanted["label"]
+            assert got["probability"] == pytest.approx(wanted["probability"], abs=1e-5)
+        assert film["height"] == expected["height"]
+
+
+def test_the_api_has_one_named_endpoint_and_says_what_it_answers(client):
+    info = client.view_api(return_format="dict")
+    assert list(info["named_endpoints"]) == ["/predict"]
+    assert not info["unnamed_endpoints"]
+    assert "not a medical device" in info["named_endpoints"]["/predict"]["description"]
+
+
+def test_nothing_of_a_request_stays_on_disk(served, client, films):
+    broken = films[0].parent / "broken.png"
+    broken.write_bytes(b"no film")
+    client.predict([handle_file(films[0]), handle_file(broken)], api_name="/predict")
+    client.predict([handle_file(films[0]), handle_file(films[0])], api_name="/predict")
+    assert not files_in(served.folder)
+
+
+def test_no_more_than_the_last_answer_stays_in_memory(served, films):
+    for _ in range(3):
+        Client(served.address, verbose=False).predict([handle_file(films[0])], api_name="/predict")
+    (running,) = [b for b in gr.Blocks.get_instances() if b.is_running]
+    assert len(running.state_holder.session_data) <= 1
+
+
+def test_a_film_that_two_visitors_upload_at_once_is_read_for_both(served, films):
+    paths = [post_upload(served, films[0].name, films[0].read_bytes()).json()[0] for _ in "ab"]
+    assert paths[0] == paths[1]
+    for path in paths:
+        assert '"findings"' in call(served, [{"path": path, "meta": {"_type": "gradio.FileData"}}])
+    assert not files_in(served.folder)
+
+
+def test_an_upload_over_the_limit_is_refused(served):
+    response = post_upload(served, "large.dcm", bytes(50 * 2**20 + 1))
+    assert response.status_code == 413
+    assert not files_in(served.folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ([], "There is no film"),
+        ([{"path": "/etc/hostname", "meta": {"_type": "gradio.FileData"}}], "no uploaded files"),
+        ([{"path": "/etc/hostname"}], "no uploaded files"),
+        (["/etc/hostname"], "no uploaded files"),
+        (
+            [{"path": "http://127.0.0.1:9/film.png", "meta": {"_type": "gradio.FileData"}}],
+            "not fetched from an address",
+        ),
+    ],
+)
+def test_what_was_not_uploaded_is_refused_in_a_sentence(served, files, sentence, capfd):
+    answer = call(served, files)
+    assert "event: error" in answer
+    assert sentence in answer
+    output = capfd.readouterr()
+    assert "Traceback" not in output.err + output.out
+    assert Path("/etc/hostname").exists()
+
+
+def test_the_client_gets_the_sentence_for_too_many_films(client, films):
+    with pytest.raises(AppError, match="21 files are too many"):
+        client.predict([handle_file(films[0])] * 21, api_name="/predict")
+
+
+def test_nothing_is_reported_to_anybody(served):
+    config = httpx.get(f"{served.address}config").json()
+    assert config["analytics_enabled"] is False
+    assert not config.get("run_history")
+    assert httpx.get(f"{served.address}monitoring").status_code in (403, 404)
+    assert "googleapis" not in httpx.get(f"{served.address}theme.css").text
+
+
+def post_upload(served, name: str, data: bytes) -> httpx.Response:
+    return httpx.post(f"{served.address}gradio_api/upload", files={"files": (name, data)})
+
+
+def call(served, files: list) -> str:
+    """Call the endpoint without a client, as ``curl`` would; gives the events."""
+    started = httpx.post(f"{served.address}gradio_api/call/predict", json={"data": [files]})
+    event = started.json()["event_id"]
+    return httpx.get(f"{served.address}gradio_api/call/predict/{event}", timeout=60).text
+
+
+# --------------------------------------------------------------------------------- main
+
+
+def test_a_missing_model_is_named_in_a_sentence(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("CFT_MODEL", str(tmp_path / "nowhere"))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert app.main() == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "The page cannot start: there is no model folder at" in capsys.readouterr().err
+
+
+def test_the_program_names_no_file_and_leaves_none(model_folder, films, tmp_path):
+    """``python app.py`` as a visitor's machine or a Space runs it, from start to SIGTERM."""
+    folder = tmp_path / "uploads"
+    folder.mkdir()
+    named = tmp_path / "Doe John 1956.png"
+    named.write_bytes(films[0].read_bytes())
+    broken = tmp_path / "Doe Jane 1957.dcm"
+    broken.write_bytes(b"no film")
+    environment = {
+        **os.environ, "CFT_MODEL": str(model_folder), "GRADIO_TEMP_DIR": str(folder),
+    }  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        said = process.stdout.readline()
+        address = re.search(r"http://\S+", said).group()
+        client = Client(address, verbose=False)
+        answer = client.predict([handle_file(named), handle_file(broken)], api_name="/predict")
+        lost = [{"path": str(named), "meta": {"_type": "gradio.FileData"}}]
+        assert "no uploaded files" in call(SimpleNamespace(address=address), lost)
+        assert [film["file"] for film in answer["films"]] == [named.name, broken.name]
+    finally:
+        process.terminate()
+        said += process.communicate(timeout=60)[0]
+    assert process.returncode == 0
+    assert "Doe" not in said
+    assert not files_in(folder)

@@ -1,0 +1,205 @@
+"""The page in headless Chromium, as a visitor meets it: real drops, clicks and keys."""
+
+from __future__ import annotations
+
+import io
+import json
+from urllib.parse import urlparse
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import app
+import cft
+from cft.labels import NIH_14
+from cft.model_folder import write_model_folder
+from cft.phantom import draw_phantom
+from tests import chromium
+from tests.conftest import random_model_config
+
+HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{value}}.png"
+
+CONTRAST = """
+(element) => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = (colour) => channels(colour)
+    .map((c) => c / 255)
+    .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  let behind = element;
+  while (getComputedStyle(behind).backgroundColor === "rgba(0, 0, 0, 0)") {
+    behind = behind.parentElement;
+  }
+  const pair = [light(getComputedStyle(element).color),
+                light(getComputedStyle(behind).backgroundColor)].sort((a, b) => b - a);
+  return (pair[0] + 0.05) / (pair[1] + 0.05);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not chromium.PATH.exists():
+        pytest.skip(f"no Chromium at {chromium.PATH} (Debian: apt-get install chromium)")
+    with chromium.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def address(browser, tmp_path_factory):
+    """The page, served with a model of 14 findings and random weights."""
+    classifier = cft.load(random_model_of_14(tmp_path_factory.mktemp("model")), "cpu")
+    with app.serve(classifier) as address:
+        yield address
+
+
+@pytest.fixture(params=[(1280, "light")])
+def visit(request, browser, address):
+    """The page in a fresh window (width, colour scheme).
+
+    Afterwards it is checked that nothing was asked of another host, that the browser found no
+    fault and that no dialog was opened.
+    """
+    width, scheme = request.param
+    context = browser.new_context(
+        viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce"
+    )
+    page = context.new_page()
+    faults = []
+    page.on("console", lambda m: m.type == "error" and faults.append(m.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: leaves(request.url, address) and faults.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#example")
+    yield page
+    context.close()
+    assert not faults
+
+
+def leaves(url: str, address: str) -> bool:
+    return urlparse(url).scheme not in ("data", "blob") and not url.startswith(address)
+
+
+def random_model_of_14(folder):
+    import timm
+    import torch
+
+    torch.manual_seed(1)
+    network = timm.create_model("resnet10t", num_classes=14, in_chans=1).eval()
+    torch.nn.init.normal_(network.get_classifier().weight)
+    config = random_model_config()
+    config["label_names"] = list(NIH_14)
+    config["num_classes"] = config["pretrained_cfg"]["num_classes"] = 14
+    point = {"threshold": 0.3, "sensitivity": 0.8, "specificity": 0.7, "rule": "youden"}
+    config["cft"]["categories"] = {label: {"operating_point": point} for label in NIH_14}
+    return write_model_folder(folder, state_dict=network.state_dict(), config=config, card="")
+
+
+def film(seed: int) -> bytes:
+    """A PNG file of a drawn film."""
+    encoded = io.BytesIO()
+    drawn = draw_phantom((), 256, np.random.default_rng(seed))
+    Image.fromarray(drawn).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def shown_map(page) -> str | None:
+    """The address of the heat map that can be seen."""
+    maps = page.locator(".maps img:visible")
+    assert maps.count() <= 1
+    return maps.get_attribute("src") if maps.count() else None
+
+
+def overflow(page) -> int:
+    """By how many pixels the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
+def test_dropped_films_get_findings_and_a_broken_one_its_sentence_in_place(visit):
+    films = [("first.png", film(1)), ("broken.dcm", b"no film"), ("third.png", film(3))]
+    chromium.drop(visit, films)
+    entries = visit.locator("#answer .entry")
+    assert [name.inner_text() for name in entries.locator(".name").all()] == [n for n, _ in films]
+    assert visit.locator("tbody tr:visible").count() == 14
+    assert "Could not be read: the file is not a picture" in entries.nth(1).inner_text()
+    entries.nth(2).locator("summary").click()
+    assert visit.locator("tbody tr:visible").count() == 14  # the first has closed
+    assert entries.nth(2).locator("tbody tr:visible").count() == 14
+
+
+def test_films_can_be_dropped_again_and_again(visit):
+    for name in ("first.png", "second.png"):
+        chromium.drop(visit, [(name, film(1))])
+        visit.get_by_role("heading", name=name).wait_for()
+
+
+def test_choosing_a_finding_shows_its_heat_map_and_its_words(visit):
+    visit.click("#example")
+    rows = visit.get_by_role("radio")
+    rows.first.wait_for()
+    seen = {}
+    for row in (0, 5):
+        visit.locator("tbody tr").nth(row).click()
+        assert rows.nth(row).is_checked()
+        label = visit.locator("tbody th").nth(row).inner_text().strip()
+        assert visit.locator("figcaption strong:visible").inner_text() == f"{label}."
+        seen[label] = shown_map(visit)
+    visit.keyboard.press("ArrowDown")
+    assert rows.nth(6).is_checked()
+    seen["next"] = shown_map(visit)
+    assert len({*seen.values()} - {None}) == 3
+
+
+def test_the_heat_map_can_be_hidden(visit):
+    visit.click("#example")
+    visit.get_by_label("Heat map").uncheck()
+    assert shown_map(visit) is None
+    assert visit.get_by_alt_text("The film").is_visible()
+
+
+def test_the_film_can_be_enlarged_and_closed(visit):
+    visit.click("#example")
+    figure = visit.locator("figure")
+    width = figure.bounding_box()["width"]
+    visit.get_by_role("button", name="Enlarge").click()
+    assert figure.bounding_box()["width"] > 2 * width
+    assert visit.get_by_text("Not a medical device.", exact=True).last.is_visible()
+    visit.keyboard.press("Escape")
+    assert figure.bounding_box()["width"] == width
+
+
+def test_a_hostile_file_name_is_text(visit):
+    chromium.drop(visit, [(HOSTILE, film(1))])
+    assert visit.locator("#answer h2").inner_text() == HOSTILE
+
+
+def test_too_many_films_are_refused_in_place(visit):
+    chromium.drop(visit, [(f"{i}.png", film(1)) for i in range(app.MAX_FILMS + 1)])
+    assert "21 files are too many" in visit.locator("#answer").inner_text()
+
+
+def test_the_document_can_be_downloaded(visit):
+    chromium.drop(visit, [("first.png", film(1))])
+    with visit.expect_download() as started:
+        visit.get_by_text("Download JSON").click()
+    assert started.value.suggested_filename == "findings.json"
+    document = json.loads(started.value.path().read_text())
+    assert len(document["films"][0]["findings"]) == 14
+
+
+@pytest.mark.parametrize("visit", [(390, "light"), (390, "dark"), (1280, "dark")], indirect=True)
+def test_the_page_is_legible_and_its_warning_stays_in_sight(visit):
+    assert overflow(visit) <= 0
+    visit.click("#example")
+    visit.wait_for_selector("#answer table")
+    visit.get_by_text("About this model").click()
+    visit.get_by_text("How to read the page").scroll_into_view_if_needed()
+    assert overflow(visit) <= 0
+    banner = visit.get_by_role("note")
+    assert banner.bounding_box()["y"] >= 0
+    assert banner.inner_text() == cft.NOT_A_MEDICAL_DEVICE
+    other, above = "tr:not(:has(:checked))", "tr.positive:not(:has(:checked))"
+    for text in (".banner", ".facts", ".caution", f"{other} .verdict", f"{above} .verdict"):
+        assert visit.locator(text).first.evaluate(CONTRAST) >= 4.5, text

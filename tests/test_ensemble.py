@@ -1,0 +1,226 @@
+"""An ensemble is a model folder that names its members, and is used as one model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import cft
+from cft.averaging import combine, logit
+from cft.ensemble import write_ensemble
+from cft.model_folder import ModelFolderError, write_model_folder
+from tests.conftest import random_model_config
+
+LABELS = ["Effusion", "Hernia"]
+
+
+@pytest.fixture(scope="session")
+def other_folder(tmp_path_factory):
+    """A second model, of another size and with its labels in another order."""
+    torch.manual_seed(1)
+    network = timm.create_model("resnet10t", num_classes=3, in_chans=1).eval()
+    torch.nn.init.normal_(network.get_classifier().weight)
+    config = random_model_config()
+    config["label_names"] = ["Hernia", "Cardiomegaly", "Effusion"]
+    config["pretrained_cfg"]["input_size"] = [1, 96, 96]
+    folder = tmp_path_factory.mktemp("models") / "other"
+    state = network.state_dict()
+    return write_model_folder(folder, state_dict=state, config=config, card="# Other\n")
+
+
+def ensemble_config() -> dict:
+    config = random_model_config()
+    points = {"Effusion": {"operating_point": {"threshold": 0.4, "rule": "youden"}}}
+    return {
+        "architecture": "ensemble",
+        "label_names": LABELS,
+        "pretrained_cfg": {**config["pretrained_cfg"], "num_classes": 2},
+        "cft": {"categories": points},
+    }
+
+
+@pytest.fixture(params=["probabilities", "logits"])
+def average(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(model_folder, other_folder, average, tmp_path):
+    members = [("first", model_folder, 3.0), ("second one/x", other_folder, 1.0)]
+    return write_ensemble(
+        tmp_path / "ensemble",
+        members,
+        average=average,
+        config=ensemble_config(),
+        card="# Ensemble\n",
+    )
+
+
+def edit(folder, change) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda c: c["cft"].update(members=[]), "must list 1 to"),
+        (lambda c: c["cft"].update(members="x"), "must list 1 to"),
+        (lambda c: c["cft"].update(members=[{}] * 65), "must list 1 to 64"),
+        (lambda c: c["cft"].update(members=[{"weight": 1}]), 'names no "folder"'),
+        (lambda c: c["cft"]["members"][0].update(folder="../first"), "not inside"),
+        (lambda c: c["cft"]["members"][0].update(folder="/first"), "not inside"),
+        (lambda c: c["cft"]["members"][0].update(folder="members\\..\\x"), "not inside"),
+        (lambda c: c["cft"]["members"][0].update(folder="members/none"), "is not a folder"),
+        (lambda c: c["cft"]["members"][0].update(weight=0), "not above 0"),
+        (lambda c: c["cft"]["members"][0].update(weight=-1), "not above 0"),
+        (lambda c: c["cft"]["members"][0].update(weight=float("nan")), "not above 0"),
+        (lambda c: c["cft"]["members"][0].update(weight="1"), "no weight"),
+        (lambda c: c["cft"]["members"][0].update(weights_sha256="0" * 64), "is not the file"),
+        (lambda c: c["cft"].update(average="median"), "averages 'median'"),
+        (lambda c: c.update(label_names=["Effusion", "Mass"]), "does not predict 'Mass'"),
+        (
+            lambda c: c["cft"]["categories"]["Effusion"]["operating_point"].update(threshold=2),
+            "impossible operating point",
+        ),
+        (
+            lambda c: c["cft"]["categories"]["Effusion"].update(operating_point=[]),
+            "impossible operating point",
+        ),
+    ],
+)
+@pytest.mark.parametrize("average", ["logits"], indirect=True)
+def test_an_ensemble_that_does_not_fit_is_refused_in_one_sentence(folder, change, phrase):
+    edit(folder, change)
+    with pytest.raises(ModelFolderError, match=phrase):
+        cft.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("average", ["logits"], indirect=True)
+def test_an_ensemble_is_no_member_of_another(folder, tmp_path):
+    with pytest.raises(ModelFolderError, match=r"no model\.safetensors"):
+        write_ensemble(
+            tmp_path / "outer",
+            [("inner", folder, 1.0)],
+            average="logits",
+            config=ensemble_config(),
+            card="",
+        )
+
+
+def test_an_ensemble_without_members_is_not_written(model_folder, tmp_path):
+    with pytest.raises(ModelFolderError, match="no members"):
+        write_ensemble(
+            tmp_path / "none",
+            [("first", model_folder, 0.0)],
+            average="logits",
+            config=ensemble_config(),
+            card="",
+        )
+
+
+def test_an_unknown_average_is_not_written(model_folder, tmp_path):
+    with pytest.raises(ModelFolderError, match="averages 'ranks'"):
+        write_ensemble(
+            tmp_path / "ranks",
+            [("first", model_folder, 1.0)],
+            average="ranks",
+            config=ensemble_config(),
+            card="",
+        )
+    assert not (tmp_path / "ranks" / "config.json").exists()
+
+
+# --- Use ----------------------------------------------------------------------------------------
+
+
+def test_its_probabilities_are_the_weighted_mean_of_its_members(
+    folder, model_folder, other_folder, films, average
+):
+    ensemble = cft.load(folder, device="cpu")
+    assert isinstance(ensemble, cft.Ensemble)
+    found = ensemble.predict(films)
+    members = [cft.load(f, device="cpu").predict(films) for f in (model_folder, other_folder)]
+    for i, findings in enumerate(found):
+        for label in LABELS:
+            p = np.array([member[i].probabilities[label] for member in members])
+            expected = 0.75 * p[0] + 0.25 * p[1]
+            if average == "logits":
+                odds = (p[0] / (1 - p[0])) ** 0.75 * (p[1] / (1 - p[1])) ** 0.25
+                expected = odds / (1 + odds)
+            assert findings.probabilities[label] == pytest.approx(expected, rel=1e-5)
+            assert findings.scores[label] == pytest.approx(logit(expected), abs=1e-4)
+    assert ensemble.label_names == tuple(found[0].probabilities) == tuple(LABELS)
+
+
+def test_its_operating_points_are_its_own(folder, films):
+    findings = cft.load(folder, device="cpu").predict(films[0])
+    assert findings.operating_points == {"Effusion": 0.4, "Hernia": None}
+    called = findings.probabilities["Effusion"] >= 0.4
+    assert findings.positives == (["Effusion"] if called else [])
+
+
+def test_its_heat_map_is_the_weighted_mean_of_its_members(
+    folder, model_folder, other_folder, films
+):
+    ensemble = cft.load(folder, device="cpu")
+    assert ensemble.has_heatmaps
+    film = films[1]
+    maps = [
+        cft.load(f, device="cpu").predict(film).heatmap("Hernia")
+        for f in (model_folder, other_folder)
+    ]
+    found = ensemble.predict(film).heatmap("Hernia")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, 0.75 * maps[0] + 0.25 * maps[1], atol=1e-5)
+    with pytest.raises(KeyError, match="no finding 'Mass'"):
+        ensemble.predict(film).heatmap("Mass")
+
+
+def test_a_film_that_cannot_be_read_gives_its_error_in_its_place(folder, films, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    ensemble = cft.load(folder, device="cpu")
+    results = list(ensemble.stream([films[0], bad, films[1]], batch_size=2))
+    assert [isinstance(r, cft.RadiographError) for r in results] == [False, True, False]
+    with pytest.raises(cft.RadiographError):
+        ensemble.predict([films[0], bad])
+
+
+def test_the_batch_size_changes_nothing(folder, films):
+    ensemble = cft.load(folder, device="cpu")
+    one, all_ = (ensemble.predict(films, batch_size=n) for n in (1, 16))
+    for a, b in zip(one, all_, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities, rel=1e-5)
+    with pytest.raises(ValueError, match="at least 1"):
+        list(ensemble.stream(films, batch_size=0))
+
+
+def test_it_holds_whole_copies_of_its_members(folder, model_folder, films):
+    moved = folder.with_name("elsewhere")
+    shutil.move(folder, moved)
+    ensemble = cft.load(moved, device="cpu")
+    assert ensemble.name.startswith("ensemble of 2 ")
+    member = moved / "members" / "0-first"
+    assert cft.load(member).weights_sha256 == cft.load(model_folder).weights_sha256
+    assert (moved / "members" / "1-second-one-x").is_dir()
+
+
+def test_another_weight_is_another_ensemble(folder):
+    before = cft.load(folder, device="cpu").weights_sha256
+    edit(folder, lambda c: c["cft"]["members"][0].update(weight=2.0))
+    assert cft.load(folder, device="cpu").weights_sha256 != before
+
+
+def test_certainty_has_a_finite_logit():
+    assert np.isfinite(logit(np.array([0.0, 1.0]))).all()
+    assert combine(np.array([0.0, 1.0]), [1, 1], "logits") == pytest.approx(0.5)

@@ -1,0 +1,795 @@
+"""The evaluation command: the competition's official figures, its protocol, and every refusal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cft.labels import CHEXPERT_5
+from train import chexpert, plots
+from train.ensemble import combine, greedy_weights
+from train.evaluate import main
+from train.inference import predictions_of, run, truth_of
+from train.labels import LabelTable
+from train.predictions import (
+    Predictions,
+    StudyError,
+    TableError,
+    Truth,
+    predictions_csv,
+    read_decisions,
+    read_predictions,
+    read_truth,
+)
+from train.protocol import Settings, evaluate_models
+
+# Official mean AUROC of the five tasks (the competition's server; ngango2's is the organisers'
+# data scored by the same rule) and readers below the curve, in the order of CHEXPERT_5.
+OFFICIAL = {
+    "drnet": (0.925528, [3, 3, 2, 3, 2]),
+    "ihil": (0.926628, None),
+    "ngango2": (0.923432, None),
+    "sensexdr": (0.926643, None),
+    "uestc": (0.924016, None),
+    "yww211": (0.923129, [1, 3, 3, 3, 2]),
+}
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
+
+
+@pytest.fixture(scope="module")
+def official(shared, tmp_path_factory):
+    """The six competition models on the test set, with the readers: the folder written."""
+    source = shared / "reference" / "chexpert-test"
+    out = tmp_path_factory.mktemp("official")
+    predictions = sorted(map(str, (source / "predictions").glob("*.csv")))
+    arguments = ["--predictions", *predictions, "--truth", str(source / "groundtruth.csv")]
+    arguments += ["--radiologists", str(source / "radiologists"), "--ensemble", "mean"]
+    assert main([*arguments, "--replicates", "200", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def report(official):
+    return json.loads((official / "report.json").read_text())
+
+
+def write_csv(path: Path, columns: dict[str, list]) -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Truth of 60 studies in two categories, and two models' predictions: (truth, a, b)."""
+    generator = np.random.default_rng(0)
+    studies = [f"patient{i // 2}/study{i}" for i in range(60)]
+    y = generator.integers(0, 2, (60, 2))
+    truth = write_csv(
+        tmp_path / "truth.csv",
+        {
+            "Study": studies,
+            "Edema": y[:, 0],
+            "Mass": y[:, 1],
+            "Sex": ["F", "M", ""] * 20,
+            "Age": [30, 50, 70] * 20,
+        },
+    )
+    models = []
+    for name in ("a", "b"):
+        p = 1 / (1 + np.exp(-generator.standard_normal((60, 2)) - 2 * y + 1))
+        order = generator.permutation(60)
+        columns = {"Mass": p[order, 1], "Study": [studies[i] for i in order], "Edema": p[order, 0]}
+        models.append(write_csv(tmp_path / f"{name}.csv", columns))
+    return truth, *models
+
+
+def evaluate(*arguments, out) -> dict:
+    assert main([*map(str, arguments), "--replicates", "20", "--out", str(out)]) == 0
+    return json.loads((out / "report.json").read_text())
+
+
+def rewrite(path: Path, change) -> None:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows = change(rows)
+    write_csv(path, {column: [row[column] for row in rows] for column in rows[0]})
+
+
+def failure(capsys, *arguments, out) -> str:
+    """The one sentence of a failed command that wrote nothing."""
+    assert main([*map(str, arguments), "--out", str(out)]) == 1
+    assert not out.exists()
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--predictions", "a.csv"],
+        ["--truth", "t.csv"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--model", "m"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--ensemble-weights", "greedy"],
+        ["--predictions", "a", "--truth", "t", "--ensemble", "mean", "--ensemble-weights=greedy"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--validation-truth", "v.csv"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--level", "95"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--replicates", "0"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "five"],
+    ],
+)
+def test_wrong_usage_exits_with_two(arguments, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda rows: rows[1:], "lacks 1 of the 60 rows"),
+        (lambda rows: [*rows, rows[0]], "twice"),
+        (lambda rows: [{**row, "Mass": ""} for row in rows], "'' instead of a score"),
+        (lambda rows: [{**row, "Mass": "high"} for row in rows], "'high' instead of a score"),
+        (lambda rows: [{**row, "Mass": "nan"} for row in rows], "'nan' instead of a score"),
+        (lambda rows: [{"Study": r["Study"], "Oedema": "1"} for r in rows], "no column named like"),
+        (lambda rows: [{"Film": r["Study"], "Mass": r["Mass"]} for r in rows], "no column 'Study'"),
+    ],
+)
+def test_predictions_that_do_not_fit_are_refused_by_name(tables, tmp_path, capsys, change, phrase):
+    truth, a, _ = tables
+    rewrite(a, change)
+    message = failure(capsys, "--predictions", a, "--truth", truth, out=tmp_path / "out")
+    assert phrase in message
+    assert str(a) in message or str(truth) in message
+
+
+@pytest.mark.parametrize(
+    ("change", "phrase"),
+    [
+        (lambda rows: [*rows, rows[3]], "a second time"),
+        (lambda rows: [{**row, "Mass": "2"} for row in rows], "a label is 1, 0, -1 or blank"),
+        (lambda rows: [{**row, "Mass": "yes"} for row in rows], "column 'Mass' holds 'yes'"),
+    ],
+)
+def test_a_truth_that_does_not_fit_is_refused_by_name(tables, tmp_path, capsys, change, phrase):
+    truth, a, _ = tables
+    rewrite(truth, change)
+    message = failure(capsys, "--predictions", a, "--truth", truth, out=tmp_path / "out")
+    assert phrase in message
+    assert str(truth) in message
+
+
+@pytest.mark.parametrize(
+    ("content", "phrase"),
+    [
+        (b"", "is empty"),
+        (b"Study,Mass\n", "lacks 60"),
+        (b"Study,Mass,Mass\nx,1,2\n", "two columns named 'Mass'"),
+        (b"Study,Mass\nx,1,2\n", "line 2 has 3 cells instead of 2"),
+        (b"\xff\xfe\x00", "not a CSV table in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused(tables, tmp_path, capsys, content, phrase):
+    truth, a, _ = tables
+    a.write_bytes(content)
+    assert phrase in failure(capsys, "--predictions", a, "--truth", truth, out=tmp_path / "out")
+
+
+def test_a_missing_file_is_named(tables, tmp_path, capsys):
+    message = failure(
+        capsys, "--predictions", tmp_path / "none.csv", "--truth", tables[0], out=tmp_path / "out"
+    )
+    assert "none.csv cannot be read" in message
+
+
+def test_two_models_of_one_name_are_refused(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / "a.csv"
+    twin.write_bytes(a.read_bytes())
+    message = failure(capsys, "--predictions", a, twin, "--truth", truth, out=tmp_path / "out")
+    assert "two models are named 'a'" in message
+
+
+def test_a_folder_without_readers_is_refused(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    (tmp_path / "readers").mkdir()
+    message = failure(
+        capsys, "--predictions", a, "--truth", truth, "--radiologists", tmp_path / "readers",
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert "no CSV tables of radiologists' decisions" in message
+
+
+def test_thresholds_are_never_chosen_on_the_films_that_are_scored(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    message = failure(
+        capsys, "--predictions", a, "--truth", truth, "--validation-predictions", a,
+        "--validation-truth", truth, out=tmp_path / "out",
+    )  # fmt: skip
+    assert "share 60 rows" in message
+
+
+def test_a_subset_that_no_model_predicts_is_refused(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    message = failure(
+        capsys, "--predictions", a, "--truth", truth, "--subset", "two=Mass,Hernia",
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert "subset 'two' names 'Hernia'" in message
+
+
+def test_logits_of_scores_that_are_no_probabilities_are_refused(tables, tmp_path, capsys):
+    truth, a, b = tables
+    rewrite(b, lambda rows: [{**row, "Mass": "1.5"} for row in rows])
+    message = failure(
+        capsys, "--predictions", a, b, "--truth", truth, "--ensemble", "logits",
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert "a mean of logits needs probabilities" in message
+
+
+# --- CheXpert's official figures ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_the_mean_of_the_five_tasks_equals_the_official_score(report, name):
+    mean = report["models"][name]["subsets"]["chexpert_5"]
+    assert round(mean["auroc"], 6) == OFFICIAL[name][0]
+    assert mean["ci_low"] < mean["auroc"] < mean["ci_high"]
+
+
+@pytest.mark.parametrize("name", ["drnet", "yww211"])
+def test_readers_below_the_curve_equal_the_official_counts(report, name):
+    below = report["models"][name]["radiologists_below"]
+    assert [below[label] for label in CHEXPERT_5] == OFFICIAL[name][1]
+    assert below["mean"] == pytest.approx(np.mean(OFFICIAL[name][1]))
+
+
+@pytest.mark.parametrize(
+    ("reader", "label", "sensitivity", "false_positive_rate"),
+    [
+        ("bc4", "Atelectasis", 0.8039, 0.2133),
+        ("bc6", "Edema", 0.7949, 0.1872),
+        ("bc8", "Pleural Effusion", 0.8942, 0.1364),
+    ],
+)
+def test_each_readers_rates_equal_the_published_ones(
+    report, reader, label, sensitivity, false_positive_rate
+):
+    rates = report["radiologists"][reader][label]
+    assert round(rates["sensitivity"], 4) == sensitivity
+    assert round(rates["false_positive_rate"], 4) == false_positive_rate
+
+
+def test_the_place_is_that_of_the_official_table(shared, report):
+    table = shared / "reference" / "chexpert_leaderboard_scores.csv"
+    with table.open(newline="") as file:
+        figures = [
+            float(row["mean_auc"]) + float(row["mean_rads"]) / 1000 for row in csv.DictReader(file)
+        ]
+    assert len(figures) == 290
+    for name in ("drnet", "ihil", "sensexdr", "uestc", "yww211"):
+        model = report["models"][name]
+        own = OFFICIAL[name][0] + model["radiologists_below"]["mean"] / 1000
+        place = 1 + sum(figure > own + 1e-9 for figure in figures)
+        assert model["leaderboard"] == {"place": place, "of": 290}
+
+
+def test_scores_that_exceed_one_are_ranked_and_not_clipped(report):
+    row = report["models"]["ngango2"]["categories"]["Atelectasis"]
+    assert row["auroc"] > 0.88
+    assert row["brier"] is None
+
+
+def test_the_folder_holds_report_predictions_and_plots(official):
+    for name in ("report.json", "report.md", "predictions.csv"):
+        assert (official / name).stat().st_size > 0
+    for name in ("auroc", "roc", "precision-recall", "reliability"):
+        with Image.open(official / "plots" / f"{name}.png") as image:
+            assert min(image.size) > 800
+            assert len(image.convert("L").getcolors(256)) > 50  # not a blank page
+        assert (official / "plots" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
+        assert f"plots/{name}.png" in (official / "report.md").read_text()
+
+
+def test_the_ensemble_is_scored_among_the_models(report):
+    ensemble = report["models"]["ensemble"]
+    best = max(r["subsets"]["all"]["auroc"] for n, r in report["models"].items() if n in OFFICIAL)
+    assert ensemble["subsets"]["all"]["auroc"] > best
+    assert any("ngango2" in note for note in ensemble["notes"])  # its scores are no probabilities
+
+
+def test_every_pair_of_models_is_compared(report):
+    pairs = {(c["first"], c["second"]) for c in report["comparisons"]}
+    assert len(pairs) == 21
+    comparison = next(c for c in report["comparisons"] if c["second"] == "uestc")
+    same = comparison["categories"]["Consolidation"]  # drnet and uestc share these scores
+    assert same["difference"] == 0
+    assert same["delong"]["p"] == same["bootstrap"]["p"] == 1
+
+
+# --- The step rule, by hand ---------------------------------------------------------------------
+
+# Vertices: (0, 0) (0, 1/2) (1/2, 1/2) (1/2, 1) (1, 1).
+SCORES, TRUTH = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("sensitivity", "false_positive_rate", "below"),
+    [
+        (0.5, 0.25, True),  # before the vertex (1/2, 1/2) the curve is at 1/2
+        (0.51, 0.25, False),
+        (0.5, 0.5, True),  # the first vertex at 1/2 is (1/2, 1/2); before it 1/2
+        (0.51, 0.5, False),  # though the curve climbs to 1 at this very rate
+        (1.0, 0.75, True),
+        (0.1, 0.0, False),  # nothing lies before the first vertex
+        (0.0, 0.0, True),
+    ],
+)
+def test_the_step_rule_reads_the_curve_before_the_vertex(sensitivity, false_positive_rate, below):
+    result = chexpert.readers_below(SCORES, TRUTH, {"r": (sensitivity, false_positive_rate)})
+    assert result == {"count": int(below), "readers": ["r"] if below else []}
+
+
+def test_tied_scores_make_one_vertex():
+    x, y = chexpert.step_curve(np.array([1.0, 1.0, 0.0, 5.0]), np.array([1, 0, 0, np.nan]))
+    np.testing.assert_allclose([x, y], [[0, 0.5, 1], [0, 1, 1]])
+
+
+def test_readers_rates_leave_out_what_is_unknown():
+    decisions, labels = np.array([1, 0, np.nan, 1, 1]), np.array([1, 1, 1, 0, np.nan])
+    assert chexpert.reader_rates(decisions, labels) == (0.5, 1.0)
+
+
+def test_the_majority_of_three_readers_is_a_reader_of_its_own():
+    truth = Truth("t", tuple("abcd"), ("Edema",), np.array([[1.0], [1], [0], [0]]),
+                  np.arange(4), "study")  # fmt: skip
+    votes = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 1]])
+    readers = [Predictions(f"r{i}", ("Edema",), votes[:, [i]].astype(float)) for i in range(3)]
+    model = Predictions("m", ("Edema",), np.array([[0.9], [0.8], [0.2], [0.1]]))
+    results = evaluate_models(truth, [model], readers, Settings(replicates=5))
+    majority = results["radiologists"]["majority"]["Edema"]
+    assert majority == {"sensitivity": 0.5, "false_positive_rate": 0.5}
+    assert results["models"]["m"]["radiologists_below"] == {"Edema": 3, "mean": 3.0}
+    assert "leaderboard" not in results["models"]["m"]  # these are not the competition's studies
+
+
+# --- Tables -------------------------------------------------------------------------------------
+
+
+def test_rows_and_columns_are_joined_by_name(tables):
+    path, a, _ = tables
+    truth = read_truth(path, ["Mass", "Edema"])
+    (model,) = read_predictions(a, truth)
+    with a.open(newline="") as file:
+        by_study = {row["Study"]: row for row in csv.DictReader(file)}
+    for label in ("Mass", "Edema"):
+        expected = [float(by_study[key][label]) for key in truth.keys]
+        np.testing.assert_array_equal(model.column(label), expected)
+
+
+def test_uncertain_and_blank_labels_are_unknown_and_counted(tmp_path):
+    path = write_csv(tmp_path / "t.csv", {"Study": list("abcd"), "Mass": ["1", "", "-1.0", "0"]})
+    truth = read_truth(path, ["Mass"])
+    np.testing.assert_array_equal(truth.labels[:, 0], [1, np.nan, np.nan, 0])
+    assert truth.notes == ("1 labels marked uncertain (-1) are counted as unknown",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "unit", "expected"),
+    [
+        ({"Study": ["patient1/study1", "patient1/study2"]}, "patient", ["patient1"] * 2),
+        ({"Study": ["x", "y"], "patient_id": ["7", "7"]}, "patient", ["7", "7"]),
+        ({"Study": ["x", "y"]}, "patient", ["x", "y"]),
+        ({"Study": ["patient1/a", "patient1/b"]}, "study", ["patient1/a", "patient1/b"]),
+    ],
+)
+def test_films_are_grouped_by_patient_where_the_table_says_who(tmp_path, columns, unit, expected):
+    path = write_csv(tmp_path / "t.csv", {**columns, "Mass": [1, 0]})
+    assert read_truth(path, ["Mass"], unit=unit).groups.tolist() == expected
+
+
+def test_a_misspelt_column_and_surplus_rows_are_named(tables):
+    path, a, _ = tables
+    rewrite(a, lambda rows: [{**row, "Masss": "0"} for row in rows])
+    rewrite(a, lambda rows: [*rows, {**rows[0], "Study": "patient99/study1"}])
+    (model,) = read_predictions(a, read_truth(path, ["Mass", "Edema"]))
+    assert any("'Masss'" in note for note in model.notes)
+    assert any("1 rows" in note for note in model.notes)
+
+
+def test_written_predictions_are_read_back_exactly(tables, tmp_path):
+    path, a, b = tables
+    truth = read_truth(path, ["Mass", "Edema"])
+    models = [*read_predictions(a, truth), *read_predictions(b, truth)]
+    models.append(Predictions("only mass", ("Mass",), models[0].columns(["Mass"])))
+    copy = tmp_path / "copy.csv"
+    copy.write_text(predictions_csv(truth, models))
+    for original, again in zip(models, read_predictions(copy, truth), strict=True):
+        assert again.name == original.name
+        assert set(again.label_names) == set(original.label_names)
+        np.testing.assert_array_equal(again.columns(original.label_names), original.scores)
+
+
+def test_a_reader_may_leave_a_study_open(tables, tmp_path):
+    truth = read_truth(tables[0], ["Mass"])
+    decisions = write_csv(
+        tmp_path / "r.csv", {"Study": truth.keys, "Mass": ["", *["1"] * (len(truth.keys) - 1)]}
+    )
+    column = read_decisions(decisions, truth).column("Mass")
+    assert np.isnan(column[0])
+    assert (column[1:] == 1).all()
+
+
+def test_a_table_with_spaces_and_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("\ufeffStudy, Mass \na, 1 \nb,0\n", encoding="utf-8")
+    assert read_truth(path, ["Mass"]).labels[:, 0].tolist() == [1, 0]
+
+
+def test_an_unknown_file_is_a_table_error(tmp_path):
+    with pytest.raises(TableError, match="cannot be read"):
+        read_truth(tmp_path / "none.csv", ["Mass"])
+
+
+# --- Figures of the command ---------------------------------------------------------------------
+
+
+def test_the_same_command_gives_the_same_bytes(tables, tmp_path):
+    truth, a, b = tables
+    rewrite(truth, lambda rows: [{"Study": row["Study"], "Mass": row["Mass"]} for row in rows])
+    for name in ("one", "two"):
+        evaluate("--predictions", a, b, "--truth", truth, out=tmp_path / name)
+    files = sorted(p.relative_to(tmp_path / "one") for p in (tmp_path / "one").rglob("*.*"))
+    assert len(files) > 10
+    for file in files:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_subgroups_are_reported_with_their_numbers(tables, tmp_path, no_plots):
+    truth, a, _ = tables
+    report = evaluate("--predictions", a, "--truth", truth, out=tmp_path / "out")
+    subgroups = report["models"]["a"]["subgroups"]
+    assert {value: r["films"] for value, r in subgroups["sex"].items()} == {"F": 20, "M": 20}
+    assert list(subgroups["age"]) == ["0-39", "40-59", "60-79"]
+
+
+def test_a_named_subset_is_averaged(tables, tmp_path, no_plots):
+    truth, a, _ = tables
+    report = evaluate(
+        "--predictions", a, "--truth", truth, "--subset", "one=Mass", out=tmp_path / "out"
+    )
+    model = report["models"]["a"]
+    assert model["subsets"]["one"]["auroc"] == model["categories"]["Mass"]["auroc"]
+
+
+def test_optimistic_thresholds_are_marked_in_the_report(tables, tmp_path, no_plots):
+    truth, a, _ = tables
+    out = tmp_path / "out"
+    report = evaluate(
+        "--predictions", a, "--truth", truth, "--optimistic-thresholds", "--threshold-rule", "f1",
+        out=out,
+    )  # fmt: skip
+    points = report["models"]["a"]["operating_points"]
+    assert points == {"source": "the films that are scored", "optimistic": True, "rule": "f1"}
+    assert "**Optimistic**" in (out / "report.md").read_text()
+
+
+def test_the_f1_rule_finds_the_largest_f1(tables, tmp_path, no_plots):
+    truth, a, _ = tables
+    options = ("--predictions", a, "--truth", truth, "--optimistic-thresholds")
+    best = evaluate(*options, "--threshold-rule", "f1", out=tmp_path / "f1")
+    y = read_truth(truth, ["Mass"]).labels[:, 0] == 1
+    scores = read_predictions(a, read_truth(truth, ["Mass"]))[0].column("Mass")
+    f1 = [2 * (y & (scores >= t)).sum() / (y.sum() + (scores >= t).sum()) for t in scores]
+    assert best["models"]["a"]["categories"]["Mass"]["f1"] == pytest.approx(max(f1))
+
+
+def test_without_a_source_of_thresholds_no_rate_is_given(tables, tmp_path, no_plots):
+    truth, a, _ = tables
+    report = evaluate("--predictions", a, "--truth", truth, out=tmp_path / "out")
+    assert report["models"]["a"]["categories"]["Mass"]["sensitivity"] is None
+    assert report["models"]["a"]["operating_points"]["source"] is None
+
+
+@pytest.fixture
+def validation(tables, tmp_path):
+    """Other studies; model a is good on them and model b is noise: (truth, [a, b])."""
+    generator = np.random.default_rng(1)
+    studies = [f"patient{i}/valid" for i in range(80)]
+    y = generator.integers(0, 2, (80, 2))
+    folder = tmp_path / "validation"
+    folder.mkdir()
+    truth = write_csv(folder / "t.csv", {"Study": studies, "Edema": y[:, 0], "Mass": y[:, 1]})
+    paths = []
+    for name, signal in (("a", 3), ("b", 0)):
+        p = 1 / (1 + np.exp(-generator.standard_normal((80, 2)) - signal * y + signal / 2))
+        columns = {"Study": studies, "Edema": p[:, 0], "Mass": p[:, 1]}
+        paths.append(write_csv(folder / f"{name}.csv", columns))
+    return truth, paths
+
+
+def test_thresholds_come_from_the_validation_tables(tables, validation, tmp_path, no_plots):
+    truth, a, b = tables
+    report = evaluate(
+        "--predictions", a, b, "--truth", truth, "--validation-predictions", *validation[1],
+        "--validation-truth", validation[0], "--ensemble", "mean", out=tmp_path / "out",
+    )  # fmt: skip
+    for name in ("a", "b", "ensemble"):
+        model = report["models"][name]
+        assert model["categories"]["Mass"]["sensitivity"] is not None
+        points = model["operating_points"]
+        assert points["source"] == "the validation films (youden)"
+        assert not points["optimistic"]
+
+
+def test_greedy_weights_are_chosen_on_validation(tables, validation, tmp_path, no_plots):
+    truth, a, b = tables
+    report = evaluate(
+        "--predictions", a, b, "--truth", truth, "--validation-predictions", *validation[1],
+        "--validation-truth", validation[0], "--ensemble", "ranks", "--ensemble-weights", "greedy",
+        out=tmp_path / "out",
+    )  # fmt: skip
+    ensemble = report["models"]["ensemble"]
+    assert ensemble["weights"]["a"] > 0.8
+    assert ensemble["categories"]["Mass"]["brier"] is None  # ranks are no probabilities
+    assert ensemble["categories"]["Mass"]["threshold"] is None
+
+
+def test_the_command_runs_as_a_module(tables, tmp_path):
+    truth, a, _ = tables
+    command = [sys.executable, "-m", "train.evaluate", "--predictions", a, "--truth", truth]
+    command += ["--key", "Nothing", "--out", tmp_path / "out"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "no column 'Nothing'" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# --- Ensembles ----------------------------------------------------------------------------------
+
+
+def test_combinations_are_as_by_hand():
+    a, b = np.array([[0.2], [0.8], [0.5]]), np.array([[0.4], [0.9], [0.4]])
+    np.testing.assert_allclose(combine([a, b])[:, 0], [0.3, 0.85, 0.45])
+    np.testing.assert_allclose(combine([a, b], weights=[3, 1])[:, 0], [0.25, 0.825, 0.475])
+    logit = (np.log(0.2 / 0.8) + np.log(0.4 / 0.6)) / 2
+    np.testing.assert_allclose(combine([a, b], "logits")[0, 0], 1 / (1 + np.exp(-logit)))
+    np.testing.assert_allclose(combine([a, b], "ranks")[:, 0], [0.125, 1, 0.375])
+
+
+def test_a_mean_of_logits_bears_certainty():
+    combined = combine([np.array([[0.0], [1.0]]), np.array([[0.5], [0.5]])], "logits")
+    assert np.isfinite(combined).all()
+    assert combined[0, 0] < 0.001 < 0.999 < combined[1, 0]
+
+
+def test_greedy_selection_leaves_out_what_does_not_help():
+    generator = np.random.default_rng(2)
+    y = (generator.random((200, 1)) < 0.4).astype(float)
+    good = [y + generator.standard_normal((200, 1)) for _ in range(2)]
+    weights = greedy_weights([*good, -y], y)
+    assert weights[2] == 0
+    assert (weights[:2] > 0).all()
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_greedy_selection_without_both_classes_is_refused():
+    with pytest.raises(ValueError, match="both classes"):
+        greedy_weights([np.zeros((3, 1))], np.ones((3, 1)))
+
+
+# --- Models -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(films):
+    """Five films of three studies of two patients, labelled in three of the model's categories."""
+    y = np.array([[1, 0, 0], [1, 0, 0], [0, 1, np.nan], [0, 1, np.nan], [1, 1, 0]], np.float32)
+    return LabelTable(
+        images=tuple(films),
+        y=y,
+        uncertain=np.zeros(y.shape, bool),
+        label_names=("Effusion", "Cardiomegaly", "Mass"),
+        patients=np.array(["p", "p", "p", "p", "q"]),
+        studies=np.array(["s1", "s1", "s0", "s0", "s2"]),
+        split=np.array(["test"] * 5),
+        attributes={
+            "sex": np.array(["F", "F", "F", "F", "M"]),
+            "age": np.array([50, 50, np.nan, np.nan, 70], np.float32),
+            "view": np.array(["PA", "lateral", "AP", "AP", "PA"]),
+        },
+        dataset="films",
+    )
+
+
+@pytest.fixture(scope="module")
+def classifier(model_folder):
+    import cft
+
+    return cft.load(model_folder, device="cpu")
+
+
+@pytest.mark.parametrize(("rule", "combined"), [("max", np.max), ("mean", np.mean)])
+def test_films_of_a_study_are_combined(table, classifier, rule, combined):
+    model = predictions_of("m", classifier, run(classifier, [table]), table, rule)
+    truth = truth_of(table, rule)
+    assert truth.keys == ("s1", "s0", "s2")
+    assert model.label_names == ("Cardiomegaly", "Effusion")  # in the model's order
+    found = [f.probabilities["Effusion"] for f in classifier.predict(list(table.images))]
+    expected = [combined(found[:2]), combined(found[2:4]), found[4]]
+    np.testing.assert_allclose(model.column("Effusion"), expected, rtol=1e-6)
+    np.testing.assert_array_equal(truth.columns(["Effusion"])[:, 0], [1, 0, 1])
+    assert truth.groups.tolist() == ["p", "p", "q"]
+
+
+def test_attributes_that_differ_within_a_study_are_unknown(table):
+    truth = truth_of(table, "max")
+    assert truth.attributes["view"].tolist() == ["", "AP", "PA"]
+    assert truth.attributes["age"].tolist() == ["50.0", "", "70.0"]
+
+
+def test_separate_films_keep_their_names(table, classifier):
+    truth = truth_of(table, "separate", unit="study")
+    assert truth.keys == tuple(path.name for path in table.images)
+    assert (truth.row, truth.unit) == ("film", "film")
+    model = predictions_of("m", classifier, run(classifier, [table]), table, "separate")
+    assert len(model.scores) == 5
+
+
+def test_different_labels_within_a_study_are_refused(table):
+    y = table.y.copy()
+    y[1, 0] = 0
+    other = LabelTable(**{**vars(table), "y": y})
+    with pytest.raises(StudyError, match=r"'s1' have different labels for 'Effusion'"):
+        truth_of(other, "max")
+    assert truth_of(other, "separate").labels[1, 0] == 0
+
+
+def test_operating_points_come_from_the_model_folder(table, classifier):
+    model = predictions_of("m", classifier, run(classifier, [table]), table, "max")
+    assert model.operating_points == {"Cardiomegaly": 0.25, "Effusion": 0.0}
+    assert "the model folder" in model.source
+    results = evaluate_models(truth_of(table, "max"), [model], settings=Settings(replicates=5))
+    assert results["models"]["m"]["categories"]["Effusion"]["sensitivity"] == 1
+    before = results["models"]["m"]["uncalibrated"]["Cardiomegaly"]["brier"]
+    assert before != results["models"]["m"]["categories"]["Cardiomegaly"]["brier"]
+
+
+@pytest.fixture
+def nih(tmp_path):
+    """A data set of 24 phantoms in the compact layout of ChestX-ray14, with experts' labels."""
+    from cft.labels import NIH_14
+
+    folder = tmp_path / "nih"
+    (folder / "images").mkdir(parents=True)
+    generator = np.random.default_rng(3)
+    names = [f"{i:08d}_000.png" for i in range(24)]
+    for name in names:
+        pixels = generator.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64)).save(folder / "images" / name)
+    columns = {
+        "image": names,
+        "patient_id": [str(i) for i in range(24)],
+        "age": [40 + i for i in range(24)],
+        "sex": ["F", "M"] * 12,
+        "view": ["PA"] * 24,
+        **{label: generator.integers(0, 2, 24) for label in NIH_14},
+        "width": [1024] * 24,
+    }
+    write_csv(folder / "labels.csv", columns)
+    experts = {"image": names[:14], **{x: generator.integers(0, 2, 14) for x in NIH_14}}
+    write_csv(folder / "expert_labels.csv", experts)
+    return folder
+
+
+def test_one_run_reports_against_the_mined_and_the_experts_labels(nih, model_folder, tmp_path):
+    out = tmp_path / "out"
+    report = evaluate("--model", model_folder, "--dataset", "nih", "--data", nih, out=out)
+    assert list(report["references"]) == ["nih-experts"]
+    against_experts = report["references"]["nih-experts"]["models"][model_folder.name]
+    mined = report["models"][model_folder.name]
+    assert against_experts["films"] == mined["films"] == 14
+    assert set(mined["categories"]) == {"Cardiomegaly", "Effusion", "Hernia"}
+    text = (out / "report.md").read_text()
+    assert "## Against nih-experts" in text
+    assert "plots/nih-experts/roc.png" in text
+
+
+def test_a_film_that_cannot_be_read_is_left_out_and_named(nih, model_folder, tmp_path, no_plots):
+    (nih / "images" / "00000003_000.png").write_bytes(b"not an image")
+    report = evaluate(
+        "--model", model_folder, "--dataset", "nih", "--data", nih, out=tmp_path / "out"
+    )
+    assert report["models"][model_folder.name]["films"] == 13
+    assert any("1 films could not be read" in note for note in report["truth"]["notes"])
+
+
+def test_a_model_without_a_common_category_is_refused(model_folder, tmp_path, capsys, nih):
+    config = json.loads((model_folder / "config.json").read_text())
+    config["label_names"] = ["x", "y", "z"]
+    config["cft"].pop("categories")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "model.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes())
+    message = failure(
+        capsys, "--model", other, "--dataset", "nih", "--data", nih, out=tmp_path / "out"
+    )
+    assert "other predicts no category of the data set 'nih'" in message
+
+
+def test_a_missing_model_is_one_sentence(nih, tmp_path, capsys):
+    message = failure(
+        capsys, "--model", tmp_path / "none", "--dataset", "nih", "--data", nih,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert "no model folder" in message
+
+
+def test_a_saved_ensemble_is_loaded_and_scores_the_same(nih, model_folder, tmp_path, no_plots):
+    import cft
+
+    twin = tmp_path / "twin"
+    shutil.copytree(model_folder, twin)
+    saved = tmp_path / "ensemble"
+    options = ("--dataset", "nih", "--data", nih)
+    report = evaluate(
+        "--model", model_folder, twin, *options, "--ensemble", "mean", "--save-ensemble", saved,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    ensemble = cft.load(saved, device="cpu")
+    assert ensemble.config["cft"]["metrics"]["nih"]["films"] == 14
+    again = evaluate("--model", saved, *options, out=tmp_path / "again")
+    figures = [r["models"]["ensemble"]["subsets"]["all"] for r in (report, again)]
+    assert figures[0]["auroc"] == figures[1]["auroc"]
+    assert "An ensemble of networks" in (saved / "README.md").read_text()
+
+
+@pytest.mark.parametrize("ensemble", [[], ["--ensemble", "ranks"]])
+def test_only_means_and_logits_can_be_saved(ensemble, tmp_path):
+    arguments = ["--model", "a", "b", *ensemble, "--save-ensemble", "e", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+
+
+# --- Training curves ----------------------------------------------------------------------------
+
+
+def test_training_curves_are_drawn_from_a_runs_log(tmp_path):
+    records = [
+        {"epoch": e + 1, "loss": 1 / (e + 1), "valid": {"auroc": 0.5 + e / 20, "map": 0.1}}
+        for e in range(4)
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert plots.training_curves(log, tmp_path / "plots") == "training.png"
+    svg = (tmp_path / "plots" / "training.svg").read_text()
+    assert "0.650" in svg  # the best validation AUROC is written beside its point
+
+
+def test_an_empty_log_gives_no_plot(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    assert plots.training_curves(tmp_path / "log.jsonl", tmp_path) is None

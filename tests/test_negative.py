@@ -1,0 +1,505 @@
+"""Stage 1: training learns, stops, resumes exactly, divides its work, and fails in one sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from timm.layers import BatchNormAct2d
+
+import cft
+from cft.model_folder import WEIGHTS, read_model_folder
+from train import checkpoint, negative
+from train.checkpoint import CheckpointError, read_facts
+from train.distributed import share_batch_statistics
+from train.labels import LabelTable
+from train.losses import loss_named
+from train.pixels import Pixels
+from train.presets import PRESETS
+from train.schedule import learning_rate, plateaus
+from train.settings import Settings, Work, parse
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A CSV data set of 160 small films; "Bright" is a bright spot, "Dark" a dark one."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    lines = ["image,patient,split,Bright,Dark"]
+    for number in range(160):
+        labels = generator.random(2) < 0.4
+        film = generator.normal(120, 15, (SIZE, SIZE))
+        for present, value, column in zip(labels, (100, -90), (4, 20), strict=True):
+            row = generator.integers(4, 20)
+            film[row : row + 8, column : column + 8] += value * present
+        Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        split = ("train", "train", "train", "valid", "test")[number % 5]
+        lines.append(f"{number}.png,p{number},{split},{labels[0]:d},{labels[1]:d}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def arguments(data: Path, out: Path, **changes) -> list[str]:
+    options = {
+        "data": data,
+        "dataset": "csv",
+        "out": out,
+        "arch": "test_resnet",
+        "image-size": SIZE,
+        "epochs": 3,
+        "batch-size": 16,
+        "lr": 0.01,
+        "ema": 0.9,
+        "dropout": 0.1,
+        "device": "cpu",
+        "threads": 1,
+        "workers": 1,
+        "cache": out.parent / "pixels",
+        **changes,
+    }
+    words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
+    return [word for word in words if word != "True"]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "train.negative", *words]
+
+
+def start(words: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    assert negative.main(arguments(data, out)) == 0
+    return out
+
+
+# --- A whole run --------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, data):
+    ours = read_model_folder(trained).config["cft"]
+    assert ours["metrics"]["csv"]["subsets"]["all"]["auroc"] > 0.8
+    assert ours["provenance"]["splits"]["train"] == {"films": 96, "patients": 96}
+    assert ours["provenance"]["label_policy"]["unknown"] == "negative"
+    classifier = cft.load(trained, device="cpu")
+    assert classifier.label_names == ("Bright", "Dark")
+    assert classifier.has_heatmaps
+    batch = torch.rand(3, 1, SIZE, SIZE)
+    stock = timm.create_model(f"local-dir:{trained}", pretrained=True).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(stock(batch), classifier.logits(batch))
+
+
+def test_the_model_folder_gives_the_scores_that_were_measured(trained, data):
+    """Packed to eight bits and read anew by the user's path, a film keeps its ranking."""
+    classifier = cft.load(trained, device="cpu")
+    films = [data.parent / f"{n}.png" for n in range(4, 160, 5)]
+    found = [f.probabilities["Bright"] for f in classifier.predict(films)]
+    labels = [
+        line.split(",")[3] == "1" for line in data.read_text().splitlines()[1:] if ",test," in line
+    ]
+    from sklearn.metrics import roc_auc_score
+
+    measured = read_model_folder(trained).config["cft"]["metrics"]["csv"]["categories"]["Bright"]
+    assert roc_auc_score(labels, found) == pytest.approx(measured["auroc"], abs=1e-6)
+
+
+def test_the_log_has_one_line_an_epoch(trained):
+    records = (trained / "log.jsonl").read_text().splitlines()
+    assert len(records) == 3
+    assert read_facts(trained / "checkpoint" / "last.safetensors")["step"] == 18
+
+
+def test_the_same_command_gives_the_same_bytes(trained, data, tmp_path):
+    assert negative.main(arguments(data, tmp_path / "again")) == 0
+    assert weights(tmp_path / "again") == weights(trained)
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / WEIGHTS).read_bytes()
+
+
+# --- Interruption -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_the_bytes_of_a_whole_one(trained, data, tmp_path, number):
+    words = arguments(data, tmp_path / "run")
+    process = start(command(*words))
+    for line in process.stderr:
+        if "epoch 1/3  loss" in line:
+            process.send_signal(number)
+            break
+    process.stderr.read()
+    assert process.wait() == (-signal.SIGKILL if number == signal.SIGKILL else 1)
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+    assert negative.main([*words, "--resume"]) == 0
+    assert weights(tmp_path / "run") == weights(trained)
+
+
+def test_a_run_resumed_within_an_epoch_ends_with_the_same_bytes(
+    trained, data, tmp_path, monkeypatch
+):
+    """Stopped at every look, so that checkpoints fall within epochs."""
+    words = arguments(data, tmp_path / "run")
+    monkeypatch.setattr(negative, "_LOOK_EVERY", 4)
+    asked = property(lambda self: True, lambda self, value: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(negative.Stop, "asked", asked, raising=False)
+        steps = []
+        for _ in range(3):
+            assert negative.main([*words, "--resume"]) == 1
+            steps.append(read_facts(tmp_path / "run" / "checkpoint" / "last.safetensors")["step"])
+    assert steps == [4, 6, 8]
+    assert negative.main([*words, "--resume"]) == 0
+    assert weights(tmp_path / "run") == weights(trained)
+
+
+def test_a_run_is_resumed_only_by_the_arguments_that_began_it(trained, data, tmp_path, capsys):
+    words = arguments(data, trained, lr=0.02)
+    assert negative.main([*words, "--resume"]) == 1
+    assert "began with lr = 0.01, not 0.02" in capsys.readouterr().err
+
+
+def test_a_run_is_not_overwritten_by_accident(trained, data, capsys):
+    before = weights(trained)
+    assert negative.main(arguments(data, trained)) == 1
+    assert "already holds a run; add --resume" in capsys.readouterr().err
+    assert weights(trained) == before
+
+
+# --- Failures -----------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_is_said_and_the_last_checkpoint_stays(
+    data, tmp_path, capsys, monkeypatch
+):
+    words = arguments(data, tmp_path / "run")
+    real = negative.learning_rate
+    monkeypatch.setattr(
+        negative,
+        "learning_rate",
+        lambda s, peak, step, *x: 1e38 if step > 7 else real(s, peak, step, *x),
+    )
+    assert negative.main(words) == 1
+    error = capsys.readouterr().err
+    assert "the loss is no longer a number at step 12 (epoch 2)" in error.splitlines()[-1]
+    assert read_facts(tmp_path / "run" / "checkpoint" / "last.safetensors")["step"] == 6
+    monkeypatch.undo()
+    assert negative.main([*words, "--resume"]) == 0
+
+
+def test_a_full_disk_is_said_and_the_last_checkpoint_stays(data, tmp_path, capsys, monkeypatch):
+    def write(path, content, real=checkpoint.atomic_write, calls=[]):  # noqa: B006
+        calls.append(path)
+        if len(calls) == 3:  # best and last of the first epoch are written
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(path, content)
+
+    monkeypatch.setattr(checkpoint, "atomic_write", write)
+    assert negative.main(arguments(data, tmp_path / "run")) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert read_facts(tmp_path / "run" / "checkpoint" / "last.safetensors")["step"] == 6
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    (tmp_path / "last.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0nothing")
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is not a readable checkpoint"):
+        read_facts(tmp_path / "last.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch-size": 500}, "96 training films, fewer than one batch of 500"),
+        ({"batch-size": 10, "accumulate": 4}, "--batch-size 10 cannot be divided by 1 process"),
+        ({"init": "nowhere"}, "nowhere is not a folder"),
+        (
+            {"arch": "vit_tiny_patch16_224"},
+            "vit_tiny_patch16_224 cannot be used on one grey channel at --image-size 32",
+        ),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(data, tmp_path, capsys, changes, message):
+    assert negative.main(arguments(data, tmp_path / "run", **changes)) == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith("train.negative: ")
+    assert message in sentence
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--arch", "resnet0"],
+        ["--loss", "hinge"],
+        ["--augment", "shear=1"],
+        ["--schedule", "up"],
+        ["--lr", "fast"],
+    ],
+)
+def test_a_wrong_option_is_wrong_usage(data, wrong, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        negative.main(["--data", str(data), *wrong])
+    assert exit_.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+# --- The loop, from inside ----------------------------------------------------------------------
+
+
+def table_of(y: np.ndarray, split: np.ndarray | None = None) -> LabelTable:
+    n = len(y)
+    names = np.array([f"f{i}" for i in range(n)])
+    return LabelTable(
+        images=tuple(Path(name) for name in names),
+        y=y.astype(np.float32),
+        uncertain=np.zeros(y.shape, bool),
+        label_names=tuple(f"c{i}" for i in range(y.shape[1])),
+        patients=names,
+        studies=names,
+        split=np.array(["train", "valid"] * n)[:n] if split is None else split,
+        dataset="test",
+    )
+
+
+def make_run(tmp_path, y, pixels=None, **changes) -> negative.Run:
+    settings = Settings(
+        **{"arch": "test_resnet", "image_size": SIZE, "batch_size": 8, "clip": 0.0, **changes}
+    )
+    generator = np.random.default_rng(0)
+    if pixels is None:
+        pixels = Pixels(generator.integers(0, 256, (len(y), SIZE, SIZE), dtype=np.uint8), {})
+    here = negative.Processes(0, 1, torch.device("cpu"))
+    work = Work(out=tmp_path, device="cpu")
+    return negative.Run(settings, work, table_of(y), y.astype(np.float32), pixels, here)
+
+
+def labels(n=64, c=3, seed=0):
+    return (np.random.default_rng(seed).random((n, c)) < 0.4).astype(np.float32)
+
+
+def test_accumulation_does_not_change_the_gradient(tmp_path):
+    """Unknown labels are unevenly spread over the parts; the divisor is the whole batch's."""
+    y = labels()
+    y[:20][np.random.default_rng(1).random((20, 3)) < 0.8] = np.nan
+    gradients = []
+    for parts in (1, 4):
+        # Without batch normalisation, whose statistics are those of a part.
+        run = make_run(tmp_path, y, arch="test_convnext", accumulate=parts)
+        rows = run._order(0)[run._batch(0)]
+        run._accumulate(rows, run.films.batches(run._my_rows(run._order(0), 0)))
+        gradients.append(torch.cat([p.grad.flatten() for p in run.network.parameters()]))
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
+def test_an_unknown_label_has_no_influence(tmp_path):
+    """Its column alone is unknown everywhere: that logistic regression gets no gradient."""
+    y = labels()
+    y[:, 1] = np.nan
+    run = make_run(tmp_path, y)
+    order = run._order(0)
+    run._accumulate(order[run._batch(0)], run.films.batches(run._my_rows(order, 0)))
+    gradient = run.network.get_classifier().weight.grad
+    assert (gradient[1] == 0).all()
+    assert (gradient[[0, 2]] != 0).any()
+
+
+def test_the_average_follows_its_formula(tmp_path):
+    run = make_run(tmp_path, labels(), ema=0.5, epochs=1)
+    head = run.network.get_classifier().weight
+    expected = head.detach().clone()
+    order = run._order(0)
+    films = run.films.batches(run._my_rows(order, 0))
+    for step in range(1, 4):
+        run._step(order[run._batch(step - 1)], films)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * head.detach()
+    torch.testing.assert_close(run.average.get_classifier().weight, expected)
+    running = [n for n, b in run.average.named_buffers() if n.endswith("running_mean")]
+    assert any(run.average.get_buffer(n).abs().sum() > 0 for n in running)
+
+
+def test_every_epoch_sees_every_film_at_most_once_in_another_order(tmp_path):
+    run = make_run(tmp_path, labels())
+    first, second = (np.concatenate(list(run._my_rows(run._order(e), 0))) for e in (0, 1))
+    assert len(set(first.tolist())) == len(first) == 32
+    assert set(first.tolist()) == set(run.train_rows.tolist())
+    assert first.tolist() != second.tolist()
+
+
+def test_the_first_scores_are_the_log_odds_of_each_category(tmp_path):
+    y = labels(200)
+    run = make_run(tmp_path, y)
+    share = (y[run.train_rows].sum(0) + 1) / (len(run.train_rows) + 2)
+    bias = run.network.get_classifier().bias.detach().numpy()
+    np.testing.assert_allclose(bias, np.log(share / (1 - share)), rtol=1e-5)
+
+
+def test_unreadable_films_take_no_part(tmp_path):
+    pixels = Pixels(np.zeros((64, SIZE, SIZE), np.uint8), {0: "broken", 3: "broken"})
+    run = make_run(tmp_path, labels(), pixels=pixels)
+    assert 0 not in run.train_rows
+    assert 3 not in run.valid_rows
+    assert len(run.train_rows) == len(run.valid_rows) == 31
+
+
+def test_a_category_without_positives_is_named(caplog):
+    y = labels()
+    y[:, 2] = 0
+    negative.warn_of_missing_positives(table_of(y), y)
+    assert "no training film is positive for c2" in caplog.text
+
+
+def test_early_stopping_waits_as_long_as_it_is_told(tmp_path):
+    run = make_run(tmp_path, labels(), patience=2)
+    for score, stops in ((0.5, False), (0.6, False), (0.6, False), (0.4, True)):
+        run.history.append({"valid": {"auroc": score}})
+        assert run._out_of_patience() is stops
+    assert run.best_epoch == 2
+
+
+def test_validation_leaves_out_categories_without_both_kinds():
+    y = np.array([[1, 1], [0, 1], [1, np.nan], [0, 1]])
+    scores = np.array([[2.0, 0], [1, 0], [3, 0], [0, 0]])
+    result = negative.validation(scores, table_of(y))
+    assert result["auroc"] == result["map"] == 1.0
+    assert list(result["categories"]) == ["c0"]
+
+
+# --- Schedules ----------------------------------------------------------------------------------
+
+
+def test_one_cycle_is_pytorchs():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=3e-3, total_steps=200, pct_start=0.2, cycle_momentum=False
+    )
+    for step in range(200):
+        expected = optimizer.param_groups[0]["lr"]
+        assert learning_rate("one-cycle", 3e-3, step, 200, 0.2) == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        if step < 199:
+            reference.step()
+
+
+def test_cosine_rises_along_a_line_and_falls_to_zero():
+    rates = [learning_rate("cosine", 1.0, step, 100, 0.1) for step in range(100)]
+    np.testing.assert_allclose(np.diff(rates[:10]), rates[0])
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-12)
+    assert np.all(np.diff(rates[11:]) < 0)
+
+
+def test_plateau_falls_to_a_tenth_after_two_evaluations_without_a_best():
+    assert plateaus([0.5, 0.6, 0.6, 0.7, 0.6]) == 0
+    assert plateaus([0.5, 0.6, 0.6, 0.5, 0.55, 0.6, 0.9]) == 2
+    assert learning_rate("plateau", 1.0, 50, 100, 0.0, [0.5, 0.4, 0.4]) == pytest.approx(0.1)
+
+
+# --- Several processes --------------------------------------------------------------------------
+
+
+def test_two_processes_reach_the_result_of_one(data, tmp_path):
+    """The same global batch and augmentation; batch statistics over both processes."""
+    changes = {"dropout": 0.0, "lr": 0.001, "epochs": 2}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert negative.main(arguments(data, one, **changes)) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    words = [*launcher, "--nproc-per-node", "2", "-m", "train.negative"]
+    words += arguments(data, two, **changes)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("wrote the model folder") == 1
+    first, second = (read_model_folder(folder).state_dict for folder in (one, two))
+    for name, tensor in first.items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(second[name], tensor, atol=2e-3, rtol=2e-3, msg=name)
+    metrics = [read_model_folder(f).config["cft"]["metrics"]["csv"] for f in (one, two)]
+    assert metrics[0]["films"] == metrics[1]["films"] == 32
+    areas = [m["subsets"]["all"]["auroc"] for m in metrics]
+    assert areas[0] == pytest.approx(areas[1], abs=0.01)
+
+
+def normalised(rank: int, world: int, folder: str) -> None:
+    """One process's part of a batch through batch normalisation; what came out goes to a file."""
+    if world > 1:
+        meet = f"file://{folder}/meet"
+        torch.distributed.init_process_group("gloo", meet, rank=rank, world_size=world)
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(8, 3, 5, 5, generator=generator, dtype=torch.float64) * 3 + 2
+    weights = torch.randn(8, 3, 5, 5, generator=generator, dtype=torch.float64)
+    network = torch.nn.Sequential(BatchNormAct2d(3), torch.nn.BatchNorm2d(3)).double()
+    network = share_batch_statistics(network, torch.device("cpu")) if world > 1 else network
+    mine = slice(rank * 8 // world, (rank + 1) * 8 // world)
+    part = batch[mine].requires_grad_()
+    result = network(part)
+    (result * weights[mine]).sum().backward()
+    grads = [p.grad for p in network.parameters()]
+    for grad in grads if world > 1 else ():
+        torch.distributed.all_reduce(grad)
+    tensors = {"result": result.detach(), "input": part.grad}
+    tensors |= {f"parameter {i}": grad for i, grad in enumerate(grads)}
+    tensors |= dict(network.named_buffers())
+    save_file({k: v.contiguous() for k, v in tensors.items()}, f"{folder}/{world}-{rank}")
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
+    """Results, gradients and running statistics, with and without a fused activation."""
+    normalised(0, 1, str(tmp_path))
+    torch.multiprocessing.spawn(normalised, (2, str(tmp_path)), nprocs=2)
+    whole, first, second = (load_file(tmp_path / name) for name in ("1-0", "2-0", "2-1"))
+    for name, tensor in whole.items():
+        if name in ("result", "input"):
+            torch.testing.assert_close(torch.cat([first[name], second[name]]), tensor, msg=name)
+        else:
+            torch.testing.assert_close(first[name], tensor, msg=name)
+            torch.testing.assert_close(second[name], tensor, msg=name)
+
+
+# --- Presets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_run_that_can_be_built(name):
+    _, settings, _ = parse(["--preset", name, "--data", "somewhere"])
+    assert timm.is_model(settings.arch)
+    assert loss_named(settings.loss)
+    assert settings.batch_size % settings.accumulate == 0
+
+
+def test_an_option_beside_a_preset_wins():
+    options, settings, _ = parse(
+        ["--preset", "u-ones", "--data", "somewhere", "--epochs", "7", "--uncertain", "ignore"]
+    )
+    assert (settings.epochs, settings.arch) == (7, "densenet121")
+    assert options.uncertain == ["ignore"]
+    assert options.command == (
+        "python -m train.negative --preset u-ones --data DATA --epochs 7 --uncertain ignore"
+    )
+
+
+def test_without_data_the_run_is_a_rehearsal():
+    options, settings, _ = parse([])
+    assert options.data is None
+    assert settings.arch == PRESETS["rehearsal"]["arch"]

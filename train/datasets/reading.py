@@ -1,0 +1,466 @@
+"""What all readers share: strict CSV, label values, and the rules every table must obey.
+
+The rules, which `build_table` applies to whatever a reader found:
+
+- A film listed twice with the same labels is counted once; with different labels it is refused.
+- Splits are by patient. Where the source puts one patient on two sides, the films on the lesser
+  side are skipped (test outranks valid, valid outranks train), or kept if that is asked for, so
+  that a published split can be reproduced.
+- Splits that the source does not name are drawn by patient, seeded.
+- A value that cannot be is refused, with the row and the column where it stands.
+
+Everything skipped or drawn is counted, and the first few are named, in the table's notes.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from train.labels import SPLITS, DatasetError, LabelTable, Paths, stable_uniform
+
+#: Codes of label cells, and what they are in ``y``; -1 (uncertain) counts from the end.
+BLANK, UNCERTAIN = 2, -1
+_Y = np.array([0, 1, np.nan, np.nan], np.float32)
+
+#: How tables write sex and projection.
+SEX = {"M": "M", "F": "F", "Male": "M", "Female": "F"}
+VIEW = {"PA": "PA", "AP": "AP", "lateral": "lateral"}
+
+# Fewer than the young objects that start Python's garbage collector (700), which would otherwise
+# look at every row again and again: reading takes half the time.
+_ROWS_AT_ONCE = 256
+_RANK = {"train": 0, "valid": 1, "test": 2}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of a reader; None leaves it to the reader.
+
+    Parameters
+    ----------
+    seed
+        For the splits that are drawn.
+    valid, test
+        Shares of patients to draw for a split that the source does not name, in [0, 1). By
+        default 0.1 for "valid"; 0.2 for "test" if the source names no split at all, else 0.
+    shared_patients
+        "skip" or "keep" films of a patient who is on a more important side as well.
+    view
+        "frontal" (whatever is not marked lateral), "lateral" or "both".
+    min_width
+        Leave out films less wide than this, in pixels; by default 224 for NIH's compact layout.
+    labels
+        Categories wanted, in this order; by default all that the source has.
+    mapping
+        Other spellings of the columns of one's own CSV: role or category -> column.
+    phantoms, phantom_size, missing
+        Number of phantoms, their side in pixels, and which training labels are hidden ("reports"
+        or "none").
+    """
+
+    seed: int = 0
+    valid: float | None = None
+    test: float | None = None
+    shared_patients: str = "skip"
+    view: str = "both"
+    min_width: int | None = None
+    labels: tuple[str, ...] | None = None
+    mapping: Mapping[str, str] = field(default_factory=dict)
+    phantoms: int | None = None
+    phantom_size: int | None = None
+    missing: str | None = None
+
+    def __post_init__(self):
+        shares = (self.valid or 0, self.test or 0)
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise DatasetError(
+                f"shares of {shares[0]:g} for validation and {shares[1]:g} for testing leave "
+                "nothing to train on; each must be in [0, 1) and their sum below 1"
+            )
+        if self.shared_patients not in ("skip", "keep"):
+            raise DatasetError("films of shared patients can be 'skip' or 'keep'")
+        if self.view not in ("frontal", "lateral", "both"):
+            raise DatasetError(f"no view {self.view!r}; choose frontal, lateral or both")
+        if self.missing not in (None, "reports", "none"):
+            raise DatasetError("missing labels of phantoms are as in 'reports', or 'none'")
+
+
+# --- Reading text -----------------------------------------------------------------------------
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, gzip-compressed if its name ends in ``.gz``."""
+    try:
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DatasetError(f"{path} is not a whole gzip file ({error})") from error
+    except OSError as error:
+        raise DatasetError(f"cannot read {path} ({error.strerror})") from error
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A CSV table by column name; every column has one string per row."""
+
+    path: Path
+    cells: dict[str, list[str]]
+    row_numbers: Sequence[int]  # of the file, the header being row 1
+    titles: Mapping[str, str] = field(default_factory=dict)  # in the file, where not the same
+
+    def __len__(self) -> int:
+        return len(self.row_numbers)
+
+    def __getitem__(self, name: str) -> list[str]:
+        if name not in self.cells:
+            raise DatasetError(
+                f"{self.path} has no column {name!r}; its columns are {', '.join(self.cells)}"
+            )
+        return self.cells[name]
+
+    def refuse(self, name: str, value: str, expected: str) -> DatasetError:
+        """The error for the first row that holds ``value`` in column ``name``."""
+        row = self.row_numbers[self.cells[name].index(value)]
+        return DatasetError(
+            f"{self.path}, row {row}, column {self.titles.get(name, name)!r}: {value!r} cannot be; "
+            f"expected {expected}"
+        )
+
+
+def read_header(path: Path) -> list[str]:
+    """The column names of a CSV file, or [] if it is not one."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            line = file.readline(65536)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return []
+    return next(csv.reader([line], delimiter=_delimiter(line)), [])
+
+
+def read_csv(path: Path) -> Columns:
+    """Read a CSV file (or ``.csv.gz``), separated by comma, semicolon or tab, with a header.
+
+    Raises
+    ------
+    DatasetError
+        If the file cannot be read, has no rows, names a column twice, or a row has more or fewer
+        cells than the header.
+    """
+    text = read_text(path)
+    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text[: text.find("\n")]))
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        columns: list[list[str]] = [[] for _ in header]
+        numbers: list[int] = []
+        for start in itertools.count(2, _ROWS_AT_ONCE):
+            rows = list(itertools.islice(reader, _ROWS_AT_ONCE))
+            if not rows:
+                break
+            full = range(start, start + len(rows))
+            if not all(rows):  # blank lines
+                full = [number for number, row in zip(full, rows, strict=True) if row]
+                rows = [row for row in rows if row]
+            _check_widths(path, rows, full, len(header))
+            numbers += full
+            for column, cells in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
+                column += cells
+    except csv.Error as error:
+        raise DatasetError(f"{path} is not a CSV table ({error})") from error
+    if not numbers:
+        raise DatasetError(f"{path} holds no rows")
+    named = [name for name in header if name]
+    if len(set(named)) < len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise DatasetError(f"{path} has two columns named {twice!r}")
+    cells = {name: column for name, column in zip(header, columns, strict=True) if name}
+    return Columns(path, cells, numbers)
+
+
+def _check_widths(path: Path, rows: list, numbers: Sequence[int], width: int) -> None:
+    if set(map(len, rows)) <= {width}:
+        return
+    number, cells = next((n, len(r)) for n, r in zip(numbers, rows, strict=True) if len(r) != width)
+    raise DatasetError(f"{path}, row {number} has {cells} cells, but the header has {width}")
+
+
+def _delimiter(header: str) -> str:
+    return max(",;\t", key=header.count)
+
+
+# --- Values -----------------------------------------------------------------------------------
+
+
+def read_labels(table: Columns, columns: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Label columns with 1, 0, -1 (uncertain) and blank, also written as ``1.0``.
+
+    Returns
+    -------
+    y, uncertain
+        (N, C) float32 in {1, 0, NaN} and (N, C) bool.
+    """
+    codes = np.stack([_label_codes(table, name) for name in columns], axis=1)
+    return _Y[codes], codes == UNCERTAIN
+
+
+class _Codes(dict):
+    """The code of each spelling of a label; a spelling is looked at when it first turns up."""
+
+    def __init__(self, table: Columns, name: str):
+        super().__init__({"": BLANK})
+        self.table, self.name = table, name
+
+    def __missing__(self, value: str) -> int:
+        try:
+            number = float(value) if value.strip() else BLANK
+        except ValueError:
+            number = np.nan
+        if value.strip() and number not in (0, 1, UNCERTAIN):
+            raise self.table.refuse(self.name, value, "1, 0, -1 (uncertain) or nothing (unknown)")
+        self[value] = int(number)
+        return self[value]
+
+
+def _label_codes(table: Columns, name: str) -> np.ndarray:
+    column = table[name]
+    return np.fromiter(map(_Codes(table, name).__getitem__, column), np.int8, len(column))
+
+
+def read_ages(column: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Ages in years, (N,) float32; what is no age between 0 and 120 becomes NaN.
+
+    Returns
+    -------
+    ages, notes
+        A note counts the impossible ages (the first NIH table has patients of 400 years).
+    """
+    years = {value: _age(value) for value in set(column)}
+    ages = np.fromiter(map(years.__getitem__, column), np.float32, len(column))
+    impossible = {value for value, age in years.items() if value.strip() and np.isnan(age)}
+    odd = [value for value in column if value in impossible] if impossible else []
+    return ages, note_names("Took {} impossible {} for unknown", odd, "age", "ages")
+
+
+def _age(value: str) -> float:
+    digits = value.strip().removesuffix("Y")
+    return float(digits) if digits.isdecimal() and int(digits) <= 120 else np.nan
+
+
+def read_choice(column: Sequence[str], choices: Mapping[str, str]) -> np.ndarray:
+    """(N,) str: each value as ``choices`` translates it; "" for anything else."""
+    number = {value: number for number, value in enumerate(dict.fromkeys(column))}
+    meaning = np.array([choices.get(value, "") for value in number])
+    return meaning[np.fromiter(map(number.__getitem__, column), np.int64, len(column))]
+
+
+def read_widths(table: Columns) -> np.ndarray:
+    """(N,) int64: the column ``width``, in pixels."""
+    for value in set(table["width"]):
+        if not value.strip().isdecimal():
+            raise table.refuse("width", value, "a number of pixels")
+    return np.array(table["width"], np.int64)
+
+
+def note_unknown_columns(table: Columns, known: Collection[str]) -> list[str]:
+    """A note on the columns that a published layout does not have; they are not read."""
+    strange = [name for name in table.cells if name not in known]
+    return note_names(f"{table.path.name} has {{}} unknown {{}}", strange, "column", "columns")
+
+
+def note_names(sentence: str, names: Collection[str], one: str, many: str) -> list[str]:
+    """A note with the number of ``names`` and the first five of them; none if there are none.
+
+    ``sentence`` has two places: for the number, and for the word ``one`` or ``many``.
+    """
+    if not names:
+        return []
+    shown = ", ".join(list(names)[:5])
+    rest = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    number = f"{len(names):,}"
+    return [f"{sentence.format(number, one if len(names) == 1 else many)}: {shown}{rest}."]
+
+
+# --- The rules --------------------------------------------------------------------------------
+
+
+def build_table(
+    dataset: str,
+    options: Options,
+    *,
+    names: Sequence[str],
+    images: Paths,
+    y: np.ndarray,
+    uncertain: np.ndarray,
+    label_names: Sequence[str],
+    patients: Sequence[str],
+    studies: Sequence[str],
+    split: Sequence[str] | np.ndarray,
+    attributes: Mapping[str, np.ndarray],
+    min_width: int = 0,
+    notes: Iterable[str] = (),
+    files: Iterable[Path] = (),
+) -> LabelTable:
+    """A `LabelTable` that obeys the rules of this module.
+
+    Parameters are as in `LabelTable`, except for ``split``, where "" means that the source names
+    none; ``min_width``, the reader's default for `Options.min_width`; and ``files``, those read.
+    """
+    split = np.array(split, "U5")
+    rows, repeated = _first_of_each(names, y, uncertain, split)
+    names, patients, studies = (np.array(texts, str) for texts in (names, patients, studies))
+    listed = {side: int((split[rows] == side).sum()) for side in SPLITS}
+    rows, unwanted = _wanted(dataset, attributes, rows, options, min_width)
+    kept, shared = _settle_shared_patients(patients[rows], split[rows], options.shared_patients)
+    rows = rows[kept]
+    assigned, drawn = _draw_splits(patients[rows], split[rows], options)
+    table = LabelTable(
+        images=images.take(rows),
+        y=y[rows],
+        uncertain=uncertain[rows],
+        label_names=tuple(label_names),
+        patients=patients[rows],
+        studies=studies[rows],
+        split=assigned,
+        attributes={name: column[rows] for name, column in attributes.items()},
+        dataset=dataset,
+        notes=(*notes, *repeated, *unwanted, *shared, *drawn),
+        names=names[rows],
+        source={
+            "files": [str(path) for path in files],
+            "rows": len(names),
+            "listed": {side: films for side, films in listed.items() if films},
+        },
+    )
+    return table.with_labels(options.labels) if options.labels else table
+
+
+def _wanted(
+    dataset: str,
+    attributes: Mapping[str, np.ndarray],
+    rows: np.ndarray,
+    options: Options,
+    min_width: int,
+) -> tuple[np.ndarray, list[str]]:
+    """The rows of films of the view and the width asked for, and notes on those left out."""
+    notes = []
+    for flag, asked, attribute in (
+        ("--view", options.view != "both", "view"),
+        ("--min-width", options.min_width is not None, "width"),
+    ):
+        if asked and attribute not in attributes:
+            raise DatasetError(f"{dataset} does not tell the {attribute} of films; omit {flag}")
+    smallest = min_width if options.min_width is None else options.min_width
+    for wanted, reason in (
+        (options.view == "both" or _of_view(attributes, options.view), f"not {options.view}"),
+        (smallest <= 0 or attributes["width"] >= smallest, f"less than {smallest} pixels wide"),
+    ):
+        kept = rows if wanted is True else rows[wanted[rows]]
+        if len(kept) < len(rows):
+            notes.append(f"Left out {len(rows) - len(kept):,} films that are {reason}.")
+        rows = kept
+    if not len(rows):
+        raise DatasetError(f"no films are left of {dataset}: {' '.join(notes)}")
+    return rows, notes
+
+
+def _of_view(attributes: Mapping[str, np.ndarray], view: str) -> np.ndarray:
+    return (attributes["view"] == "lateral") == (view == "lateral")
+
+
+def number_by_name(names: Iterable[str]) -> np.ndarray:
+    """(N,) int: equal names have equal numbers, counted from 0 in order of appearance."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def _first_of_each(
+    names: Sequence[str], y: np.ndarray, uncertain: np.ndarray, split: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Positions of the films, each once; refuses films listed with different labels or splits."""
+    if len(set(names)) == len(names):
+        return np.arange(len(names)), []
+    numbers = number_by_name(names)
+    first = np.unique(numbers, return_index=True)[1]
+    original = first[numbers]  # of each row, the first row with its name
+    same_y = (y == y[original]) | (np.isnan(y) & np.isnan(y[original]))
+    same = (same_y & (uncertain == uncertain[original])).all(1) & (split == split[original])
+    if not same.all():
+        row = np.flatnonzero(~same)[0]
+        raise DatasetError(
+            f"{names[row]} is listed twice with different labels or splits (films "
+            f"{original[row] + 1:,} and {row + 1:,} of the list; {(~same).sum():,} in all); "
+            "remove the wrong ones"
+        )
+    repeats = [names[row] for row in np.flatnonzero(original != np.arange(len(names)))]
+    return first, note_names("Counted {} repeated {} once", repeats, "film", "films")
+
+
+def _settle_shared_patients(
+    patients: np.ndarray, split: np.ndarray, rule: str
+) -> tuple[np.ndarray, list[str]]:
+    """Which films stay, (N,) bool, if the source's own split shares patients; and the notes."""
+    people = number_by_name(patients.tolist())
+    rank = np.zeros(len(split), np.int8)  # train, and "", which will be train at most
+    for side, value in _RANK.items():
+        rank[split == side] = value
+    highest = np.zeros(people.max(initial=-1) + 1, np.int8)
+    np.maximum.at(highest, people, rank)
+    lesser = rank < highest[people]
+    if not lesser.any():
+        return ~lesser, []
+    shared = list(dict.fromkeys(patients[lesser].tolist()))
+    notes = note_names("The source's split shares {} {}", shared, "patient", "patients")
+    sides = [f"{(lesser & (rank == number)).sum():,} {side}" for number, side in enumerate(_RANK)]
+    films = f"{' and '.join(sides[:2])} films of patients who are in test or valid as well"
+    if rule == "keep":
+        return np.ones_like(lesser), [*notes, f"Kept {films}, as asked: scores will flatter."]
+    return ~lesser, [*notes, f"Skipped {films}."]
+
+
+def _draw_splits(
+    patients: np.ndarray, split: np.ndarray, options: Options
+) -> tuple[np.ndarray, list[str]]:
+    """Complete a split by patient: "" becomes a side; "valid" and "test" are drawn if missing.
+
+    Patients are ranked by a hash of seed and patient, so that one patient more or less in the
+    table moves hardly anyone else. They are drawn from those in "train" and "".
+
+    Returns
+    -------
+    split, notes
+        (N,) of "train", "valid" and "test".
+    """
+    present = set(split.tolist())
+    for side in ("valid", "test"):
+        if side in present and getattr(options, side) is not None:
+            raise DatasetError(f"the source has a {side} split of its own; leave out --{side}")
+    defaults = {"valid": 0.1, "test": 0.0 if present - {""} else 0.2}
+    pool = np.flatnonzero((split == "") | (split == "train"))
+    people = patients[pool].tolist()
+    numbers, names = number_by_name(people), list(dict.fromkeys(people))
+    ranked = np.argsort(stable_uniform(options.seed, "split", names, [""])[:, 0])
+    sides, notes = np.full(len(names), "train"), []
+    for side in ("test", "valid"):
+        asked = getattr(options, side)
+        share = 0.0 if side in present else defaults[side] if asked is None else asked
+        number = max(1, round(share * len(names))) if share and len(names) > 2 else 0
+        sides[ranked[:number]] = side
+        ranked = ranked[number:]
+        if number:
+            notes.append(f"Drew {number:,} patients for {side} (seed {options.seed}).")
+    drawn = split.copy()
+    drawn[pool] = sides[numbers]
+    return drawn, notes

@@ -1,0 +1,54 @@
+"""Decode and resize the films of a data set once. ``python -m train.pack``
+
+``train.negative`` does the same before it trains; on its own it prepares the films on a machine
+with many cores before a machine with GPUs is booked. It uses all cores, may be stopped at any time
+and goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from train.datasets import add_dataset_arguments, dataset_from_arguments
+from train.labels import DatasetError
+from train.network import preprocess_of
+from train.pixels import pack
+from train.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m train.pack", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--image-size", type=int, default=Settings.image_size, metavar="PIXELS")
+    parser.add_argument("--cache", type=Path, default=Path("runs/pixels"), help="folder of packs")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--seed", type=int, default=0, help="as in training")
+    add_dataset_arguments(parser)
+    options = parser.parse_args(argv)
+    if options.data is None:
+        parser.error("name the --data to pack; phantoms are drawn at their size")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        table = dataset_from_arguments(options, options.seed)
+        preprocess = preprocess_of(Settings(image_size=options.image_size))
+        pixels = pack(table.images, preprocess, options.cache, options.workers)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 1
+    except (DatasetError, ValueError, OSError) as error:
+        print(f"train.pack: {error}", file=sys.stderr)
+        return 1
+    for row, reason in pixels.unreadable.items():
+        print(f"{table.images[row]}: {reason}", file=sys.stderr)
+    print(f"{len(table) - len(pixels.unreadable):,} films packed in {options.cache}")
+    return 1 if pixels.unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,547 @@
+"""Plots of an evaluation, each as PNG and SVG; matplotlib is imported when one is drawn.
+
+Colours are Okabe and Ito's, which people with any common colour vision tell apart, and lines also
+differ in dash and markers in shape, so that a grey print can be read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cft.model_folder import atomic_write
+from train.chexpert import step_curve
+from train.figures import sigmoid
+from train.predictions import Predictions, Truth
+from train.statistics import bootstrap_roc_band
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_all", "training_curves"]
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (7, 2, 1, 2, 1, 2)), (0, (3, 1)), ":")
+_MARKERS = ("o", "s", "^", "v", "P", "X", "D")
+_GREY = "#777777"
+
+_STYLE = {
+    "font.size": 8,
+    "font.family": "DejaVu Sans",
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cft",  # the same figure gives the same file
+}
+
+# With more models than this, bands would hide the curves.
+_MOST_BANDS = 2
+_BAND_REPLICATES = 500
+_BINS = 10
+
+
+def draw_all(
+    folder: Path, results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> list[str]:
+    """Draw every plot that the results have material for.
+
+    Parameters
+    ----------
+    folder
+        Made if absent; gets ``NAME.png`` and ``NAME.svg``.
+    results
+        What `train.evaluate.evaluate_models` gives for `truth` and `models`.
+
+    Returns
+    -------
+    list of str
+        Names of the PNG files, in the order to show them.
+    """
+    from matplotlib import rc_context
+
+    drawn = []
+    with rc_context(_STYLE):
+        for name, draw in (
+            ("auroc", _auroc_by_category),
+            ("roc", _roc_grid),
+            ("precision-recall", _precision_recall_grid),
+            ("reliability", _reliability_grid),
+            ("subgroups", _subgroup_dots),
+        ):
+            figure = draw(results, truth, models)
+            if figure is not None:
+                drawn.append(_save(figure, folder / name))
+    return drawn
+
+
+def _save(figure: Figure, stem: Path) -> str:
+    """Write STEM.png and STEM.svg; returns the PNG's name."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ("png", "svg"):
+        data = io.BytesIO()
+        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+        figure.savefig(data, format=suffix, dpi=200, metadata=metadata, facecolor="white")
+        atomic_write(stem.with_suffix(f".{suffix}"), data.getvalue())
+    return f"{stem.name}.png"
+
+
+# --- Grids: one panel a category ----------------------------------------------------------------
+
+
+def _panels(results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]) -> list[str]:
+    """The categories for which some model has an AUROC."""
+    return [
+        label
+        for label in truth.label_names
+        if any(
+            label in m.label_names
+            and results["models"][m.name]["categories"][label]["auroc"] is not None
+            for m in models
+        )
+    ]
+
+
+def _grid(n: int, title: str, x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
+    columns = n if n <= 3 else 3 if n <= 6 else 4
+    rows = math.ceil(n / columns)
+    figure = Figure(figsize=(2.1 * columns + 0.4, 2.3 * rows + 1.1), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.11)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.ravel()[n:]:
+        axis.set_visible(False)
+    for axis in axes.ravel()[:n]:
+        axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        axis.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    for column in range(columns):  # the lowest visible panel of each column is labelled
+        axes[(n - 1 - column) // columns, column].set_xlabel(x_label)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(y_label)
+    return figure, list(axes.ravel()[:n])
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below the panels, each name once."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    columns = min(len(handles), 4 if len(axes) > 3 else max(2, len(axes)))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=7.5
+    )
+
+
+def _title(axis: Axes, label: str, y: np.ndarray) -> None:
+    """The category and its known cases above its panel."""
+    counts = f"{int(np.sum(y == 1))} positive, {int(np.sum(y == 0))} negative"
+    axis.set_title(label.replace("_", " "), pad=13)
+    axis.text(0, 1.025, counts, transform=axis.transAxes, fontsize=7, color=_GREY, va="bottom")
+
+
+def _films(truth: Truth) -> str:
+    """What a plot is of: the truth, its rows and what they are grouped by."""
+    plural = {"patient": "patients", "study": "studies", "film": "films"}
+    text = f"{truth.name}: {len(truth.keys):,} {plural[truth.row]}"
+    if truth.unit != truth.row:
+        text += f" of {len(np.unique(truth.groups)):,} {plural[truth.unit]}"
+    return text
+
+
+def _roc_grid(
+    results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> Figure | None:
+    labels = _panels(results, truth, models)
+    if not labels:
+        return None
+    figure, axes = _grid(
+        len(labels), f"ROC curves. {_films(truth)}", "False-positive rate", "Sensitivity"
+    )
+    banded = len(models) if len(models) <= _MOST_BANDS else 0
+    for axis, label in zip(axes, labels, strict=True):
+        y = truth.labels[:, truth.label_names.index(label)]
+        _title(axis, label, y)
+        axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=1)
+        for i, model in enumerate(models):
+            if label in model.label_names:
+                _roc_curve(axis, results, truth, model, label, i, band=i < banded)
+        _reader_points(axis, results, label)
+    _legend(figure, axes)
+    return figure
+
+
+def _roc_curve(
+    axis: Axes,
+    results: Mapping[str, Any],
+    truth: Truth,
+    model: Predictions,
+    label: str,
+    i: int,
+    band: bool,
+) -> None:
+    y = truth.labels[:, truth.label_names.index(label)]
+    row = results["models"][model.name]["categories"][label]
+    if row["auroc"] is None:
+        return
+    colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+    x, sensitivity = step_curve(model.column(label), y)
+    axis.plot(x, sensitivity, color=colour, linestyle=dash, linewidth=1.3, label=model.name)
+    if band:
+        grid = np.linspace(0, 1, 101)
+        low, high = bootstrap_roc_band(model.column(label), y, truth.groups, grid, _BAND_REPLICATES)
+        axis.fill_between(grid, low, high, color=colour, alpha=0.16, linewidth=0)
+        text = f"{row['auroc']:.3f}"
+        if row["ci_low"] is not None:
+            text += f" ({row['ci_low']:.3f}–{row['ci_high']:.3f})"
+        axis.text(0.98, 0.03 + 0.1 * i, text, color=colour, ha="right", va="bottom", fontsize=7.5)
+
+
+def _reader_points(axis: Axes, results: Mapping[str, Any], label: str) -> None:
+    for i, (reader, rates) in enumerate(results["radiologists"].items()):
+        point = rates.get(label)
+        if point and None not in point.values():
+            axis.plot(
+                point["false_positive_rate"],
+                point["sensitivity"],
+                linestyle="none",
+                marker=_MARKERS[i % len(_MARKERS)],
+                markersize=4.5,
+                markerfacecolor="black" if reader == "majority" else "white",
+                markeredgecolor="black",
+                markeredgewidth=0.9,
+                label=f"readers' {reader}" if reader == "majority" else f"reader {reader}",
+                zorder=5,
+            )
+
+
+def _precision_recall_grid(
+    results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> Figure | None:
+    labels = _panels(results, truth, models)
+    if not labels:
+        return None
+    figure, axes = _grid(
+        len(labels),
+        f"Precision and recall. {_films(truth)}",
+        "Recall (sensitivity)",
+        "Precision (PPV)",
+    )
+    for axis, label in zip(axes, labels, strict=True):
+        y = truth.labels[:, truth.label_names.index(label)]
+        _title(axis, label, y)
+        share = np.nanmean(y)
+        axis.plot(
+            [0, 1], [share, share], color="#999999", linewidth=0.8, label="share of positives"
+        )
+        for i, model in enumerate(models):
+            if label in model.label_names:
+                recall, precision = _precision_recall(model.column(label), y)
+                axis.plot(
+                    recall,
+                    precision,
+                    drawstyle="steps-pre",
+                    color=_COLOURS[i % len(_COLOURS)],
+                    linestyle=_DASHES[i % len(_DASHES)],
+                    linewidth=1.2,
+                    label=model.name,
+                )
+    _legend(figure, axes)
+    return figure
+
+
+def _precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(recall, precision) at each distinct score, by falling score; starts at recall 0."""
+    known = ~np.isnan(labels)
+    false_positive_rate, recall = step_curve(scores, labels)
+    true = recall * np.sum(labels[known] == 1)
+    called = true + false_positive_rate * np.sum(labels[known] == 0)
+    precision = true[1:] / called[1:]
+    return recall, np.append(precision[0], precision)
+
+
+def _reliability_grid(
+    results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> Figure | None:
+    """Stated against observed probability, and before calibration for models that were run."""
+    series = []  # (name, model, (N, K) probabilities)
+    for model in models:
+        if model.logits is not None and len(models) <= _MOST_BANDS:
+            series.append((f"{model.name}, before calibration", model, sigmoid(model.logits)))
+        series.append((model.name, model, model.scores))
+    rows = results["models"]
+    labels = [
+        label
+        for label in _panels(results, truth, models)
+        if any(
+            label in m.label_names and rows[m.name]["categories"][label]["brier"] is not None
+            for m in models
+        )
+    ]
+    if not labels:
+        return None
+    figure, axes = _grid(
+        len(labels),
+        f"Reliability ({_BINS} bins of equal size). {_films(truth)}",
+        "Stated probability",
+        "Observed share",
+    )
+    for axis, label in zip(axes, labels, strict=True):
+        y = truth.labels[:, truth.label_names.index(label)]
+        _title(axis, label, y)
+        axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, label="perfect calibration")
+        largest = 0.0
+        for i, (name, model, scores) in enumerate(series):
+            if label not in model.label_names:
+                continue
+            if rows[model.name]["categories"][label]["brier"] is None:
+                continue
+            bins = _quantile_reliability(scores[:, model.label_names.index(label)], y)
+            _reliability_line(axis, *bins, i, name)
+            largest = max(largest, bins[0].max(), bins[1].max())
+        _square_axis(axis, largest)
+    _legend(figure, axes)
+    return figure
+
+
+def _reliability_line(
+    axis: Axes, stated: np.ndarray, observed: np.ndarray, half: np.ndarray, i: int, name: str
+) -> None:
+    axis.errorbar(
+        stated,
+        observed,
+        yerr=half,
+        color=_COLOURS[i % len(_COLOURS)],
+        linestyle=_DASHES[i % len(_DASHES)],
+        linewidth=0.9,
+        elinewidth=0.6,
+        marker=_MARKERS[i % len(_MARKERS)],
+        markersize=3,
+        label=name,
+    )
+
+
+def _square_axis(axis: Axes, largest: float) -> None:
+    """Both axes from 0 to just above the largest value: a rare finding fills its panel too."""
+    limit = next(x for x in (0.05, 0.1, 0.2, 0.5, 1.0) if 1.1 * largest <= x or x == 1.0)
+    axis.set(xlim=(-0.02 * limit, 1.02 * limit), ylim=(-0.02 * limit, 1.02 * limit))
+    ticks = [0, limit / 2, limit]
+    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axis.set_yticks(ticks, [f"{x:g}" for x in ticks])
+
+
+def _quantile_reliability(
+    probabilities: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(stated, observed, half-widths (2, bins)) in bins of equal size with Wilson's 95 % interval.
+
+    Equal widths would put nearly all films of a rare finding into the first bin.
+    """
+    known = ~np.isnan(labels)
+    p, y = probabilities[known], labels[known]
+    order = np.argsort(p, kind="stable")
+    bins = [part for part in np.array_split(order, min(_BINS, len(order))) if len(part)]
+    stated = np.array([p[part].mean() for part in bins])
+    observed = np.array([y[part].mean() for part in bins])
+    n, z = np.array([len(part) for part in bins]), 1.96
+    centre = (observed + z**2 / (2 * n)) / (1 + z**2 / n)
+    spread = z * np.sqrt(observed * (1 - observed) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    half = np.stack([observed - (centre - spread), centre + spread - observed])
+    return stated, observed, np.clip(half, 0, None)
+
+
+# --- Dots with intervals ------------------------------------------------------------------------
+
+
+def _auroc_by_category(
+    results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> Figure | None:
+    """AUROC of each category and the mean; two models are joined (a dumbbell)."""
+    from matplotlib.figure import Figure
+
+    labels = _panels(results, truth, models)
+    if not labels:
+        return None
+    rows = [*labels, "mean"]
+    step = 0.62 / max(len(models), 1)
+    height = max(2.4, (0.2 + 0.11 * len(models)) * len(rows) + 1.3)
+    figure = Figure(figsize=(6.8, height), layout="constrained")
+    axis = figure.subplots()
+    ends: dict[int, list[tuple[float, float]]] = {}
+    for i, model in enumerate(models):
+        result = results["models"][model.name]
+        points = []
+        for r, label in enumerate(rows):
+            found = result["subsets"]["all"] if label == "mean" else result["categories"].get(label)
+            if found is None or found["auroc"] is None:
+                continue
+            y = r + (i - (len(models) - 1) / 2) * step
+            points.append((found["auroc"], y, found["ci_low"], found["ci_high"]))
+            ends.setdefault(r, []).append((found["auroc"], y))
+        _dots(axis, points, i, model.name)
+    if len(models) == 2:
+        for pair in ends.values():
+            if len(pair) == 2:
+                axis.plot(*zip(*pair, strict=True), color="#999999", linewidth=2.2, zorder=1)
+    _category_axis(axis, rows, truth)
+    axis.set_xlabel(f"AUROC with {_level(results)} interval")
+    figure.suptitle(f"AUROC by category. {_films(truth)}", x=0.01, ha="left", fontsize=10)
+    if len(models) > 1:
+        figure.legend(loc="outside lower center", ncols=min(len(models), 4), fontsize=7.5)
+    return figure
+
+
+def _level(results: Mapping[str, Any]) -> str:
+    return f"{100 * next(iter(results['models'].values()))['level']:g} %"
+
+
+def _dots(axis: Axes, points: list[tuple], i: int, name: str | None) -> None:
+    """Points with horizontal intervals; each (value, y, low or None, high or None)."""
+    colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+    for _, y, low, high in points:
+        if low is not None:
+            axis.plot([low, high], [y, y], color=colour, linewidth=1.1, alpha=0.65, zorder=2)
+    axis.plot(
+        [p[0] for p in points],
+        [p[1] for p in points],
+        linestyle="none",
+        marker=marker,
+        markersize=4.5,
+        color=colour,
+        label=name,
+        zorder=3,
+    )
+
+
+def _category_axis(axis: Axes, rows: Sequence[str], truth: Truth) -> None:
+    names = []
+    for label in rows:
+        if label == "mean":
+            names.append("Mean of all")
+            continue
+        y = truth.labels[:, truth.label_names.index(label)]
+        names.append(f"{label.replace('_', ' ')}  (n = {int(np.sum(y == 1))} of {_known(y)})")
+    axis.set_yticks(range(len(rows)), names)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    for y in range(len(rows) - 1):
+        axis.axhline(y + 0.5, color="#EEEEEE", linewidth=0.7, zorder=0)
+    axis.axhline(len(rows) - 1.5, color="#888888", linewidth=0.8)
+    low, high = axis.get_xlim()
+    axis.set_xlim(max(low, 0), min(high, 1.0))
+    if axis.get_xlim()[0] < 0.5:
+        axis.axvline(0.5, color="#999999", linewidth=0.8, linestyle=":")
+
+
+def _known(y: np.ndarray) -> int:
+    return int(np.sum(~np.isnan(y)))
+
+
+def _subgroup_dots(
+    results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> Figure | None:
+    """Mean AUROC in each subgroup, with its number of studies."""
+    from matplotlib.figure import Figure
+
+    first = results["models"][models[0].name].get("subgroups")
+    if not first:
+        return None
+    rows = [(attribute, value) for attribute, values in first.items() for value in values]
+    figure = Figure(figsize=(6.8, 0.34 * len(rows) + 1.6), layout="constrained")
+    axis = figure.subplots()
+    step = 0.6 / len(models)
+    for i, model in enumerate(models):
+        subgroups = results["models"][model.name]["subgroups"]
+        points = []
+        for r, (attribute, value) in enumerate(rows):
+            mean = subgroups[attribute][value]["subsets"]["all"]
+            if mean["auroc"] is not None:
+                y = r + (i - (len(models) - 1) / 2) * step
+                points.append((mean["auroc"], y, mean["ci_low"], mean["ci_high"]))
+        _dots(axis, points, i, model.name)
+    names = [
+        f"{attribute} {value}  (n = {first[attribute][value]['films']:,})"
+        for attribute, value in rows
+    ]
+    axis.set_yticks(range(len(rows)), names)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+    axis.set_xlabel(
+        f"Mean AUROC over the categories defined in the subgroup, with {_level(results)} interval"
+    )
+    figure.suptitle(f"Subgroups. {_films(truth)}", x=0.01, ha="left", fontsize=10)
+    if len(models) > 1:
+        figure.legend(loc="outside lower center", ncols=min(len(models), 4), fontsize=7.5)
+    return figure
+
+
+# --- Training -----------------------------------------------------------------------------------
+
+
+def training_curves(log: Path, folder: Path, name: str = "training") -> str | None:
+    """Draw loss and validation metrics per epoch from a run's ``log.jsonl``.
+
+    Parameters
+    ----------
+    log
+        One JSON record an epoch with ``epoch``, ``loss`` and ``valid`` (``auroc``, ``map``), as
+        `train.negative` writes it.
+    folder
+        Gets ``NAME.png`` and ``NAME.svg``.
+
+    Returns
+    -------
+    str or None
+        Name of the PNG file; None if the log holds no epoch.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+    if not records:
+        return None
+    epochs = [record["epoch"] for record in records]
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6.8, 2.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot(epochs, [record["loss"] for record in records], color=_COLOURS[0])
+        left.set(xlabel="Epoch", ylabel="Training loss", ylim=(0, None))
+        for i, (metric, meaning) in enumerate((("auroc", "mean AUROC"), ("map", "mean AP"))):
+            values = [record["valid"][metric] for record in records]
+            best = int(np.argmax(values))
+            colour = _COLOURS[i]
+            right.plot(epochs, values, color=colour, linestyle=_DASHES[i], label=meaning)
+            right.plot(epochs[best], values[best], marker=_MARKERS[i], color=colour)
+            right.annotate(
+                f"{values[best]:.3f}",
+                (epochs[best], values[best]),
+                textcoords="offset points",
+                xytext=(0, 5),
+                ha="center",
+                color=colour,
+            )
+        right.set(xlabel="Epoch", ylabel="On validation films")
+        right.margins(y=0.15)
+        right.legend(loc="best")
+        figure.suptitle("Training", x=0.01, ha="left", fontsize=10)
+        return _save(figure, folder / name)

@@ -1,0 +1,576 @@
+"""One dict of results -> the tables that people read: report.md, the printed summary, the card.
+
+Nothing is computed here: `train.figures` makes the figures (`evaluate_scores`), this shows them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from cft import NOT_A_MEDICAL_DEVICE
+from train.figures import RATES, compare_scores, evaluate_scores, named_subsets
+
+__all__ = [
+    "compare_scores",
+    "evaluate_scores",
+    "markdown",
+    "model_card",
+    "named_subsets",
+    "summary",
+]
+
+_PLURALS = {"patient": "patients", "study": "studies", "film": "films"}
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The table that the command prints: one line a model, then one line a category."""
+    models = results["models"]
+    rows = [["model", "mean over", "AUROC", "AP", "Brier", "readers below", "place"]]
+    for name, result in models.items():
+        for subset, mean in _shown_subsets(result).items():
+            rows.append(
+                [
+                    name,
+                    subset,
+                    _interval(mean, "auroc", "ci"),
+                    _figure(mean["ap"]),
+                    _figure(mean["brier"]),
+                    *_against(result, subset),
+                ]
+            )
+    parts = [_aligned(_without_empty_columns(rows))]
+    labels = list(dict.fromkeys(x for result in models.values() for x in result["categories"]))
+    show = _interval if len(models) <= 3 else lambda row, metric, _: _figure(row[metric])
+    rows = [["AUROC", *models]]
+    for label in labels:
+        found = [result["categories"].get(label) for result in models.values()]
+        rows.append([label, *("" if row is None else show(row, "auroc", "ci") for row in found)])
+    parts.append(_aligned(rows))
+    notes = [f"{name}: {note}" for name, result in models.items() for note in result["notes"]]
+    notes = [*results["truth"]["notes"], *notes]
+    if notes:
+        parts.append("\n".join(f"note: {note}" for note in notes))
+    for name, more in results.get("references", {}).items():
+        parts.append(f"against {name}:\n\n{summary(more)}")
+    return "\n\n".join(parts)
+
+
+def markdown(results: Mapping[str, Any], images: Sequence[str] = ()) -> str:
+    """The report as Markdown.
+
+    Parameters
+    ----------
+    results
+        What `train.evaluate` writes to ``report.json``.
+    images
+        Plots to show, relative to the report.
+    """
+    parts = ["# Evaluation", *_section(results, level=2)]
+    for name, more in results.get("references", {}).items():
+        parts += [f"## Against {name}", *_section(more, level=3)]
+    if images:
+        parts.append("## Plots")
+        parts += [
+            f"![{image.rsplit('/', 1)[-1].removesuffix('.png')}]({image})" for image in images
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(results: Mapping[str, Any], level: int) -> list[str]:
+    """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
+    heading = "#" * level
+    parts = [_protocol(results), f"{heading} Means", _means_table(results)]
+    for name, result in results["models"].items():
+        parts += [f"{heading} {name}", _category_table(result["categories"])]
+        parts += _decision_parts(result)
+        if "uncalibrated" in result:
+            parts += ["Before and after calibration:", _calibration_table(result)]
+        if "weights" in result:
+            shares = (f"{member} {share:.2f}" for member, share in result["weights"].items())
+            parts.append(f"Weights, chosen on validation: {', '.join(shares)}.")
+        if "subgroups" in result:
+            parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
+    if results["radiologists"]:
+        parts += [f"{heading} Radiologists", _reader_table(results)]
+    if results["comparisons"]:
+        parts.append(f"{heading} Comparisons")
+        for comparison in results["comparisons"]:
+            parts += _comparison_parts(comparison)
+    notes = list(results["truth"]["notes"])
+    notes += [f"{name}: {note}" for name, r in results["models"].items() for note in r["notes"]]
+    if notes:
+        parts += [f"{heading} Notes", "\n".join(f"- {note}" for note in notes)]
+    return parts
+
+
+def _protocol(results: Mapping[str, Any]) -> str:
+    truth = results["truth"]
+    result = next(iter(results["models"].values()))
+    plural = _PLURALS[truth["unit"]]
+    return (
+        f"Truth: {truth['name']}, {_count(truth['rows'], truth['row'])} of "
+        f"{_count(truth['groups'], truth['unit'])}. "
+        f"Intervals: {100 * result['level']:g} %, percentile bootstrap over {plural} "
+        f"({result['replicates']:,} replicates, seed {result['seed']}). Unknown labels are not "
+        "counted."
+    )
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n:,} {thing if n == 1 else _PLURALS[thing]}"
+
+
+def _means_table(results: Mapping[str, Any]) -> str:
+    rows = [["Model", "Subset", "AUROC", "AP", "Brier", "ECE", "Readers below", "Place"]]
+    for name, result in results["models"].items():
+        for subset, mean in _shown_subsets(result).items():
+            rows.append(
+                [
+                    name,
+                    f"{subset} ({len(mean['defined'])})",
+                    _interval(mean, "auroc", "ci"),
+                    _interval(mean, "ap", "ap"),
+                    _figure(mean["brier"]),
+                    _figure(mean["ece"]),
+                    *_against(result, subset),
+                ]
+            )
+    return _table(_without_empty_columns(rows))
+
+
+def _shown_subsets(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The subsets without those that repeat another's categories under a second name."""
+    shown: dict[frozenset, tuple[str, Any]] = {}
+    for name, mean in result["subsets"].items():
+        shown[frozenset(mean["categories"])] = (name, mean)  # the later name says more than "all"
+    return dict(shown.values())
+
+
+def _against(result: Mapping[str, Any], subset: str) -> list[str]:
+    """Cells for readers below the curve and place, beside the subset that these figures are of."""
+    shown = _shown_subsets(result)
+    if "radiologists_below" not in result or (subset != "chexpert_5" and "chexpert_5" in shown):
+        return ["", ""]
+    place = result.get("leaderboard")
+    below = f"{result['radiologists_below']['mean']:.1f}"
+    return [below, f"{place['place']} of {place['of']}" if place else ""]
+
+
+def _category_table(categories: Mapping[str, Any]) -> str:
+    rows = [["Category", "Positive", "Negative", "AUROC", "DeLong", "AP", "Brier", "ECE"]]
+    for label, row in categories.items():
+        rows.append(
+            [
+                label,
+                f"{row['positives']:,}",
+                f"{row['negatives']:,}",
+                _interval(row, "auroc", "ci"),
+                _range(row["delong_low"], row["delong_high"]),
+                _interval(row, "ap", "ap"),
+                _figure(row["brier"]),
+                _figure(row["ece"]),
+            ]
+        )
+    return _table(_without_empty_columns(rows))
+
+
+def _decision_parts(result: Mapping[str, Any]) -> list[str]:
+    """The table of decisions at the operating points, with where these come from."""
+    table = _decision_table(result["categories"])
+    if not table:
+        return []
+    points = result["operating_points"]
+    if points["optimistic"]:
+        lead = (
+            f"**Optimistic**: operating points (rule: {points['rule']}) were chosen on the very "
+            "films that are scored, so these figures are better than on new films:"
+        )
+    else:
+        lead = f"At the operating points of {points['source']}:"
+    return [lead, table]
+
+
+def _decision_table(categories: Mapping[str, Any]) -> str:
+    rows = [["Category", "Threshold", "Sensitivity", "Specificity", "PPV", "F1", "MCC"]]
+    for label, row in categories.items():
+        if row["threshold"] is not None:
+            figures = (_interval(row, metric, metric) for metric in RATES)
+            rows.append([label, f"{row['threshold']:.4g}", *figures])
+    return _table(rows) if len(rows) > 1 else ""
+
+
+def _calibration_table(result: Mapping[str, Any]) -> str:
+    rows = [["Category", "Brier before", "Brier after", "ECE before", "ECE after"]]
+    for label, before in result["uncalibrated"].items():
+        after = result["categories"][label]
+        pairs = (before["brier"], after["brier"], before["ece"], after["ece"])
+        rows.append([label, *map(_figure, pairs)])
+    return _table(rows)
+
+
+def _subgroup_table(subgroups: Mapping[str, Any]) -> str:
+    rows = [["Attribute", "Value", "n", "Categories", "Mean AUROC", "Mean AP"]]
+    for attribute, values in subgroups.items():
+        for value, result in values.items():
+            mean = result["subsets"]["all"]
+            rows.append(
+                [
+                    attribute,
+                    value,
+                    f"{result['films']:,}",
+                    str(len(mean["defined"])),
+                    _interval(mean, "auroc", "ci"),
+                    _interval(mean, "ap", "ap"),
+                ]
+            )
+    return _table(rows)
+
+
+def _reader_table(results: Mapping[str, Any]) -> str:
+    readers = results["radiologists"]
+    models = {n: r for n, r in results["models"].items() if "radiologists_below" in r}
+    scored = {label for result in models.values() for label in result["radiologists_below"]}
+    labels = list(dict.fromkeys(x for of in readers.values() for x in of if x in scored))
+    header = [*(f"{reader}: sensitivity / FPR" for reader in readers)]
+    rows = [["Category", *header, *(f"below {name}" for name in models)]]
+    for label in labels:
+        cells = [label]
+        for by_label in readers.values():
+            rate = by_label.get(label)
+            pair = rate and (rate["sensitivity"], rate["false_positive_rate"])
+            cells.append(" / ".join(map(_figure, pair)) if pair else "")
+        counts = (result["radiologists_below"].get(label, "") for result in models.values())
+        rows.append([*cells, *map(str, counts)])
+    means = (f"{result['radiologists_below']['mean']:.1f}" for result in models.values())
+    rows.append(["Mean", *[""] * len(readers), *means])
+    return _table(rows)
+
+
+def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
+    mean = comparison["mean"]
+    lead = f"**{comparison['first']} minus {comparison['second']}**"
+    if mean["difference"] is not None:
+        lead += (
+            f": mean AUROC {mean['difference']:+.4f} "
+            f"({_range(mean['low'], mean['high'], signed=True)}), p = {_p(mean['p'])} (paired "
+            "bootstrap)."
+        )
+    columns = ["Category", "Difference", "DeLong", "p", "p (Holm)", "Bootstrap", "p", "p (Holm)"]
+    rows = [columns]
+    for label, row in comparison["categories"].items():
+        difference = row["difference"]
+        cells = [label, "" if difference is None else f"{difference:+.4f}"]
+        for test in (row["delong"], row["bootstrap"]):
+            cells += [_range(test["low"], test["high"], signed=True)]
+            cells += [_p(test["p"]), _p(test["p_holm"])]
+        rows.append(cells)
+    return [lead, _table(rows)]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _range(low: float | None, high: float | None, signed: bool = False) -> str:
+    if low is None or high is None:
+        return ""
+    return f"{low:+.4f} to {high:+.4f}" if signed else f"{low:.4f} to {high:.4f}"
+
+
+def _interval(row: Mapping[str, Any], metric: str, prefix: str) -> str:
+    """``0.9123 (0.9000 to 0.9250)``; empty if undefined."""
+    if row[metric] is None:
+        return ""
+    limits = _range(row.get(f"{prefix}_low"), row.get(f"{prefix}_high"))
+    return f"{row[metric]:.4f}" + (f" ({limits})" if limits else "")
+
+
+def _without_empty_columns(rows: list[list[str]]) -> list[list[str]]:
+    kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
+    return [[row[i] for i in kept] for row in rows]
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Rows (the first is the header) as a Markdown table."""
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    columns = zip(*rows[1:], strict=True)
+    lines.insert(1, ["---:" if _numeric(column) else "---" for column in columns])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _numeric(column: Sequence[str]) -> bool:
+    """Whether the cells of a column are figures, which are aligned at their right."""
+    return all(cell[:1] in "+-<0123456789" for cell in column)
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    """Rows as columns of plain text."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+# --- Model card ---------------------------------------------------------------------------------
+
+_ACKNOWLEDGEMENTS = {
+    "nih": (
+        "The NIH Clinical Center provided the radiographs (Wang et al., CVPR 2017, "
+        "https://nihcc.app.box.com/v/ChestXray-NIHCC). Their labels were mined from reports by a "
+        "program, so some are wrong."
+    ),
+    "nih-experts": (
+        "The radiologists' labels of NIH films are those of Nabulsi et al., Scientific Reports "
+        "2021 (arXiv 2010.11375)."
+    ),
+    "chexpert": (
+        "The Stanford ML Group provided CheXpert (Irvin et al., AAAI 2019) under its research use "
+        "agreement."
+    ),
+}
+
+_CITED = """\
+```bibtex
+@inproceedings{chong2024cft,
+  author    = {Chong, Chak Fong and Yang, Xu and Wang, Tenglong and Ke, Wei and Wang, Yapeng},
+  title     = {Category-Wise Fine-Tuning for Image Multi-label Classification with Partial Labels},
+  booktitle = {Neural Information Processing (ICONIP 2023)},
+  publisher = {Springer},
+  year      = {2024},
+  doi       = {10.1007/978-981-99-8145-8_26}
+}
+
+@article{chong2024resisting,
+  author  = {Chong, Chak Fong and Fang, Xinyi and Guo, Jielong and Wang, Yapeng and Ke, Wei and
+             Lam, Chan-Tong and Im, Sio-Kei},
+  title   = {Category-wise Fine-Tuning: Resisting Incorrect Pseudo-Labels in Multi-Label Image
+             Classification with Partial Labels},
+  journal = {arXiv:2401.16991},
+  year    = {2024}
+}
+```"""
+
+_STAGES = {
+    "negative": "trained on partially labelled films (stage 1)",
+    "cft": "trained on partially labelled films and then fine-tuned category by category (CFT)",
+    "ensemble": "each trained on partially labelled films",
+}
+
+
+def model_card(config: Mapping[str, Any]) -> str:
+    """The model card: Markdown with the Hub's front matter, made from ``config.json`` alone.
+
+    Parameters
+    ----------
+    config
+        Of a model folder. Of its ``cft`` block: ``provenance`` (``trained_on``, ``dataset``,
+        ``stage``, ``command``, ``arguments``, ``label_policy``, ``splits``, ``notes``, ``parent``,
+        ``seed``, ``versions``; what is not there is left out), ``categories`` and ``metrics``
+        (name of a test set -> what `evaluate_scores` gives).
+    """
+    ours = config.get("cft", {})
+    provenance, metrics = ours.get("provenance", {}), ours.get("metrics", {})
+    parts = [
+        _front_matter(config, provenance, metrics),
+        f"# {_card_name(config, provenance)}",
+        f"**{NOT_A_MEDICAL_DEVICE}**",
+        *_what_it_is(config, provenance),
+        *_use_and_limits(),
+        *_training(provenance),
+        *_measured(metrics),
+        *_calibration(config["label_names"], ours.get("categories", {}), metrics),
+        *_how_to_use(config),
+        "## Citation",
+        "The method, category-wise fine-tuning:",
+        _CITED,
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _card_name(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
+    stage = {"negative": " in Negative mode", "cft": " with CFT"}.get(provenance.get("stage"), "")
+    data = f" on {provenance['dataset']}" if provenance.get("dataset") else ""
+    return f"Chest X-ray findings: {config['architecture']}{data}{stage}"
+
+
+def _front_matter(
+    config: Mapping[str, Any], provenance: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> str:
+    """The block that the Hub reads. Values are JSON, which is YAML, so nothing needs escaping."""
+    lines = [
+        "license: apache-2.0",
+        "library_name: timm",
+        "pipeline_tag: image-classification",
+        "tags:",
+        *(f"- {tag}" for tag in ("timm", "medical", "chest-x-ray", "multi-label", "cft")),
+    ]
+    results = [_index_entry(name, provenance, result) for name, result in metrics.items()]
+    results = [entry for entry in results if entry["metrics"]]
+    if results:
+        index = [{"name": _card_name(config, provenance), "results": results}]
+        lines.append(f"model-index: {json.dumps(index, ensure_ascii=False)}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _index_entry(
+    name: str, provenance: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A test set's means in the form of the Hub's ``model-index``."""
+    mean = result["subsets"]["all"]
+    figures = (("roc_auc", "Mean AUROC", mean["auroc"]), ("map", "Mean AP", mean["ap"]))
+    return {
+        "task": {"type": "image-classification", "name": "Multi-label chest X-ray classification"},
+        "dataset": {"type": provenance.get("dataset") or "chest-x-ray", "name": name},
+        "metrics": [
+            {"type": kind, "name": title, "value": round(value, 4)}
+            for kind, title, value in figures
+            if value is not None
+        ],
+    }
+
+
+def _what_it_is(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Iterator[str]:
+    labels, size = config["label_names"], config["pretrained_cfg"]["input_size"]
+    what = f"A {config['architecture']} ({size[1]} x {size[2]} pixels) that gives"
+    if config["architecture"] == "ensemble":
+        what = "An ensemble of networks that gives"
+    how = _STAGES.get(provenance.get("stage"), "trained on partially labelled films")
+    yield "## What it is"
+    yield (
+        f"{what} a probability for each of {len(labels)} findings in a frontal chest radiograph, "
+        f"{how}. The findings are independent of each other: several may be present, or none."
+    )
+    descriptions = config.get("label_descriptions", {})
+    yield _table(
+        [["Finding", "Meaning"], *([label, descriptions.get(label, "")] for label in labels)]
+    )
+
+
+def _use_and_limits() -> Iterator[str]:
+    yield "## Intended use and limits"
+    yield (
+        "For research on partial labels and for teaching. Not a medical device, and not cleared "
+        "by any authority: never use it to diagnose, triage or treat."
+    )
+    yield "\n".join(
+        (
+            "- It was measured on the films named below. On films of another hospital, machine, "
+            "view or age group expect worse figures and probabilities that do not hold.",
+            "- It always answers, also for a lateral film, a child or a photograph of a screen.",
+            "- A probability below the operating point does not exclude a finding, and findings "
+            "outside the list are not seen at all.",
+            "- Heat maps show what the score was computed from, not the outline of a lesion.",
+        )
+    )
+
+
+def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Training data"
+    trained_on = provenance.get("trained_on")
+    yield f"Trained on {trained_on}." if trained_on else "The training data are not recorded."
+    if provenance.get("splits"):
+        rows = [["Split", "Films", "Patients"]]
+        for split, counts in provenance["splits"].items():
+            rows.append([split, f"{counts['films']:,}", f"{counts['patients']:,}"])
+        yield _table(rows)
+    known = [x for x in (provenance.get("dataset"),) if x in _ACKNOWLEDGEMENTS]
+    if known == ["nih"]:
+        known.append("nih-experts")
+    if known:
+        yield " ".join(_ACKNOWLEDGEMENTS[name] for name in known)
+    if provenance.get("notes"):
+        yield "\n".join(f"- {note}" for note in provenance["notes"])
+    yield from _recipe(provenance)
+
+
+def _recipe(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Recipe"
+    if provenance.get("command"):
+        yield f"```bash\n{provenance['command']}\n```"
+    facts = {
+        "Parent model": provenance.get("parent"),
+        "Unknown labels count as": provenance.get("label_policy", {}).get("unknown"),
+        "Uncertain labels count as": provenance.get("label_policy", {}).get("uncertain"),
+        "Best epoch": provenance.get("best_epoch"),
+        "Seed": provenance.get("seed"),
+        **{f"Version of {k}": v for k, v in provenance.get("versions", {}).items()},
+        **{f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k != "seed"},
+    }
+    rows = [[name, str(value)] for name, value in facts.items() if value not in (None, "")]
+    if rows:
+        yield _table([["Setting", "Value"], *rows])
+
+
+def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Metrics"
+    if not metrics:
+        yield "Not measured."
+    for name, result in metrics.items():
+        mean = result["subsets"]["all"]
+        yield f"### {name}"
+        yield (
+            f"{result['films']:,} films of {result['groups']:,} patients. Mean AUROC over "
+            f"{len(mean['defined'])} categories: **{_interval(mean, 'auroc', 'ci')}**; mean AP: "
+            f"{_interval(mean, 'ap', 'ap')}. Intervals: {100 * result['level']:g} %, bootstrap "
+            f"over patients ({result['replicates']:,} replicates)."
+        )
+        yield _category_table(result["categories"])
+        decisions = _decision_table(result["categories"])
+        if decisions:
+            yield "At the operating points, which were chosen on validation films:"
+            yield decisions
+        if result["notes"]:
+            yield "\n".join(f"- {note}" for note in result["notes"])
+
+
+def _calibration(
+    label_names: Sequence[str], categories: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> Iterator[str]:
+    yield "## Calibration"
+    fitted = [label for label in label_names if (categories.get(label) or {}).get("platt")]
+    if not fitted:
+        yield "The scores are not calibrated: read them as a ranking, not as probabilities."
+        return
+    text = (
+        f"The probabilities of {len(fitted)} of {len(label_names)} findings are Platt-scaled on "
+        "validation films"
+    )
+    without = [label for label in label_names if label not in fitted]
+    if without:
+        text += f"; too few cases for {', '.join(without)}, whose probabilities are as trained"
+    yield text + "."
+    rows = [["Test films", "Mean Brier score", "Mean calibration error"]]
+    for name, result in metrics.items():
+        mean = result["subsets"]["all"]
+        rows.append([name, _figure(mean["brier"]), _figure(mean["ece"])])
+    if len(rows) > 1:
+        yield _table(rows)
+
+
+def _how_to_use(config: Mapping[str, Any]) -> Iterator[str]:
+    yield "## How to use"
+    yield "With the project's own package, which reads DICOM, PNG and JPEG and calibrates:"
+    yield (
+        '```python\nimport cft\n\nfindings = cft.load("path/to/this/folder")'
+        '.predict("film.dcm")\nprint(findings.probabilities, findings.positives)\n```'
+    )
+    if config["architecture"] != "ensemble":
+        yield "With timm alone (the logits are not calibrated, and preprocessing is up to you):"
+        yield (
+            "```python\nimport timm\n\n"
+            'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
+            "probabilities = model(batch).sigmoid()  # one per finding; no softmax\n```"
+        )
+    yield "Over the page's API:"
+    yield (
+        "```python\nfrom gradio_client import Client, handle_file\n\n"
+        'answer = Client("http://127.0.0.1:7860").predict([handle_file("film.png")], '
+        'api_name="/predict")\n```'
+    )

@@ -1,0 +1,175 @@
+"""What a run of stage 1 can be told, as dataclasses and as the options of its command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+
+from train.augment import Augmentation
+from train.datasets import add_dataset_arguments
+from train.labels import add_policy_arguments
+from train.losses import loss_named
+from train.presets import PRESETS
+from train.schedule import SCHEDULES
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message is one sentence for the user."""
+
+
+def _setting(default: Any, text: str, **argument: Any) -> Any:
+    return field(default=default, metadata={"help": text, **argument})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run, besides the data. Each field is an option of the command."""
+
+    arch: str = _setting("resnet18d", "a timm architecture, or one of this project's")
+    image_size: int = _setting(224, "side of the network's input in pixels")
+    init: str | None = _setting(None, "model folder whose tensors are the start (default: random)")
+    dropout: float = _setting(0.0, "dropout before the logistic regressions")
+    epochs: int = _setting(30, "passes over the training films")
+    batch_size: int = _setting(32, "films an optimiser step, over all processes")
+    accumulate: int = _setting(1, "parts in which a process computes its share of a batch")
+    lr: float = _setting(1e-3, "highest learning rate")
+    optimizer: str = _setting("adamw", "optimiser", choices=("adamw", "adam"))
+    weight_decay: float = _setting(0.05, "on weights; biases and normalisation have none")
+    schedule: str = _setting("one-cycle", "course of the learning rate", choices=SCHEDULES)
+    warmup: float = _setting(0.2, "share of the steps in which the learning rate rises")
+    clip: float = _setting(5.0, "largest norm of the gradient; 0: no limit")
+    loss: str = _setting("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...")
+    augment: str = _setting("", 'strengths, such as "flip=0.5,rotate=5"; "none": no augmentation')
+    ema: float = _setting(0.995, "decay of the averaged weights that are kept; 0: no average")
+    metric: str = _setting("auroc", "validation metric that decides", choices=("auroc", "map"))
+    patience: int = _setting(0, "stop after this many epochs without a new best; 0: never")
+    precision: str = _setting(
+        "auto",
+        "of the network; auto: bfloat16 on a GPU that has it, float32 otherwise",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    judge_width: int = _setting(0, "validate and test only on films stored at least this wide")
+    also_test: str | None = _setting(None, "reader of further labels of the data to test on")
+    seed: int = _setting(0, "of everything random")
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a run is carried out; none of it changes the result beyond rounding."""
+
+    out: Path = field(
+        default=Path("runs/negative"),
+        metadata={"help": "folder of the run and of the model that it makes"},
+    )
+    resume: bool = _setting(False, "go on from the run's last checkpoint")
+    device: str | None = _setting(None, 'such as "cpu" or "cuda" (default: a GPU if there is one)')
+    pixels: str = _setting(
+        "auto",
+        "where the films are kept: in the GPU's memory, in files, or where they fit",
+        choices=("auto", "device", "host"),
+    )
+    cache: Path | None = field(
+        default=None, metadata={"help": "folder of packed films (default: pixels/ beside --out)"}
+    )
+    workers: int | None = _setting(None, "processes that pack films (default: one a core)")
+    threads: int | None = _setting(None, "CPU threads of each process (default: PyTorch's choice)")
+    compile: bool = _setting(False, "torch.compile the network")
+    checkpoint_minutes: float = _setting(15.0, "also save the state this often within an epoch")
+    track: str = _setting(
+        "none", "also log to this, if installed", choices=("none", "tensorboard", "trackio")
+    )
+
+    @property
+    def last(self) -> Path:
+        """The state of the run."""
+        return self.out / "checkpoint" / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The average of the best epoch."""
+        return self.out / "checkpoint" / "best.safetensors"
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings, Work]:
+    """The command line -> options of the data set and the labels, settings, work.
+
+    A preset changes the defaults, so that any option given beside it wins. The options hold the
+    command that repeats the run elsewhere as ``command``.
+    """
+    parser = _parser()
+    options = parser.parse_args(argv)
+    name = options.preset or (None if options.data else "rehearsal")
+    preset = PRESETS[name] if name else {}
+    parser.set_defaults(**{k: v for k, v in preset.items() if not isinstance(v, list)})
+    options = parser.parse_args(argv)
+    for key, value in preset.items():
+        # An option that collects words would add its own to a default, so a preset's list stands
+        # in only where the command line has none.
+        if isinstance(value, list) and not getattr(options, key):
+            setattr(options, key, value)
+    if not timm.is_model(options.arch):
+        parser.error(f"timm {timm.__version__} has no architecture {options.arch!r}")
+    for check, text in ((loss_named, options.loss), (Augmentation.named, options.augment)):
+        try:
+            check(text)
+        except ValueError as error:
+            parser.error(str(error))
+    options.command = _command(parser, options, name, preset)
+    return options, _of(Settings, options), _of(Work, options)
+
+
+def _command(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    name: str | None,
+    preset: dict[str, Any],
+) -> str:
+    """The command without what belongs to one machine: folders, device and the like."""
+    words = ["python -m train.negative"]
+    words += [f"--preset {name}"] if name else []
+    words += ["--data DATA"] if options.data else []
+    left_out = {f.name for f in dataclasses.fields(Work)} | {"preset", "data"}
+    for key, value in sorted(vars(options).items()):
+        if key not in left_out and value != preset.get(key, parser.get_default(key)):
+            values = value if isinstance(value, list) else [value]
+            words += [f"--{key.replace('_', '-')}", *(shlex.quote(str(x)) for x in values)]
+    return " ".join(words)
+
+
+def _of(kind: type, options: argparse.Namespace) -> Any:
+    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(kind)})
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.negative",
+        description="Stage 1: train a network on partially labelled films; writes a model folder. "
+        "Without --data: a rehearsal on phantoms drawn by code, in about two minutes.",
+    )
+    parser.add_argument("--preset", choices=PRESETS, help="a recipe; see train/presets.py")
+    for title, kind in (("the run", Settings), ("the work", Work)):
+        group = parser.add_argument_group(title)
+        for option in dataclasses.fields(kind):
+            _add(group, option)
+    add_dataset_arguments(parser)
+    add_policy_arguments(parser)
+    return parser
+
+
+def _add(group: argparse._ArgumentGroup, option: dataclasses.Field) -> None:
+    """One option from one field."""
+    argument = dict(option.metadata)
+    flag = "--" + option.name.replace("_", "-")
+    if option.type == "bool":
+        group.add_argument(flag, action="store_true", **argument)
+        return
+    kind = {"int": int, "float": float, "str": str, "Path": Path}[option.type.split(" ")[0]]
+    argument["help"] += "" if option.default is None else f" (default: {option.default!s})"
+    group.add_argument(flag, type=kind, default=option.default, **argument)
