@@ -1,7 +1,7 @@
 """The page: drop chest X-rays, see findings. A Hugging Face Space runs this file as it is.
 
 `build` wires the page, `serve` starts it; what it shows is computed by `cft` and written by
-`page`.
+`cft.page`.
 
 Nothing of a visitor's is kept. An upload is deleted once it has been read (and by a sweeper if
 nobody asks for it), pictures and tables travel inside the answer instead of lying in files with
@@ -28,8 +28,7 @@ import numpy as np
 import torch
 
 import cft
-import page
-from cft import heatmap, results
+from cft import heatmap, page, results
 from cft.classifier import as_radiograph
 from cft.phantom import draw_phantom
 from cft.radiograph import MAX_BYTES

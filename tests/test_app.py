@@ -25,7 +25,7 @@ from PIL import Image
 
 import app
 import cft
-import page
+from cft import page
 from cft.model_folder import write_model_folder
 from tests.conftest import ROOT, random_model_config
 
@@ -287,8 +287,8 @@ def test_the_api_has_one_named_endpoint_and_says_what_it_answers(client):
     assert "not a medical device" in info["named_endpoints"]["/predict"]["description"]
 
 
-def test_nothing_of_a_request_stays_on_disk(served, client, films):
-    broken = films[0].parent / "broken.png"
+def test_nothing_of_a_request_stays_on_disk(served, client, films, tmp_path):
+    broken = tmp_path / "broken.png"
     broken.write_bytes(b"no film")
     client.predict([handle_file(films[0]), handle_file(broken)], api_name="/predict")
     client.predict([handle_file(films[0]), handle_file(films[0])], api_name="/predict")

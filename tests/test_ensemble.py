@@ -44,21 +44,41 @@ def ensemble_config() -> dict:
     }
 
 
-@pytest.fixture(params=["probabilities", "logits"])
+@pytest.fixture(scope="module", params=["probabilities", "logits"])
 def average(request):
     return request.param
 
 
-@pytest.fixture
-def folder(model_folder, other_folder, average, tmp_path):
+@pytest.fixture(scope="module")
+def written(model_folder, other_folder, average, tmp_path_factory):
     members = [("first", model_folder, 3.0), ("second one/x", other_folder, 1.0)]
     return write_ensemble(
-        tmp_path / "ensemble",
+        tmp_path_factory.mktemp("ensembles") / "ensemble",
         members,
         average=average,
         config=ensemble_config(),
         card="# Ensemble\n",
     )
+
+
+@pytest.fixture(scope="module")
+def ensemble(written):
+    return cft.load(written, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def members(model_folder, other_folder):
+    return [cft.load(folder, device="cpu") for folder in (model_folder, other_folder)]
+
+
+@pytest.fixture
+def folder(written, tmp_path):
+    """A copy of the ensemble whose configuration a test may change."""
+    copy = tmp_path / "ensemble"
+    copy.mkdir()
+    shutil.copy(written / "config.json", copy)
+    (copy / "members").symlink_to(written / "members")  # large, and only read
+    return copy
 
 
 def edit(folder, change) -> None:
@@ -98,14 +118,14 @@ def edit(folder, change) -> None:
         ),
     ],
 )
-@pytest.mark.parametrize("average", ["logits"], indirect=True)
+@pytest.mark.parametrize("average", ["logits"], indirect=True, scope="module")
 def test_an_ensemble_that_does_not_fit_is_refused_in_one_sentence(folder, change, phrase):
     edit(folder, change)
     with pytest.raises(ModelFolderError, match=phrase):
         cft.load(folder, device="cpu")
 
 
-@pytest.mark.parametrize("average", ["logits"], indirect=True)
+@pytest.mark.parametrize("average", ["logits"], indirect=True, scope="module")
 def test_an_ensemble_is_no_member_of_another(folder, tmp_path):
     with pytest.raises(ModelFolderError, match=r"no model\.safetensors"):
         write_ensemble(
@@ -143,16 +163,13 @@ def test_an_unknown_average_is_not_written(model_folder, tmp_path):
 # --- Use ----------------------------------------------------------------------------------------
 
 
-def test_its_probabilities_are_the_weighted_mean_of_its_members(
-    folder, model_folder, other_folder, films, average
-):
-    ensemble = cft.load(folder, device="cpu")
+def test_its_probabilities_are_the_weighted_mean_of_its_members(ensemble, members, films, average):
     assert isinstance(ensemble, cft.Ensemble)
     found = ensemble.predict(films)
-    members = [cft.load(f, device="cpu").predict(films) for f in (model_folder, other_folder)]
+    answers = [member.predict(films) for member in members]
     for i, findings in enumerate(found):
         for label in LABELS:
-            p = np.array([member[i].probabilities[label] for member in members])
+            p = np.array([answer[i].probabilities[label] for answer in answers])
             expected = 0.75 * p[0] + 0.25 * p[1]
             if average == "logits":
                 odds = (p[0] / (1 - p[0])) ** 0.75 * (p[1] / (1 - p[1])) ** 0.25
@@ -162,42 +179,34 @@ def test_its_probabilities_are_the_weighted_mean_of_its_members(
     assert ensemble.label_names == tuple(found[0].probabilities) == tuple(LABELS)
 
 
-def test_its_operating_points_are_its_own(folder, films):
-    findings = cft.load(folder, device="cpu").predict(films[0])
+def test_its_operating_points_are_its_own(ensemble, films):
+    findings = ensemble.predict(films[0])
     assert findings.operating_points == {"Effusion": 0.4, "Hernia": None}
     called = findings.probabilities["Effusion"] >= 0.4
     assert findings.positives == (["Effusion"] if called else [])
 
 
-def test_its_heat_map_is_the_weighted_mean_of_its_members(
-    folder, model_folder, other_folder, films
-):
-    ensemble = cft.load(folder, device="cpu")
+def test_its_heat_map_is_the_weighted_mean_of_its_members(ensemble, members, films):
     assert ensemble.has_heatmaps
-    film = films[1]
-    maps = [
-        cft.load(f, device="cpu").predict(film).heatmap("Hernia")
-        for f in (model_folder, other_folder)
-    ]
-    found = ensemble.predict(film).heatmap("Hernia")
+    maps = [member.predict(films[1]).heatmap("Hernia") for member in members]
+    findings = ensemble.predict(films[1])
+    found = findings.heatmap("Hernia")
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, 0.75 * maps[0] + 0.25 * maps[1], atol=1e-5)
     with pytest.raises(KeyError, match="no finding 'Mass'"):
-        ensemble.predict(film).heatmap("Mass")
+        findings.heatmap("Mass")
 
 
-def test_a_film_that_cannot_be_read_gives_its_error_in_its_place(folder, films, tmp_path):
+def test_a_film_that_cannot_be_read_gives_its_error_in_its_place(ensemble, films, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    ensemble = cft.load(folder, device="cpu")
     results = list(ensemble.stream([films[0], bad, films[1]], batch_size=2))
     assert [isinstance(r, cft.RadiographError) for r in results] == [False, True, False]
     with pytest.raises(cft.RadiographError):
         ensemble.predict([films[0], bad])
 
 
-def test_the_batch_size_changes_nothing(folder, films):
-    ensemble = cft.load(folder, device="cpu")
+def test_the_batch_size_changes_nothing(ensemble, films):
     one, all_ = (ensemble.predict(films, batch_size=n) for n in (1, 16))
     for a, b in zip(one, all_, strict=True):
         assert a.probabilities == pytest.approx(b.probabilities, rel=1e-5)
@@ -205,20 +214,17 @@ def test_the_batch_size_changes_nothing(folder, films):
         list(ensemble.stream(films, batch_size=0))
 
 
-def test_it_holds_whole_copies_of_its_members(folder, model_folder, films):
-    moved = folder.with_name("elsewhere")
-    shutil.move(folder, moved)
-    ensemble = cft.load(moved, device="cpu")
+def test_it_holds_whole_copies_of_its_members(written, ensemble, members):
     assert ensemble.name.startswith("ensemble of 2 ")
-    member = moved / "members" / "0-first"
-    assert cft.load(member).weights_sha256 == cft.load(model_folder).weights_sha256
-    assert (moved / "members" / "1-second-one-x").is_dir()
+    for name, member in zip(("0-first", "1-second-one-x"), members, strict=True):
+        copy = written / "members" / name
+        assert not copy.is_symlink()
+        assert cft.load(copy, device="cpu").weights_sha256 == member.weights_sha256
 
 
-def test_another_weight_is_another_ensemble(folder):
-    before = cft.load(folder, device="cpu").weights_sha256
+def test_another_weight_is_another_ensemble(folder, ensemble):
     edit(folder, lambda c: c["cft"]["members"][0].update(weight=2.0))
-    assert cft.load(folder, device="cpu").weights_sha256 != before
+    assert cft.load(folder, device="cpu").weights_sha256 != ensemble.weights_sha256
 
 
 def test_certainty_has_a_finite_logit():

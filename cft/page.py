@@ -319,7 +319,7 @@ def _metrics_table(name: str, result: dict[str, Any]) -> str:
     return (
         f"<table><caption>Test set {escape(name)}{escape(films)}</caption><thead><tr>"
         "<th scope='col'>Finding</th><th scope='col'>AUROC (95 % interval)</th>"
-        f"<th scope='col'>Positive films</th></tr></thead><tbody>{body}</tbody></table>"
+        f"<th scope='col'>Positives</th></tr></thead><tbody>{body}</tbody></table>"
     )
 
 

@@ -1,0 +1,129 @@
+"""``python app.py``: time to its first answer, time per film, and the memory it takes.
+
+    python -m benchmarks.app_memory [--films 50]
+
+The page is started as a program of its own with the model that it would serve (``CFT_MODEL``, else
+the bundled one). Each film is a drawn one, 1024 x 1024, 8-bit PNG, sent by Gradio's own client, so
+that the time per film holds the upload and the queue. Then one visitor of the page drops 20 films
+at once, which answers with pictures and heat maps. Memory is that of the process as Linux tells it
+(``/proc/PID/status``, resident).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from cft.phantom import draw_phantom
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_DROPPED = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--films", type=int, default=50)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        films = draw_films(Path(folder), max(options.films, _DROPPED))
+        began = time.perf_counter()
+        with running_app() as (process, address):
+            healthy = time.perf_counter() - began
+            rows = [("start to healthy", healthy, "s"), ("memory then", resident(process), "MB")]
+            client = Client(address, verbose=False)
+            seconds = [predict(client, film) for film in films[: options.films]]
+            rows += [
+                ("first film", 1000 * seconds[0], "ms"),
+                (f"a film, median of {options.films}", 1000 * statistics.median(seconds), "ms"),
+                (f"memory after {options.films} films", resident(process), "MB"),
+            ]
+            began = time.perf_counter()
+            size = drop(address, films[:_DROPPED])
+            rows += [
+                (f"{_DROPPED} films dropped on the page", time.perf_counter() - began, "s"),
+                ("size of that answer", size / 1e6, "MB"),
+                ("memory after it", resident(process), "MB"),
+                ("most memory at any time", resident(process, "VmHWM"), "MB"),
+            ]
+    for name, value, unit in rows:
+        print(f"{name:32}{value:10.1f} {unit}")
+
+
+def draw_films(folder: Path, count: int) -> list[Path]:
+    """PNG files of films that differ."""
+    drawn = [draw_phantom((), 1024, np.random.default_rng(seed)) for seed in range(5)]
+    paths = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Image.fromarray(np.roll(drawn[number % len(drawn)], number, axis=1)).save(path)
+        paths.append(path)
+    return paths
+
+
+@contextmanager
+def running_app() -> Iterator[tuple[subprocess.Popen, str]]:
+    """The page as a program of its own, and its address, once it answers."""
+    process = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        address = re.search(r"http://\S+", process.stdout.readline())
+        if not address:
+            raise SystemExit("the page did not start")
+        httpx.get(address.group()).raise_for_status()
+        yield process, address.group()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def predict(client: Client, film: Path) -> float:
+    """Seconds from file to answer."""
+    began = time.perf_counter()
+    client.predict([handle_file(film)], api_name="/predict")
+    return time.perf_counter() - began
+
+
+def drop(address: str, films: list[Path]) -> int:
+    """Do what the page does when films are dropped; gives the size of the answer in bytes."""
+    api, session = f"{address}gradio_api", {"session_hash": "benchmark"}
+    uploads = [("files", (film.name, film.read_bytes())) for film in films]
+    paths = httpx.post(f"{api}/upload", files=uploads, timeout=600).json()
+    files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
+    events = httpx.get(f"{address}config").json()["dependencies"]
+    (dropped,) = (event["id"] for event in events if event["targets"][0][1] == "upload")
+    body = {"data": [files], "fn_index": dropped, **session}
+    httpx.post(f"{api}/queue/join", json=body).raise_for_status()
+    with httpx.stream("GET", f"{api}/queue/data", params=session, timeout=600) as events:
+        for line in events.iter_lines():
+            message = json.loads(line.removeprefix("data: ")) if line else {}
+            if message.get("msg") == "process_completed":
+                if not message["success"]:
+                    raise SystemExit(f"the page answered {message['output']}")
+                return len(line)
+    raise SystemExit("the page did not answer")
+
+
+def resident(process: subprocess.Popen, entry: str = "VmRSS") -> float:
+    """Memory in MB: now (VmRSS) or the most so far (VmHWM)."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(rf"{entry}:\s+(\d+) kB", status).group(1)) / 1000
+
+
+if __name__ == "__main__":
+    main()

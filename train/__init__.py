@@ -1,0 +1,1 @@
+"""Make a model: images and partial labels -> model folder. Imports `cft`, never the page."""
