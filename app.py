@@ -30,6 +30,7 @@ import torch
 import cft
 from cft import heatmap, page, results
 from cft.classifier import as_radiograph
+from cft.hub import BUNDLED
 from cft.phantom import draw_phantom
 from cft.radiograph import MAX_BYTES
 
@@ -196,8 +197,8 @@ class _Page(gr.Blocks):
             raise _refusal("The request names no uploaded files.") from None
 
 
-def build(classifier: cft.Classifier) -> gr.Blocks:
-    """The page, wired to one model; nothing is started."""
+def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
+    """The page, wired to one model; nothing is started. `fallback`: see `load_model`."""
     uploads = Uploads()
 
     def predict_uploads(files: list) -> dict:
@@ -227,7 +228,8 @@ def build(classifier: cft.Classifier) -> gr.Blocks:
     heavy = {"concurrency_limit": 1, "concurrency_id": "model"}
     with _Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
         demo.upload_file_set = uploads
-        gr.HTML(page.banner(), apply_default_css=False, elem_classes="top")
+        top = page.banner() + page.fallback_notice(fallback)
+        gr.HTML(top, apply_default_css=False, elem_classes="top")
         gr.HTML(page.TITLE, apply_default_css=False)
         with gr.Row(elem_classes="columns"):
             with gr.Column(elem_classes="side", min_width=0):
@@ -256,11 +258,11 @@ def build(classifier: cft.Classifier) -> gr.Blocks:
 
 
 @contextlib.contextmanager
-def serve(classifier: cft.Classifier) -> Iterator[str]:
+def serve(classifier: cft.Classifier, fallback: str = "") -> Iterator[str]:
     """Serve the page; gives its address. Uploads live in a folder that goes with it."""
     torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
     with _upload_folder() as folder:
-        demo = build(classifier)
+        demo = build(classifier, fallback)
         _, address, _ = demo.launch(
             prevent_thread_lock=True,
             quiet=True,
@@ -318,12 +320,27 @@ def _theme() -> gr.themes.Base:
     )
 
 
+def load_model() -> tuple[cft.Classifier, str]:
+    """The model that ``CFT_MODEL`` names, else the bundled one.
+
+    With ``CFT_FALLBACK=bundled`` in the environment also where the named one cannot be had; the
+    reason is then the second value, for the page to show, and otherwise it is empty.
+    """
+    try:
+        return cft.load(), ""
+    except cft.ModelFolderError as error:
+        if os.environ.get("CFT_FALLBACK") != "bundled":
+            raise
+        print(f"The bundled model is used instead: {error}", file=sys.stderr)
+        return cft.load(BUNDLED), str(error)
+
+
 def main() -> int:
     """Serve the page until interrupted; returns the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads' folder goes, too
     try:
-        classifier = cft.load()
-        with serve(classifier) as address, contextlib.suppress(KeyboardInterrupt):
+        classifier, fallback = load_model()
+        with serve(classifier, fallback) as address, contextlib.suppress(KeyboardInterrupt):
             print(f"Chest X-ray findings: {address}  (Ctrl+C to stop)", flush=True)
             threading.Event().wait()
     except (cft.ModelFolderError, OSError) as error:  # OSError: no port is free

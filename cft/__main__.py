@@ -32,7 +32,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         metavar="REF",
-        help="model folder (default: the folder that CFT_MODEL names, else the bundled model)",
+        help="model folder or hf-hub:org/name@revision (default: what CFT_MODEL names, else the "
+        "bundled model)",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(

@@ -190,7 +190,13 @@ class Classifier:
         The timm network, in evaluation mode.
     device
         Where it runs.
+    reference, commit
+        The repository and revision on the Hub, and the commit that it was when the model was
+        loaded; None for a local folder.
     """
+
+    reference: str | None = None
+    commit: str | None = None
 
     def __init__(self, folder: ModelFolder, device: str | torch.device | None = None):
         self.config = folder.config
@@ -207,8 +213,11 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """Architecture and the first digits of the weights' hash, such as ``resnet18 1a2b3c4d``."""
-        return f"{self.config['architecture']} {self.weights_sha256[:8]}"
+        """Architecture and the first digits of the weights' hash, such as ``resnet18 1a2b3c4d``.
+
+        For a model of the Hub followed by ``(org/name@revision, commit 0123456789ab)``.
+        """
+        return f"{self.config['architecture']} {self.weights_sha256[:8]}{origin(self)}"
 
     def predict(self, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
         """Predict the findings of one film or of a list of films.
@@ -327,22 +336,30 @@ def load(
     Parameters
     ----------
     reference
-        A model folder. None: the one named by the environment variable ``CFT_MODEL``, else the
-        model bundled with the project.
+        A model folder, or ``hf-hub:org/name@revision`` (see `cft.hub.resolve`). None: the one
+        named by the environment variable ``CFT_MODEL``, else the model bundled with the project.
     device
         Such as "cpu" or "cuda"; None takes a GPU if there is one.
 
     Raises
     ------
     ModelFolderError
-        If there is no such folder, or it does not fit.
+        If there is no such folder, it cannot be fetched, or it does not fit.
     """
-    path = resolve(reference)
-    if "members" in read_config(path).get("cft", {}):
+    source = resolve(reference)
+    if "members" in read_config(source.path).get("cft", {}):
         from cft.ensemble import Ensemble  # which is made of classifiers
 
-        return Ensemble(path, device)
-    return Classifier(read_model_folder(path), device)
+        model = Ensemble(source.path, device)
+    else:
+        model = Classifier(read_model_folder(source.path), device)
+    model.reference, model.commit = source.reference, source.commit
+    return model
+
+
+def origin(model: Classifier | Ensemble) -> str:
+    """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
+    return f" ({model.reference}, commit {model.commit[:12]})" if model.commit else ""
 
 
 def as_radiograph(film: Any) -> Radiograph:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from cft.averaging import AVERAGES, combine, logit
-from cft.classifier import Category, Classifier, Findings, as_radiograph
+from cft.classifier import Category, Classifier, Findings, as_radiograph, origin
 from cft.model_folder import (
     CARD,
     CONFIG,
@@ -70,7 +70,12 @@ class Ensemble:
         The ensemble's own; an operating point is a threshold on the combined probability.
     preprocess
         The first member's. Every member prepares a film in its own way.
+    reference, commit
+        As of `cft.Classifier`.
     """
+
+    reference: str | None = None
+    commit: str | None = None
 
     def __init__(self, path: str | os.PathLike, device: str | torch.device | None = None):
         path = Path(path)
@@ -112,7 +117,7 @@ class Ensemble:
     @property
     def name(self) -> str:
         """Such as ``ensemble of 3 1a2b3c4d``."""
-        return f"ensemble of {len(self.members)} {self.weights_sha256[:8]}"
+        return f"ensemble of {len(self.members)} {self.weights_sha256[:8]}{origin(self)}"
 
     # Both are written in terms of `stream`.
     predict = Classifier.predict

@@ -43,6 +43,16 @@ def banner() -> str:
     return "<p class='banner' role='note'><strong>{}.</strong> {}</p>".format(*_SENTENCES)
 
 
+def fallback_notice(reason: str) -> str:
+    """Says that the page does not use the model that it was set to use; nothing without reason."""
+    if not reason:
+        return ""
+    return (
+        "<p class='banner' role='alert'><strong>The bundled model answers instead of the one that "
+        f"this page is set to use.</strong> {escape(reason[:1].upper() + reason[1:])}.</p>"
+    )
+
+
 def drop_help(max_films: int) -> str:
     """The small print under the drop zone."""
     megabytes = MAX_BYTES // 2**20
@@ -264,6 +274,8 @@ def about_html(classifier: cft.Classifier) -> str:
         "Weights": f"SHA-256 {classifier.weights_sha256}",
         "Trained on": results.trained_on(classifier) or "not stated",
     }
+    if classifier.commit:
+        facts["Hub"] = f"{classifier.reference}, commit {classifier.commit}"
     rows = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     metrics = "".join(
         _metrics_table(name, result)

@@ -30,7 +30,8 @@ def document(classifier: Classifier, results: Iterable[tuple[str, Result]]) -> d
     Returns
     -------
     dict
-        ``model`` (architecture, weights_sha256, trained_on), ``films`` and ``disclaimer``. An
+        ``model`` (architecture, weights_sha256, reference and commit on the Hub or None,
+        trained_on), ``films`` and ``disclaimer``. An
         entry of ``films`` has ``file`` and either ``error`` (one sentence) or what
         `Findings.to_dict` gives: ``findings`` (label, probability in [0, 1], score, operating
         point, positive), most probable first, ``view``, ``notes``, ``height``, ``width``.
@@ -39,6 +40,8 @@ def document(classifier: Classifier, results: Iterable[tuple[str, Result]]) -> d
         "model": {
             "architecture": classifier.config["architecture"],
             "weights_sha256": classifier.weights_sha256,
+            "reference": classifier.reference,
+            "commit": classifier.commit,
             "trained_on": trained_on(classifier),
         },
         "films": [

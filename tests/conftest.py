@@ -107,3 +107,39 @@ def films(tmp_path_factory) -> list[Path]:
         Image.fromarray(coarse).resize(shape[::-1]).save(path)
         paths.append(path)
     return paths
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on loopback that `huggingface_hub` talks to, with an empty cache and a login.
+
+    The client reads its settings when it is imported, so that its constants are changed here. Waits
+    between two tries are recorded in ``hub.waits`` and not waited for.
+    """
+    import socket
+
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    from tests.hub_server import TOKEN, Hub
+
+    find = socket.getaddrinfo
+
+    def find_loopback(host, *rest, **more):
+        assert host in ("127.0.0.1", b"127.0.0.1"), f"a test asks for the remote host {host}"
+        return find(host, *rest, **more)
+
+    with Hub() as server:
+        monkeypatch.setattr(socket, "getaddrinfo", find_loopback)
+        server.waits = []
+        monkeypatch.setattr("time.sleep", server.waits.append)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        address = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield server
+        close_session()

@@ -232,7 +232,10 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
     }
     config = {**classifier.config, "cft": {"metrics": {"films": {"experts": result}, "note": "x"}}}
     changed = SimpleNamespace(
-        config=config, preprocess=classifier.preprocess, weights_sha256=classifier.weights_sha256
+        config=config,
+        preprocess=classifier.preprocess,
+        weights_sha256=classifier.weights_sha256,
+        commit=None,
     )
     text = Elements(page.about_html(changed)).text
     assert "Test set films, experts: 395 films" in text

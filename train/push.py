@@ -1,0 +1,454 @@
+"""A model folder -> the Hugging Face Hub, in one commit. ``python -m train.push FOLDER [REPO]``
+
+Everything is checked before anything is sent, and what is sent becomes visible in one commit or not
+at all. What is there already is not sent again. ``--space`` publishes the page instead of a model;
+see `train.space`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.errors import (
+    HTTPError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from cft.classifier import build_network
+from cft.hub import explain, git_hash, parse_reference, patiently
+from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError, read_config, read_model_folder
+from train.report import PLACEHOLDER
+
+#: The options of `add_push_arguments`, as attributes: none belongs into a model's provenance.
+PUSH_OPTIONS = ("push", "private", "revision", "tag", "dry_run")
+
+# What goes along with the model folder's own files where it is there.
+_REPORT = ("report.json", "report.md")
+_PLOTS = ("*.png", "plots/*.png")
+
+# Sections without which a card does not say what has to be said.
+_SECTIONS = ("Intended use and limits", "Training data", "Metrics", "How to use", "Citation")
+
+
+class PushError(RuntimeError):
+    """Nothing was published; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is on the Hub after a push.
+
+    Attributes
+    ----------
+    url, commit
+        Where, and the commit to pin.
+    changed
+        False if everything was there already.
+    """
+
+    url: str
+    commit: str
+    changed: bool
+
+
+def add_push_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--push [REPO]`` and what goes with it to a command that makes a model folder."""
+    group = parser.add_argument_group("the Hub")
+    group.add_argument(
+        "--push",
+        nargs="?",
+        const="",
+        metavar="REPO",
+        help="publish the model on the Hub as org/name (default: <user>/cft-<arch>-<dataset>)",
+    )
+    _add_details(group)
+
+
+def push_from_arguments(options: argparse.Namespace, folder: Path) -> None:
+    """Publish a model folder if ``--push`` was given; prints its address and commit.
+
+    Raises
+    ------
+    PushError
+        If it cannot be published.
+    """
+    if options.push is None:
+        return
+    files = check_folder(folder)
+    repo = options.push or default_name(folder, login())
+    _publish_and_print(options, repo, with_reference(files, repo), "model")
+
+
+def check_login(options: argparse.Namespace) -> None:
+    """Before a long run that ends with ``--push``: is somebody logged in, is the name possible?
+
+    Raises
+    ------
+    PushError
+        If not.
+    """
+    if options.push is None or options.dry_run:
+        return
+    check_name(options.push or "user/name")
+    login()
+
+
+def _add_details(group: Any) -> None:
+    group.add_argument("--private", action="store_true", help="make the repository private")
+    group.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
+    group.add_argument("--tag", help="name for the commit, such as v1")
+    group.add_argument(
+        "--dry-run", action="store_true", help="show what a push would send, and send nothing"
+    )
+
+
+# ---------------------------------------------------------------------------------- checks
+
+
+def check_name(repo: str) -> None:
+    """Refuse what cannot be the name of a repository."""
+    parsed = "@" not in repo and ":" not in repo and parse_reference(repo)
+    if not parsed or repo.endswith((".git", ".ipynb", ".", "-")) or "--" in repo:
+        raise PushError(f"{repo!r} cannot be the name of a repository; write org/name")
+
+
+def login() -> str:
+    """The account that is logged in."""
+    try:
+        return patiently(lambda: HfApi().whoami())["name"]
+    except LocalTokenNotFoundError:
+        raise PushError(
+            "nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN to a token with "
+            "the right to write"
+        ) from None
+    except Exception as error:
+        raise _failure(error, "your account") from None
+
+
+def default_name(folder: Path, user: str) -> str:
+    """``<user>/cft-<architecture>-<dataset>``."""
+    config = read_config(Path(folder))
+    dataset = config.get("cft", {}).get("provenance", {}).get("dataset")
+    words = ["cft", config["architecture"], *([dataset] if dataset else [])]
+    plain = re.sub(r"[^a-z0-9_]+", "-", "-".join(words).lower()).strip("-")
+    return f"{user}/{plain}"
+
+
+def check_folder(folder: Path) -> dict[str, bytes | Path]:
+    """Whether a model folder may be published: valid, strictly loadable, labelled, described.
+
+    Returns
+    -------
+    dict
+        Name in the repository -> file: what a push sends.
+
+    Raises
+    ------
+    PushError
+        If the folder is not fit to be published.
+    """
+    folder = Path(folder)
+    try:
+        config = read_config(folder)
+        members = [member["folder"] for member in config.get("cft", {}).get("members", ())]
+        if members:
+            from cft.ensemble import Ensemble
+
+            Ensemble(folder, "cpu")
+        for place in [folder / member for member in members] or [folder]:
+            build_network(read_model_folder(place))
+            _check_format(place / WEIGHTS)
+    except ModelFolderError as error:
+        raise PushError(f"not published: {error}") from None
+    _check_labels(config, folder)
+    _check_card(folder / CARD)
+    own = [CONFIG, CARD] if members else [CONFIG, WEIGHTS, CARD]
+    names = [*own, *(f"{m}/{name}" for m in members for name in (CONFIG, WEIGHTS, CARD))]
+    names += [name for name in _REPORT if (folder / name).is_file()]
+    for pattern in _PLOTS:
+        names += [str(file.relative_to(folder)) for file in sorted(folder.glob(pattern))]
+    return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _check_format(weights: Path) -> None:
+    from safetensors import safe_open
+
+    with safe_open(weights, "pt") as file:
+        if (file.metadata() or {}).get("format") != "pt":
+            raise PushError(
+                f'{weights} lacks the metadata {{"format": "pt"}} by which others know how to read '
+                "it; write the folder again with this package"
+            )
+
+
+def _check_labels(config: Mapping[str, Any], folder: Path) -> None:
+    names = config["label_names"]
+    names = list(names.values()) if isinstance(names, dict) else names
+    unnamed = [x for x in names if not x.strip() or re.fullmatch(r"(LABEL_|class_?)?\d+", x)]
+    if unnamed:
+        raise PushError(
+            f"{folder / CONFIG} names a label {unnamed[0]!r}, which says nothing; name the findings"
+        )
+
+
+def _check_card(path: Path) -> None:
+    try:
+        text = path.read_text(encoding="utf-8")
+        card = ModelCard(text)
+    except (OSError, UnicodeDecodeError):
+        raise PushError(f"there is no readable model card {path}") from None
+    except Exception as error:  # whatever YAML and the Hub's own classes make of the front matter
+        raise PushError(
+            f"the front matter of {path} is not valid ({str(error).splitlines()[0]})"
+        ) from None
+    missing = [x for x in ("license", "library_name", "pipeline_tag") if not card.data.get(x)]
+    missing += [f"## {x}" for x in _SECTIONS if f"\n## {x}\n" not in text]
+    if missing:
+        raise PushError(f"the model card {path} is not complete: it lacks {', '.join(missing)}")
+
+
+def with_reference(files: Mapping[str, bytes | Path], repo: str) -> dict[str, bytes | Path]:
+    """The same files, the card's examples naming the repository instead of a folder."""
+    text = Path(files[CARD]).read_text(encoding="utf-8")
+    text = text.replace(f"local-dir:{PLACEHOLDER}", f"hf-hub:{repo}")
+    return {**files, CARD: text.replace(PLACEHOLDER, f"hf-hub:{repo}").encode()}
+
+
+# ---------------------------------------------------------------------------------- publish
+
+
+def publish(
+    repo: str,
+    files: Mapping[str, bytes | Path],
+    *,
+    kind: str = "model",
+    private: bool = False,
+    revision: str | None = None,
+    tag: str | None = None,
+) -> Published:
+    """Send files to a repository of the Hub, in one commit.
+
+    Parameters
+    ----------
+    repo
+        ``org/name``; made if absent.
+    files
+        Name in the repository -> its content, or a file that has it.
+    kind
+        "model" or "space".
+    private
+        Whether a new repository is private.
+    revision, tag
+        Branch (made if absent), and name for the commit.
+
+    Raises
+    ------
+    PushError
+        If it could not be published; the repository is then as it was.
+    """
+    api, branch = HfApi(), revision or "main"
+    check_name(repo)
+    try:
+        there = _look(api, repo, kind, None)
+        if there is not None and private and not there.private:
+            raise PushError(
+                f"{repo} is there and public; make it private on its page first, or push to another"
+            )
+        if there is None:
+            space = {"space_sdk": "gradio"} if kind == "space" else {}
+            patiently(
+                lambda: api.create_repo(
+                    repo, repo_type=kind, private=private, exist_ok=True, **space
+                )
+            )
+        elif revision:
+            there = _look(api, repo, kind, revision)
+        if revision and there is None:
+            patiently(
+                lambda: api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
+            )
+        head = _look(api, repo, kind, branch)
+        tagged = _look(api, repo, kind, tag) if tag else None
+        different = _different(files, head)
+        if tagged and (different or tagged.sha != head.sha):
+            raise PushError(f"{repo} has a tag {tag} already; choose another name for this commit")
+        commit = head.sha if head else None
+        if different:
+            commit = _commit(api, repo, kind, branch, different, commit)
+        if tag and not tagged:
+            patiently(lambda: api.create_tag(repo, tag=tag, revision=commit, repo_type=kind))
+    except PushError:
+        raise
+    except Exception as error:
+        raise _failure(error, repo) from None
+    place = "spaces/" if kind == "space" else ""
+    return Published(f"{api.endpoint}/{place}{repo}", commit, bool(different))
+
+
+def _look(api: HfApi, repo: str, kind: str, revision: str | None) -> Any:
+    """What the Hub says of a revision and its files; None if there is no such thing."""
+    try:
+        return patiently(
+            lambda: api.repo_info(
+                repo, repo_type=kind, revision=revision, files_metadata=True, timeout=60
+            )
+        )
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+
+
+def _different(files: Mapping[str, bytes | Path], head: Any) -> dict[str, bytes | Path]:
+    """The files that the repository does not have with the same content."""
+    there = {}
+    for file in (head.siblings or ()) if head else ():
+        there[file.rfilename] = file.lfs.sha256 if file.lfs else file.blob_id
+    different = {}
+    for name, content in files.items():
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        if there.get(name) not in (hashlib.sha256(data).hexdigest(), git_hash(data)):
+            different[name] = content
+    return different
+
+
+def _commit(
+    api: HfApi,
+    repo: str,
+    kind: str,
+    branch: str,
+    files: Mapping[str, bytes | Path],
+    parent: str | None,
+) -> str:
+    """Make the commit; its identifier.
+
+    Repeated after a passing fault: what was sent before is not sent again, and a commit that was
+    made although its answer was lost is recognised, because the branch is no longer at the parent.
+    """
+
+    def attempt() -> str:
+        head = _look(api, repo, kind, branch)
+        if head and head.sha != parent and not _different(files, head):
+            return head.sha
+        operations = [
+            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data))
+            for name, data in files.items()
+        ]
+        return api.create_commit(
+            repo,
+            operations,
+            commit_message=f"Upload {', '.join(files)}",
+            repo_type=kind,
+            revision=branch,
+            parent_commit=parent,
+        ).oid
+
+    return patiently(attempt)
+
+
+def _failure(error: Exception, what: str) -> PushError:
+    """The sentence for the user; errors that are no fault of line or Hub are raised as they are."""
+    known = (HTTPError, OSError, ValueError, RuntimeError, KeyError)
+    if not isinstance(error, known):
+        raise error
+    return PushError(f"not published: {explain(error, what)}")
+
+
+# ------------------------------------------------------------------------------ command line
+
+
+def _publish_and_print(
+    options: argparse.Namespace,
+    repo: str,
+    files: Mapping[str, bytes | Path],
+    kind: str,
+) -> None:
+    check_name(repo)
+    if options.dry_run:
+        print(f"Would send to {kind} {repo} ({'private' if options.private else 'public'}):")
+        for name, content in files.items():
+            size = len(content) if isinstance(content, bytes) else content.stat().st_size
+            print(f"  {size:>12,} bytes  {name}")
+        return
+    login()
+    done = publish(
+        repo,
+        files,
+        kind=kind,
+        private=options.private,
+        revision=options.revision,
+        tag=options.tag,
+    )
+    print(f"{'Published' if done.changed else 'Already there'}: {done.url}")
+    print(f"Commit to pin: {repo}@{done.commit}")
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.push",
+        description="Publish a model folder on the Hugging Face Hub, or the page as a Space.",
+    )
+    parser.add_argument("folder", nargs="?", type=Path, help="model folder")
+    parser.add_argument("repo", nargs="?", help="org/name (default: <user>/cft-<arch>-<dataset>)")
+    parser.add_argument("--space", metavar="REPO", help="publish the page as this Space instead")
+    parser.add_argument(
+        "--model",
+        metavar="REF",
+        help="the Space's model, org/name@commit (default: the bundled one, sent along)",
+    )
+    parser.add_argument(
+        "--build", metavar="DIR", type=Path, help="with --space: only write it here"
+    )
+    _add_details(parser)
+    options = parser.parse_args(arguments)
+    if bool(options.space) == bool(options.folder):
+        parser.error("name a model folder, or a Space with --space")
+    if (options.model or options.build) and not options.space:
+        parser.error("--model and --build go with --space")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = parse_arguments(arguments)
+    try:
+        if options.space:
+            from train.space import build_space
+
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = build_space(options.build or Path(scratch) / "space", options.model)
+                if options.build:
+                    print(f"wrote the Space {folder}")
+                    return 0
+                files = {
+                    str(file.relative_to(folder)): file
+                    for file in sorted(folder.rglob("*"))
+                    if file.is_file()
+                }
+                _publish_and_print(options, options.space, files, "space")
+        else:
+            options.push = options.repo or ""
+            push_from_arguments(options, options.folder)
+    except (PushError, ModelFolderError) as error:
+        print(f"train.push: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.push: interrupted; the repository is as it was", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"train.push: {error.strerror or error} ({error.filename})", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
