@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
 from cft.labels import CHEXPERT_5
 from train import chexpert, plots
@@ -187,6 +188,7 @@ def test_a_truth_that_does_not_fit_is_refused_by_name(tables, tmp_path, capsys, 
         (b"Study,Mass,Mass\nx,1,2\n", "two columns named 'Mass'"),
         (b"Study,Mass\nx,1,2\n", "line 2 has 3 cells instead of 2"),
         (b"\xff\xfe\x00", "not a CSV table in UTF-8"),
+        (b"Study;Mass\nx;1\n", "a.csv has no column 'Study' to join by (its columns: Study;Mass)"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tables, tmp_path, capsys, content, phrase):
@@ -219,6 +221,44 @@ def test_a_folder_without_readers_is_refused(tables, tmp_path, capsys):
         out=tmp_path / "out",
     )  # fmt: skip
     assert "no CSV tables of radiologists' decisions" in message
+
+
+def test_a_reader_who_judged_none_of_the_categories_is_refused(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    readers = tmp_path / "readers"
+    readers.mkdir()
+    studies = read_truth(truth, ["Mass"]).keys
+    write_csv(readers / "r.csv", {"Study": studies, "Oedema": [1] * len(studies)})
+    message = failure(
+        capsys, "--predictions", a, "--truth", truth, "--radiologists", readers,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert f"{readers / 'r.csv'} has no column named like a category" in message
+
+
+@pytest.mark.parametrize("below", ["", "further/down"])
+def test_a_file_in_the_place_of_the_output_is_named_before_any_work(
+    tables, tmp_path, capsys, monkeypatch, below
+):
+    monkeypatch.setattr("train.evaluate.evaluate_models", None)  # never reached
+    file = tmp_path / "file"
+    file.write_text("mine")
+    arguments = ["--predictions", tables[1], "--truth", tables[0], "--out", file / below]
+    assert main(list(map(str, arguments))) == 1
+    assert f"{file} is a file, so no folder can be made there" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+def test_an_ensemble_never_overwrites_another_model(model_folder, tmp_path, capsys):
+    saved = tmp_path / "model"
+    shutil.copytree(model_folder, saved)
+    before = (saved / "config.json").read_bytes()
+    message = failure(
+        capsys, "--model", model_folder, "--ensemble", "mean", "--save-ensemble", saved,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert f"{saved} holds another model" in message
+    assert (saved / "config.json").read_bytes() == before
 
 
 def test_thresholds_are_never_chosen_on_the_films_that_are_scored(tables, tmp_path, capsys):
@@ -473,6 +513,18 @@ def test_subgroups_are_reported_with_their_numbers(tables, tmp_path, no_plots):
     subgroups = report["models"]["a"]["subgroups"]
     assert {value: r["films"] for value, r in subgroups["sex"].items()} == {"F": 20, "M": 20}
     assert list(subgroups["age"]) == ["0-39", "40-59", "60-79"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    row = subgroups["sex"]["F"]["categories"]["Mass"]
+    assert f"{row['auroc']:.4f}" in text
+    assert "F (n = 20)" in text
+
+
+def test_a_subgroup_of_few_patients_is_named(tables, tmp_path, no_plots):
+    truth, a, _ = tables
+    rewrite(truth, lambda rows: [{**r, "Sex": "O" if i < 8 else "F"} for i, r in enumerate(rows)])
+    report = evaluate("--predictions", a, "--truth", truth, out=tmp_path / "out")
+    notes = report["models"]["a"]["notes"]
+    assert "sex O: 4 patients are too few for an interval that can be trusted" in notes
 
 
 def test_a_named_subset_is_averaged(tables, tmp_path, no_plots):
@@ -740,6 +792,68 @@ def test_a_model_without_a_common_category_is_refused(model_folder, tmp_path, ca
     assert "other predicts no category of the data set 'nih'" in message
 
 
+def trained_on_nih(model_folder, folder, seed, **arguments) -> Path:
+    """A copy of a model folder that says that it was trained on a data set drawn with a seed."""
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["cft"]["provenance"] = {"dataset": "nih", "seed": seed, "arguments": arguments}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def seen_films(report, model) -> list[str]:
+    return [n for n in report["models"][model]["notes"] if "the model has been trained on" in n]
+
+
+@pytest.fixture
+def drawn_nih(nih):
+    """A data set whose test films are drawn by a seed, not named by the data set."""
+    (nih / "expert_labels.csv").unlink()
+    return nih
+
+
+def test_films_that_the_model_was_trained_on_are_counted_and_named(
+    drawn_nih, model_folder, tmp_path, no_plots
+):
+    options = ("--dataset", "nih", "--data", drawn_nih, "--test", "0.5")
+    own = trained_on_nih(model_folder, tmp_path / "own", seed=0, test=0.5, valid=None)
+    other = trained_on_nih(model_folder, tmp_path / "other", seed=1, test=0.5, valid=None)
+    silent = trained_on_nih(model_folder, tmp_path / "silent", seed=0)
+    report = evaluate("--model", own, other, silent, *options, out=tmp_path / "out")
+    assert not seen_films(report, "own")
+    (note,) = seen_films(report, "other")
+    assert "of the 12 films" in note
+    assert "--seed 1" in note
+    assert seen_films(report, "silent")  # with its default share of test films
+
+
+def test_a_model_that_does_not_say_how_its_films_were_drawn_is_named(
+    drawn_nih, model_folder, tmp_path, no_plots
+):
+    model = trained_on_nih(model_folder, tmp_path / "model", seed=0)
+    config = json.loads((model / "config.json").read_text())
+    del config["cft"]["provenance"]["arguments"]
+    (model / "config.json").write_text(json.dumps(config))
+    report = evaluate(
+        "--model", model, "--dataset", "nih", "--data", drawn_nih, out=tmp_path / "out"
+    )
+    assert any("does not say" in note for note in report["models"]["model"]["notes"])
+
+
+def test_validation_films_that_a_member_was_trained_on_are_named(
+    nih, model_folder, tmp_path, no_plots
+):
+    options = ("--dataset", "nih", "--data", nih, "--valid", "0.5", "--ensemble", "mean")
+    twin = tmp_path / "twin"
+    shutil.copytree(model_folder, twin)
+    other = trained_on_nih(model_folder, tmp_path / "other", seed=1, valid=0.5)
+    report = evaluate("--model", twin, other, *options, out=tmp_path / "out")
+    assert not seen_films(report, "other")  # the test films are the experts', with any seed
+    (note,) = seen_films(report, "ensemble")
+    assert "validation" in note
+    assert "other" in note
+
+
 def test_a_missing_model_is_one_sentence(nih, tmp_path, capsys):
     message = failure(
         capsys, "--model", tmp_path / "none", "--dataset", "nih", "--data", nih,
@@ -788,6 +902,47 @@ def test_training_curves_are_drawn_from_a_runs_log(tmp_path):
     assert plots.training_curves(log, tmp_path / "plots") == "training.png"
     svg = (tmp_path / "plots" / "training.svg").read_text()
     assert "0.650" in svg  # the best validation AUROC is written beside its point
+
+
+def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(tmp_path):
+    log = tmp_path / "log.jsonl"
+    record = {"epoch": 1, "loss": 0.5, "valid": {"auroc": None, "map": 0.25}}
+    log.write_text(json.dumps(record) + "\n" + '{"epoch": 2, "lo')
+    assert plots.training_curves(log, tmp_path) == "training.png"
+    assert "0.250" in (tmp_path / "training.svg").read_text()
+
+
+# --- Plots --------------------------------------------------------------------------------------
+
+
+def test_the_roc_grid_has_a_band_however_many_models_there_are(official, tables, tmp_path):
+    svg = (official / "plots" / "roc.svg").read_text()
+    assert svg.count('id="FillBetweenPolyCollection') == 5  # the best of seven models, five tasks
+    assert "Band: 95 % interval of ensemble" in svg
+
+
+def test_the_steps_of_precision_and_recall_enclose_the_average_precision():
+    generator = np.random.default_rng(0)
+    labels = generator.choice([0, 1, np.nan], 200, p=[0.6, 0.3, 0.1])
+    scores = (generator.standard_normal(200) + np.nan_to_num(labels)).round(1)
+    recall, precision = plots.precision_recall_steps(scores, labels)
+    known = ~np.isnan(labels)
+    expected = average_precision_score(labels[known], scores[known])
+    assert np.sum(np.diff(recall) * precision[1:]) == pytest.approx(expected)
+    assert (np.diff(recall) > 0).all()
+
+
+def test_a_point_of_the_reliability_diagram_stands_for_enough_cases():
+    labels = np.array([1.0] * 12 + [0.0] * 188 + [np.nan] * 40)
+    probabilities = np.linspace(0, 1, 240)
+    stated, observed, half = plots.reliability_points(probabilities, labels)
+    assert len(stated) == 2  # of at least five positives each, were they spread evenly
+    assert stated == pytest.approx([probabilities[:100].mean(), probabilities[100:200].mean()])
+    assert observed == pytest.approx([0.12, 0])
+    # Wilson's limits are the roots p of (0.12 - p)^2 = 1.96^2 p (1 - p) / 100.
+    z = 1.96**2 / 100
+    low, high = sorted(np.roots([1 + z, -0.24 - z, 0.12**2]))
+    np.testing.assert_allclose([observed[0] - half[0, 0], observed[0] + half[1, 0]], [low, high])
 
 
 def test_an_empty_log_gives_no_plot(tmp_path):

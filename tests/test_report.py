@@ -248,10 +248,10 @@ def test_the_card_is_read_by_the_hub_library(config, figures):
     assert card.data.library_name == "timm"
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.license == "apache-2.0"
-    results = {r.metric_type: r for r in card.data.eval_results}
+    results = {r.metric_name: r for r in card.data.eval_results}
     expected = round(figures["subsets"]["all"]["auroc"], 4)
-    assert results["roc_auc"].metric_value == expected
-    assert results["roc_auc"].dataset_name == 'Test films: the "experts\'" labels'
+    assert results["Mean AUROC"].metric_value == expected
+    assert results["Mean AUROC"].dataset_name == 'Test films: the "experts\'" labels'
 
 
 def test_the_card_says_what_a_reader_must_know(config, figures):

@@ -18,7 +18,7 @@ import cft
 from cft.calibration import RULES
 from cft.hub import resolve
 from cft.labels import DESCRIPTIONS
-from cft.model_folder import ModelFolderError, atomic_write, read_config
+from cft.model_folder import WEIGHTS, ModelFolderError, atomic_write, read_config
 from train import plots, report
 from train.datasets import DatasetError, add_dataset_arguments, dataset_from_arguments
 from train.ensemble import SPACES, combine, greedy_weights
@@ -169,6 +169,13 @@ def _score_tables(args: argparse.Namespace) -> _Run:
     return _Run(scored, _read_readers(args.radiologists, truth, args.key), weights)
 
 
+def _with_notes(scored: _Scored, notes: tuple[str, ...]) -> _Scored:
+    """The same with notes on the last model, the ensemble."""
+    *models, last = scored.models
+    last = dataclasses.replace(last, notes=(*last.notes, *notes))
+    return _Scored(scored.truth, [*models, last])
+
+
 def _without_ranks(scored: _Scored, args: argparse.Namespace) -> _Scored:
     """An ensemble of ranks has no operating point: a rank among other films is another number."""
     if args.ensemble != "ranks":
@@ -180,7 +187,7 @@ def _without_ranks(scored: _Scored, args: argparse.Namespace) -> _Scored:
 
 
 def _read_truth(path: Path, predictions: Sequence[Path], args: argparse.Namespace) -> Truth:
-    predicted = {column for table in predictions for column in column_names(table)}
+    predicted = {column for table in predictions for column in column_names(table, args.key)}
     return read_truth(path, predicted, args.key, args.unit)
 
 
@@ -235,17 +242,21 @@ def _run_models(args: argparse.Namespace) -> _Run:
     _check_labels(classifiers, table)
     everything = [*tables, *held_out]
     films = {name: run(model, everything, args.batch_size) for name, model in classifiers.items()}
+    splits = _Splits(args, table.dataset)
 
     def score(one: LabelTable) -> _Scored:
         one = readable(one, list(films.values()))
         models = [
             predictions_of(name, classifiers[name], films[name], one, args.films) for name in names
         ]
-        models = [_with_warnings(m, classifiers[m.name], one, args) for m in models]
+        models = [_with_warnings(m, classifiers[m.name], one, splits, args.split) for m in models]
         return _Scored(truth_of(one, args.films, args.unit), models)
 
     validation = score(held_out[0]) if held_out else None
     scored, validation, weights = _with_ensemble([score(one) for one in tables], validation, args)
+    if held_out:
+        notes = _seen_in_validation(classifiers, held_out[0], splits)
+        scored = [_with_notes(one, notes) for one in scored]
     if validation:
         scored = [
             _without_ranks(_with_points(one, validation, args.threshold_rule), args)
@@ -264,12 +275,13 @@ def _save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: _
     from cft.ensemble import write_ensemble
 
     members = [
-        (name, resolve(reference), run_.weights.get(name, 1.0))
+        (name, resolve(reference).path, run_.weights.get(name, 1.0))
         for name, reference in zip(_model_names(args.model), args.model, strict=True)
     ]
     configs = [read_config(folder) for _, folder, _ in members]
     label_names = list(results["models"][ENSEMBLE]["categories"])
     points = run_.scored[0].models[-1].operating_points
+    kept = [config for (_, _, weight), config in zip(members, configs, strict=True) if weight]
     config = {
         "architecture": "ensemble",
         "label_names": label_names,
@@ -284,7 +296,7 @@ def _save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: _
                 }
                 for label, point in points.items()
             },
-            "provenance": _ensemble_provenance(args, configs),
+            "provenance": _ensemble_provenance(args, kept),
             "metrics": {
                 one["truth"]["name"]: {
                     key: value
@@ -362,21 +374,86 @@ def _check_labels(classifiers: Mapping[str, cft.Classifier], table: LabelTable) 
             )
 
 
-def _with_warnings(
-    model: Predictions, classifier: cft.Classifier, table: LabelTable, args: argparse.Namespace
-) -> Predictions:
-    """The model with notes where it may have seen the films that are scored."""
-    provenance = classifier.config.get("cft", {}).get("provenance", {})
-    notes = list(model.notes)
-    if provenance.get("dataset") == table.dataset and provenance.get("seed") != args.seed:
-        notes.append(
-            f"trained with seed {provenance.get('seed')}, scored with the splits of seed "
-            f"{args.seed}: unless the data set names its own test films, the model may have been "
-            "trained on these"
+# --- Films that a model has seen ----------------------------------------------------------------
+
+# Options of a data set that decide in which split a film is.
+_OF_SPLITS = ("valid", "test", "min_width", "shared_patients", "view", "map", "phantoms")
+
+
+class _Splits:
+    """How the models' own runs drew the splits of a data set, each read once."""
+
+    def __init__(self, args: argparse.Namespace, dataset: str):
+        self._args, self._dataset = args, dataset
+        self._drawn: dict[str, dict[str, str] | None] = {}  # options as text -> film -> split
+
+    def seen(self, model: Any, films: Sequence[str], splits: Sequence[str]) -> str:
+        """A phrase on the films among some that a model has seen in these splits; "" if none."""
+        members = getattr(model, "members", [model])  # an ensemble's, or the model itself
+        phrases = (self._seen_by(member.config, films, splits) for member in members)
+        return "; ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
+
+    def _seen_by(
+        self, config: Mapping[str, Any], films: Sequence[str], splits: Sequence[str]
+    ) -> str:
+        provenance = config.get("cft", {}).get("provenance", {})
+        if provenance.get("dataset") != self._dataset:
+            return ""
+        own, chosen = None, {x: provenance.get("arguments", {}).get(x) for x in _OF_SPLITS}
+        if "arguments" in provenance and "seed" in provenance:
+            own = self._read(chosen, provenance["seed"])
+        if own is None:
+            return "the model does not say how its films were drawn, so these may be among them"
+        count = sum(own.get(film) in splits for film in films)
+        if not count:
+            return ""
+        given = {"seed": provenance["seed"], **chosen}
+        flags = (f"--{k.replace('_', '-')} {v}" for k, v in given.items() if v not in (None, []))
+        return (
+            f"the model has been trained on {count:,} of the {len(films):,} films; the splits of "
+            f"its own run are those of {' '.join(flags)}"
         )
-    if args.split != "test":
-        notes.append(f"scored on the split {args.split!r}, which the model has been fitted to")
+
+    def _read(self, chosen: Mapping[str, Any], seed: int) -> dict[str, str] | None:
+        """Film -> split as a run drew them; None if this data set cannot be drawn so."""
+        name = json.dumps([chosen, seed], sort_keys=True)
+        if name not in self._drawn:
+            chosen = {**chosen, "map": chosen["map"] or []}
+            chosen["shared_patients"] = chosen["shared_patients"] or self._args.shared_patients
+            chosen["view"] = chosen["view"] or self._args.view
+            options = argparse.Namespace(**{**vars(self._args), **chosen, "known": 1.0})
+            try:
+                table = dataset_from_arguments(options, seed, check_images=False)
+                drawn = dict(zip(table.names.tolist(), table.split.tolist(), strict=True))
+            except DatasetError:
+                drawn = None
+            self._drawn[name] = drawn
+        return self._drawn[name]
+
+
+def _with_warnings(
+    model: Predictions, classifier: Any, table: LabelTable, splits: _Splits, scored: str
+) -> Predictions:
+    """The model with notes where it has seen, or may have seen, the films that are scored."""
+    notes = list(model.notes)
+    if scored != "test":
+        notes.append(f"scored on the split {scored!r}, which the model has been fitted to")
+    elif seen := splits.seen(classifier, table.names.tolist(), ("train", "valid")):
+        notes.append(f"these figures may be too good: {seen}")
     return dataclasses.replace(model, notes=tuple(notes))
+
+
+def _seen_in_validation(
+    classifiers: Mapping[str, Any], table: LabelTable, splits: _Splits
+) -> tuple[str, ...]:
+    """Notes on members that were trained on the films that weights and points are chosen on."""
+    films = table.names.tolist()
+    seen = {name: splits.seen(model, films, ("train",)) for name, model in classifiers.items()}
+    return tuple(
+        f"the validation films may say too much for {name}: {phrase}"
+        for name, phrase in seen.items()
+        if phrase
+    )
 
 
 # --- Command line -------------------------------------------------------------------------------
@@ -396,6 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threshold_rule=args.threshold_rule,
     )
     try:
+        _check_places(args)
         run_ = _run_models(args) if args.model else _score_tables(args)
         _check_subsets(settings, run_)
         results = _results(run_, settings)
@@ -415,6 +493,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(report.summary(results))
     print(f"written to {args.out}")
     return 0
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Refuse, before any work, what could not be written or would overwrite something else."""
+    for folder in filter(None, (args.out, args.save_ensemble)):
+        for place in (folder, *folder.parents):
+            if place.exists() and not place.is_dir():
+                raise EvaluationError(f"{place} is a file, so no folder can be made there")
+    if args.save_ensemble and (args.save_ensemble / WEIGHTS).exists():
+        raise EvaluationError(
+            f"{args.save_ensemble} holds another model; give --save-ensemble a folder of its own"
+        )
 
 
 def _check_subsets(settings: Settings, run_: _Run) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def export(
         "cft": {
             "categories": dict(categories),
             "provenance": dict(provenance),
-            "metrics": _rounded(dict(metrics)),
+            "metrics": rounded(dict(metrics)),
         },
     }
     state = network.state_dict()
@@ -120,6 +120,23 @@ def evaluate(
     )
 
 
+def test_tables(
+    tested: LabelTable, others: Sequence[LabelTable]
+) -> Iterator[tuple[LabelTable, list[int]]]:
+    """The test films' tables of labels: their own and, where they have some, each other one.
+
+    Yields
+    ------
+    (table, rows)
+        The films of a table that are among the test films, and each film's row among these.
+    """
+    place = {name: row for row, name in enumerate(tested.names.tolist())}
+    for table in (tested, *others):
+        table = table.subset(np.array([name in place for name in table.names.tolist()], bool))
+        if len(table):
+            yield table, [place[name] for name in table.names.tolist()]
+
+
 def provenance_of(table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What data and what code make the model; `rows` are those used of each split."""
     counts = {
@@ -149,10 +166,10 @@ def _pooling(network: nn.Module) -> str:
     return "avg"
 
 
-def _rounded(value: Any) -> Any:
-    """The same with every float rounded."""
+def rounded(value: Any) -> Any:
+    """The same JSON with every float rounded for config.json."""
     if isinstance(value, dict):
-        return {key: _rounded(x) for key, x in value.items()}
+        return {key: rounded(x) for key, x in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_rounded(x) for x in value]
+        return [rounded(x) for x in value]
     return round(value, _DECIMALS) if isinstance(value, float) else value

@@ -28,6 +28,7 @@ from train.statistics import (
 )
 
 __all__ = [
+    "FEW",
     "RATES",
     "calibration_figures",
     "compare_scores",
@@ -36,8 +37,8 @@ __all__ = [
     "sigmoid",
 ]
 
-# With fewer patients (or studies) of a class than this, a category's interval is named doubtful.
-_FEW = 10
+#: With fewer patients (or studies, of a class or in all) than this, an interval is named doubtful.
+FEW = 10
 
 #: What is measured at an operating point.
 RATES = ("sensitivity", "specificity", "ppv", "f1", "mcc")
@@ -228,7 +229,7 @@ def _note(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> str | N
         (len(np.unique(groups[labels == value])), name)
         for value, name in ((1, "positives"), (0, "negatives"))
     )
-    if fewest < _FEW:
+    if fewest < FEW:
         return f"too few independent {name} ({fewest}) for an interval that can be trusted"
     return None
 

@@ -32,15 +32,17 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cft.model_folder import ModelFolderError, atomic_write
+from cft.preprocess import Preprocess
 from train.augment import Augmentation, augment
 from train.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
 from train.datasets import dataset_from_arguments, read_dataset
 from train.distributed import Processes, processes, share_batch_statistics
-from train.export import calibrate, evaluate, export, provenance_of
+from train.export import calibrate, evaluate, export, provenance_of, test_tables
 from train.labels import DatasetError, LabelTable, policy_from_arguments
 from train.losses import loss_named
 from train.network import build, optimizer_for, preprocess_of, use_bfloat16
 from train.pixels import Pixels, pack, resized
+from train.push import PUSH_OPTIONS, PushError, check_login, push_from_arguments
 from train.ranking import auroc, average_precision
 from train.schedule import learning_rate
 from train.settings import Settings, TrainingError, Work, parse
@@ -412,9 +414,8 @@ def rows_of_splits(table: LabelTable, pixels: Pixels, judge_width: int) -> dict[
     }
 
 
-def films_of(table: LabelTable, settings: Settings, work: Work, here: Processes) -> Pixels:
+def films_of(table: LabelTable, preprocess: Preprocess, work: Work, here: Processes) -> Pixels:
     """The table's films at the network's size; the main process packs them, the others wait."""
-    preprocess = preprocess_of(settings)
     if table.pixels is not None:
         return resized(table.pixels, preprocess)
     cache = work.cache or work.out.parent / "pixels"
@@ -462,13 +463,10 @@ def finish(run: Run, facts: dict[str, Any], others: Sequence[LabelTable]) -> Non
     categories = calibrate(run.scores(run.valid_rows, "float32"), valid)
     tested = run.table.subset(run.rows["test"])
     scores = run.scores(run.rows["test"], "float32")
-    place = {name: row for row, name in enumerate(tested.names.tolist())}
-    metrics = {}
-    for table in (tested, *others):
-        table = table.subset(np.array([name in place for name in table.names.tolist()], bool))
-        rows = [place[name] for name in table.names.tolist()]
-        if rows:
-            metrics[table.dataset] = evaluate(scores[rows], table, categories)
+    metrics = {
+        table.dataset: evaluate(scores[rows], table, categories)
+        for table, rows in test_tables(tested, others)
+    }
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts, "best_epoch": run.best_epoch}
         names = run.table.label_names
@@ -506,6 +504,7 @@ def prepare_folder(work: Work, arguments: dict[str, Any]) -> None:
 def work_through(argv: Sequence[str] | None) -> None:
     """The whole of ``python -m train.negative``."""
     options, settings, work = parse(argv)
+    check_login(options)
     if work.threads:
         torch.set_num_threads(work.threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -522,7 +521,8 @@ def work_through(argv: Sequence[str] | None) -> None:
         if here.is_main:
             prepare_folder(work, arguments)
         here.barrier()
-        run = Run(settings, work, table, y, films_of(table, settings, work, here), here)
+        films = films_of(table, preprocess_of(settings), work, here)
+        run = Run(settings, work, table, y, films, here)
         if work.resume and work.last.exists():
             run.resume()
             logger.info("going on at step %d of %d", run.step, run.steps)
@@ -535,6 +535,8 @@ def work_through(argv: Sequence[str] | None) -> None:
             "label_policy": policy.to_dict(),
         }
         finish(run, facts, others)
+        if here.is_main:
+            push_from_arguments(options, work.out)
 
 
 def data_arguments(options: Any) -> dict[str, Any]:
@@ -543,7 +545,7 @@ def data_arguments(options: Any) -> dict[str, Any]:
     return {
         name: value if isinstance(value, (int, float, list, type(None))) else str(value)
         for name, value in sorted(vars(options).items())
-        if name not in fields | {"data", "preset", "command"}
+        if name not in fields | {"data", "preset", "command", *PUSH_OPTIONS}
     }
 
 
@@ -557,7 +559,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("train.negative: interrupted; add --resume to go on", file=sys.stderr)
         return 1
-    except (DatasetError, TrainingError, CheckpointError, ModelFolderError) as error:
+    except (DatasetError, TrainingError, CheckpointError, ModelFolderError, PushError) as error:
         print(f"train.negative: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from cft.model_folder import atomic_write
 from train.chexpert import step_curve
-from train.figures import sigmoid
+from train.figures import FEW, sigmoid
 from train.predictions import Predictions, Truth
 from train.statistics import bootstrap_roc_band
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_all", "training_curves"]
+__all__ = ["draw_all", "precision_recall_steps", "reliability_points", "training_curves"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (7, 2, 1, 2, 1, 2)), (0, (3, 1)), ":")
@@ -52,10 +52,16 @@ _STYLE = {
     "svg.hashsalt": "cft",  # the same figure gives the same file
 }
 
-# With more models than this, bands would hide the curves.
+# With more models than this, bands and error bars would hide the curves: one model keeps its own.
 _MOST_BANDS = 2
 _BAND_REPLICATES = 500
-_BINS = 10
+
+# Above this average precision, a panel's lower corner is free of curves instead of its upper one.
+_HIGH_AP = 0.6
+
+# A point of the reliability diagram stands for about this many positives (or negatives) at least.
+_CASES_A_BIN = 5
+_MOST_BINS = 10
 
 
 def draw_all(
@@ -160,6 +166,32 @@ def _title(axis: Axes, label: str, y: np.ndarray) -> None:
     axis.text(0, 1.025, counts, transform=axis.transAxes, fontsize=7, color=_GREY, va="bottom")
 
 
+def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> set[str]:
+    """The models drawn with interval and figures: all if they are few, else that of the best mean.
+
+    The mean is that over all categories; a model of fewer categories is no rival.
+    """
+    if len(models) <= _MOST_BANDS:
+        return {model.name for model in models}
+    most = max(len(model.label_names) for model in models)
+    areas = {
+        model.name: results["models"][model.name]["subsets"]["all"]["auroc"] or 0
+        for model in models
+        if len(model.label_names) == most
+    }
+    return {max(areas, key=lambda name: areas[name])}
+
+
+def _look(i: int, emphasised: bool) -> dict[str, Any]:
+    """Colour and line of the i-th model."""
+    return {
+        "color": _COLOURS[i % len(_COLOURS)],
+        "linestyle": _DASHES[i % len(_DASHES)],
+        "linewidth": 1.5 if emphasised else 0.9,
+        "zorder": 3 if emphasised else 2.5,
+    }
+
+
 def _films(truth: Truth) -> str:
     """What a plot is of: the truth, its rows and what they are grouped by."""
     plural = {"patient": "patients", "study": "studies", "film": "films"}
@@ -175,18 +207,20 @@ def _roc_grid(
     labels = _panels(results, truth, models)
     if not labels:
         return None
-    figure, axes = _grid(
-        len(labels), f"ROC curves. {_films(truth)}", "False-positive rate", "Sensitivity"
-    )
-    banded = len(models) if len(models) <= _MOST_BANDS else 0
+    emphasised = _emphasised(results, models)
+    title = f"ROC curves and AUROC. {_films(truth)}"
+    if len(emphasised) < len(models):
+        title += f". Band: {_level(results)} interval of {', '.join(emphasised)}"
+    figure, axes = _grid(len(labels), title, "False-positive rate", "Sensitivity")
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
         _title(axis, label, y)
         axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=1)
         for i, model in enumerate(models):
             if label in model.label_names:
-                _roc_curve(axis, results, truth, model, label, i, band=i < banded)
+                _roc_curve(axis, results, truth, model, label, i, model.name in emphasised)
         _reader_points(axis, results, label)
+        _figures_in_panel(axis, results, models, label, ("auroc", "ci"), emphasised, top=False)
     _legend(figure, axes)
     return figure
 
@@ -198,23 +232,54 @@ def _roc_curve(
     model: Predictions,
     label: str,
     i: int,
-    band: bool,
+    emphasised: bool,
 ) -> None:
     y = truth.labels[:, truth.label_names.index(label)]
-    row = results["models"][model.name]["categories"][label]
-    if row["auroc"] is None:
+    if results["models"][model.name]["categories"][label]["auroc"] is None:
         return
-    colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
+    look = _look(i, emphasised)
     x, sensitivity = step_curve(model.column(label), y)
-    axis.plot(x, sensitivity, color=colour, linestyle=dash, linewidth=1.3, label=model.name)
-    if band:
+    axis.plot(x, sensitivity, **look, label=model.name)
+    if emphasised:
         grid = np.linspace(0, 1, 101)
-        low, high = bootstrap_roc_band(model.column(label), y, truth.groups, grid, _BAND_REPLICATES)
-        axis.fill_between(grid, low, high, color=colour, alpha=0.16, linewidth=0)
-        text = f"{row['auroc']:.3f}"
-        if row["ci_low"] is not None:
-            text += f" ({row['ci_low']:.3f}–{row['ci_high']:.3f})"
-        axis.text(0.98, 0.03 + 0.1 * i, text, color=colour, ha="right", va="bottom", fontsize=7.5)
+        level = results["models"][model.name]["level"]
+        low, high = bootstrap_roc_band(
+            model.column(label), y, truth.groups, grid, _BAND_REPLICATES, level=level
+        )
+        axis.fill_between(grid, low, high, color=look["color"], alpha=0.18, linewidth=0, zorder=2)
+
+
+def _figures_in_panel(
+    axis: Axes,
+    results: Mapping[str, Any],
+    models: Sequence[Predictions],
+    label: str,
+    metric: tuple[str, str],
+    emphasised: set[str],
+    top: bool,
+) -> None:
+    """A metric (name, prefix of its limits) of the emphasised models, in the legend's order."""
+    lines = []
+    for i, model in enumerate(models):
+        row = results["models"][model.name]["categories"].get(label)
+        if row is None or row[metric[0]] is None or model.name not in emphasised:
+            continue
+        text = f"{row[metric[0]]:.3f}"
+        low, high = (row[f"{metric[1]}_{end}"] for end in ("low", "high"))
+        lines.append(
+            (_COLOURS[i % len(_COLOURS)], text if low is None else f"{text} ({low:.3f}–{high:.3f})")
+        )
+    for place, (colour, text) in enumerate(lines):
+        y = 0.98 - 0.1 * place if top else 0.03 + 0.1 * (len(lines) - 1 - place)
+        axis.text(
+            *(0.98, y, text),
+            color=colour,
+            ha="right",
+            va="top" if top else "bottom",
+            fontsize=7.5,
+            bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
+            zorder=4,
+        )
 
 
 def _reader_points(axis: Axes, results: Mapping[str, Any], label: str) -> None:
@@ -243,10 +308,11 @@ def _precision_recall_grid(
         return None
     figure, axes = _grid(
         len(labels),
-        f"Precision and recall. {_films(truth)}",
+        f"Precision, recall and average precision. {_films(truth)}",
         "Recall (sensitivity)",
         "Precision (PPV)",
     )
+    emphasised = _emphasised(results, models)
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
         _title(axis, label, y)
@@ -256,39 +322,37 @@ def _precision_recall_grid(
         )
         for i, model in enumerate(models):
             if label in model.label_names:
-                recall, precision = _precision_recall(model.column(label), y)
-                axis.plot(
-                    recall,
-                    precision,
-                    drawstyle="steps-pre",
-                    color=_COLOURS[i % len(_COLOURS)],
-                    linestyle=_DASHES[i % len(_DASHES)],
-                    linewidth=1.2,
-                    label=model.name,
-                )
+                recall, precision = precision_recall_steps(model.column(label), y)
+                look = _look(i, model.name in emphasised)
+                axis.plot(recall, precision, drawstyle="steps-pre", **look, label=model.name)
+        high = any(
+            (results["models"][x]["categories"].get(label, {}).get("ap") or 0) > _HIGH_AP
+            for x in emphasised
+        )
+        _figures_in_panel(axis, results, models, label, ("ap", "ap"), emphasised, top=not high)
     _legend(figure, axes)
     return figure
 
 
-def _precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(recall, precision) at each distinct score, by falling score; starts at recall 0."""
+def precision_recall_steps(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The steps whose area is the average precision: (recall, precision), starting at recall 0.
+
+    One step for each score at which a positive is found; precision holds from the recall before.
+    """
     known = ~np.isnan(labels)
     false_positive_rate, recall = step_curve(scores, labels)
     true = recall * np.sum(labels[known] == 1)
     called = true + false_positive_rate * np.sum(labels[known] == 0)
-    precision = true[1:] / called[1:]
-    return recall, np.append(precision[0], precision)
+    rises = np.append(True, np.diff(recall) > 0)
+    precision = np.append(np.nan, true[1:] / called[1:])[rises]
+    precision[0] = precision[1]
+    return recall[rises], precision
 
 
 def _reliability_grid(
     results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
 ) -> Figure | None:
     """Stated against observed probability, and before calibration for models that were run."""
-    series = []  # (name, model, (N, K) probabilities)
-    for model in models:
-        if model.logits is not None and len(models) <= _MOST_BANDS:
-            series.append((f"{model.name}, before calibration", model, sigmoid(model.logits)))
-        series.append((model.name, model, model.scores))
     rows = results["models"]
     labels = [
         label
@@ -302,41 +366,59 @@ def _reliability_grid(
         return None
     figure, axes = _grid(
         len(labels),
-        f"Reliability ({_BINS} bins of equal size). {_films(truth)}",
+        f"Reliability (bins of equal size). {_films(truth)}",
         "Stated probability",
         "Observed share",
     )
+    few = len(models) <= _MOST_BANDS
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
         _title(axis, label, y)
         axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, label="perfect calibration")
         largest = 0.0
-        for i, (name, model, scores) in enumerate(series):
+        for i, model in enumerate(models):
             if label not in model.label_names:
                 continue
             if rows[model.name]["categories"][label]["brier"] is None:
                 continue
-            bins = _quantile_reliability(scores[:, model.label_names.index(label)], y)
-            _reliability_line(axis, *bins, i, name)
-            largest = max(largest, bins[0].max(), bins[1].max())
+            column = model.label_names.index(label)
+            if model.logits is not None and few:
+                before = reliability_points(sigmoid(model.logits[:, column]), y)
+                _reliability_line(axis, *before, i, f"{model.name}, before calibration", "before")
+                largest = max(largest, before[0].max(), before[1].max())
+            after = reliability_points(model.scores[:, column], y)
+            _reliability_line(axis, *after, i, model.name, "with bars" if few else "plain")
+            largest = max(largest, after[0].max(), after[1].max())
         _square_axis(axis, largest)
     _legend(figure, axes)
     return figure
 
 
 def _reliability_line(
-    axis: Axes, stated: np.ndarray, observed: np.ndarray, half: np.ndarray, i: int, name: str
+    axis: Axes,
+    stated: np.ndarray,
+    observed: np.ndarray,
+    half: np.ndarray,
+    i: int,
+    name: str,
+    kind: str,
 ) -> None:
+    """One model's points: "with bars", "plain" (without), or hollow and pale ("before")."""
+    colour = _COLOURS[i % len(_COLOURS)]
+    before = kind == "before"
     axis.errorbar(
         stated,
         observed,
-        yerr=half,
-        color=_COLOURS[i % len(_COLOURS)],
-        linestyle=_DASHES[i % len(_DASHES)],
+        yerr=half if kind == "with bars" else None,
+        color=colour,
+        linestyle=(0, (1.2, 1.6)) if before else _DASHES[i % len(_DASHES)],
         linewidth=0.9,
-        elinewidth=0.6,
+        elinewidth=0.7,
+        alpha=0.7 if before else 1,
         marker=_MARKERS[i % len(_MARKERS)],
-        markersize=3,
+        markersize=3.5,
+        markerfacecolor="white" if before else colour,
+        zorder=2.5 if before else 3,
         label=name,
     )
 
@@ -350,17 +432,19 @@ def _square_axis(axis: Axes, largest: float) -> None:
     axis.set_yticks(ticks, [f"{x:g}" for x in ticks])
 
 
-def _quantile_reliability(
+def reliability_points(
     probabilities: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(stated, observed, half-widths (2, bins)) in bins of equal size with Wilson's 95 % interval.
 
-    Equal widths would put nearly all films of a rare finding into the first bin.
+    Equal widths would put nearly all films of a rare finding into the first bin. A rare finding has
+    fewer bins: each stands for about five cases of the rarer class, were they spread evenly.
     """
     known = ~np.isnan(labels)
     p, y = probabilities[known], labels[known]
-    order = np.argsort(p, kind="stable")
-    bins = [part for part in np.array_split(order, min(_BINS, len(order))) if len(part)]
+    rarer = int(min(y.sum(), (1 - y).sum()))
+    number = min(max(2, min(rarer // _CASES_A_BIN, _MOST_BINS)), len(p))
+    bins = np.array_split(np.argsort(p, kind="stable"), number)
     stated = np.array([p[part].mean() for part in bins])
     observed = np.array([y[part].mean() for part in bins])
     n, z = np.array([len(part) for part in bins]), 1.96
@@ -376,18 +460,18 @@ def _quantile_reliability(
 def _auroc_by_category(
     results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
 ) -> Figure | None:
-    """AUROC of each category and the mean; two models are joined (a dumbbell)."""
+    """AUROC of each category and the mean; two models as a dumbbell with their difference."""
     from matplotlib.figure import Figure
 
     labels = _panels(results, truth, models)
     if not labels:
         return None
-    rows = [*labels, "mean"]
-    step = 0.62 / max(len(models), 1)
+    rows, pair = [*labels, "mean"], len(models) == 2
+    spread = 0.3 if pair else 0.62 / max(len(models), 1)
     height = max(2.4, (0.2 + 0.11 * len(models)) * len(rows) + 1.3)
     figure = Figure(figsize=(6.8, height), layout="constrained")
     axis = figure.subplots()
-    ends: dict[int, list[tuple[float, float]]] = {}
+    ends: dict[int, list[float]] = {}
     for i, model in enumerate(models):
         result = results["models"][model.name]
         points = []
@@ -395,35 +479,60 @@ def _auroc_by_category(
             found = result["subsets"]["all"] if label == "mean" else result["categories"].get(label)
             if found is None or found["auroc"] is None:
                 continue
-            y = r + (i - (len(models) - 1) / 2) * step
+            y = r + (i - (len(models) - 1) / 2) * spread
             points.append((found["auroc"], y, found["ci_low"], found["ci_high"]))
-            ends.setdefault(r, []).append((found["auroc"], y))
-        _dots(axis, points, i, model.name)
-    if len(models) == 2:
-        for pair in ends.values():
-            if len(pair) == 2:
-                axis.plot(*zip(*pair, strict=True), color="#999999", linewidth=2.2, zorder=1)
+            ends.setdefault(r, []).append(found["auroc"])
+        _dots(axis, points, i, model.name, [round(y) for _, y, *_ in points] if pair else None)
     _category_axis(axis, rows, truth)
+    title = f"AUROC by category. {_films(truth)}"
+    if pair:
+        for r, values in ends.items():
+            axis.plot(values, [r] * len(values), color="#AAAAAA", linewidth=3, zorder=2)
+        _differences(axis, results, rows)
     axis.set_xlabel(f"AUROC with {_level(results)} interval")
-    figure.suptitle(f"AUROC by category. {_films(truth)}", x=0.01, ha="left", fontsize=10)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     if len(models) > 1:
         figure.legend(loc="outside lower center", ncols=min(len(models), 4), fontsize=7.5)
     return figure
+
+
+def _differences(axis: Axes, results: Mapping[str, Any], rows: Sequence[str]) -> None:
+    """Right of the dumbbells, how much the second model has more than the first."""
+    comparison = results["comparisons"][0] if results["comparisons"] else None
+    if comparison is None:
+        return
+    x = axis.get_yaxis_transform()  # x in shares of the axis, y in rows
+    heading = f"{comparison['second']}\nminus {comparison['first']}"
+    axis.text(1.02, -0.62, heading, transform=x, fontsize=7, color=_GREY, va="bottom")
+    for r, label in enumerate(rows):
+        row = comparison["mean"] if label == "mean" else comparison["categories"].get(label)
+        if row is None or row["difference"] is None:
+            continue
+        limits = row if label == "mean" else row["delong"]
+        text = f"{-row['difference']:+.3f}"
+        if limits["low"] is not None:
+            text += f" ({-limits['high']:+.3f} to {-limits['low']:+.3f})"
+        axis.text(1.02, r, text, transform=x, fontsize=7, va="center")
 
 
 def _level(results: Mapping[str, Any]) -> str:
     return f"{100 * next(iter(results['models'].values()))['level']:g} %"
 
 
-def _dots(axis: Axes, points: list[tuple], i: int, name: str | None) -> None:
-    """Points with horizontal intervals; each (value, y, low or None, high or None)."""
+def _dots(
+    axis: Axes, points: list[tuple], i: int, name: str | None, lines: list[float] | None = None
+) -> None:
+    """Points with horizontal intervals; each (value, y, low or None, high or None).
+
+    The points lie on `lines`, where given, and only their intervals beside these.
+    """
     colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
     for _, y, low, high in points:
         if low is not None:
             axis.plot([low, high], [y, y], color=colour, linewidth=1.1, alpha=0.65, zorder=2)
     axis.plot(
         [p[0] for p in points],
-        [p[1] for p in points],
+        lines or [p[1] for p in points],
         linestyle="none",
         marker=marker,
         markersize=4.5,
@@ -474,15 +583,16 @@ def _subgroup_dots(
         subgroups = results["models"][model.name]["subgroups"]
         points = []
         for r, (attribute, value) in enumerate(rows):
-            mean = subgroups[attribute][value]["subsets"]["all"]
+            group = subgroups[attribute][value]
+            mean = group["subsets"]["all"]
             if mean["auroc"] is not None:
                 y = r + (i - (len(models) - 1) / 2) * step
-                points.append((mean["auroc"], y, mean["ci_low"], mean["ci_high"]))
+                limits = (None, None)
+                if group["groups"] >= FEW:
+                    limits = (mean["ci_low"], mean["ci_high"])
+                points.append((mean["auroc"], y, *limits))
         _dots(axis, points, i, model.name)
-    names = [
-        f"{attribute} {value}  (n = {first[attribute][value]['films']:,})"
-        for attribute, value in rows
-    ]
+    names = [_subgroup_name(attribute, value, first[attribute][value]) for attribute, value in rows]
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
@@ -493,6 +603,14 @@ def _subgroup_dots(
     if len(models) > 1:
         figure.legend(loc="outside lower center", ncols=min(len(models), 4), fontsize=7.5)
     return figure
+
+
+def _subgroup_name(attribute: str, value: str, result: Mapping[str, Any]) -> str:
+    count = len(result["subsets"]["all"]["defined"])
+    name = attribute if value.startswith(attribute) else f"{attribute} {value}"
+    return (
+        f"{name}  (n = {result['films']:,}, {count} {'category' if count == 1 else 'categories'})"
+    )
 
 
 # --- Training -----------------------------------------------------------------------------------
@@ -517,31 +635,62 @@ def training_curves(log: Path, folder: Path, name: str = "training") -> str | No
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    records = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+    records = _records(log)
     if not records:
         return None
     epochs = [record["epoch"] for record in records]
+    curves = {
+        "Training loss": [record["loss"] for record in records],
+        "Mean AUROC, validation films": [record["valid"]["auroc"] for record in records],
+        "Mean AP, validation films": [record["valid"]["map"] for record in records],
+    }
     with rc_context(_STYLE):
-        figure = Figure(figsize=(6.8, 2.6), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.plot(epochs, [record["loss"] for record in records], color=_COLOURS[0])
-        left.set(xlabel="Epoch", ylabel="Training loss", ylim=(0, None))
-        for i, (metric, meaning) in enumerate((("auroc", "mean AUROC"), ("map", "mean AP"))):
-            values = [record["valid"][metric] for record in records]
-            best = int(np.argmax(values))
-            colour = _COLOURS[i]
-            right.plot(epochs, values, color=colour, linestyle=_DASHES[i], label=meaning)
-            right.plot(epochs[best], values[best], marker=_MARKERS[i], color=colour)
-            right.annotate(
-                f"{values[best]:.3f}",
-                (epochs[best], values[best]),
-                textcoords="offset points",
-                xytext=(0, 5),
-                ha="center",
-                color=colour,
-            )
-        right.set(xlabel="Epoch", ylabel="On validation films")
-        right.margins(y=0.15)
-        right.legend(loc="best")
-        figure.suptitle("Training", x=0.01, ha="left", fontsize=10)
+        figure = Figure(figsize=(6.8, 2.5), layout="constrained")
+        for i, (axis, (title, values)) in enumerate(
+            zip(figure.subplots(1, 3), curves.items(), strict=True)
+        ):
+            best = min if i == 0 else max
+            _curve(axis, epochs, values, best, _COLOURS[i])
+            axis.set_title(title, fontsize=8)
+        figure.suptitle(f"Training: {len(epochs)} epochs", x=0.01, ha="left", fontsize=10)
         return _save(figure, folder / name)
+
+
+def _records(log: Path) -> list[dict[str, Any]]:
+    """The records of a log, up to a last line that is still being written."""
+    records = []
+    for line in log.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _curve(
+    axis: Axes,
+    epochs: Sequence[int],
+    values: Sequence[float | None],
+    best: Callable[..., float],
+    colour: str,
+) -> None:
+    """Values by epoch (None where undefined), the best one marked with its value."""
+    known = [
+        (value, epoch) for value, epoch in zip(values, epochs, strict=True) if value is not None
+    ]
+    axis.plot([e for _, e in known], [v for v, _ in known], color=colour, linewidth=1.3)
+    axis.set_xlabel("Epoch")
+    axis.margins(y=0.18)
+    if known:
+        value, epoch = best(known, key=lambda pair: pair[0])
+        axis.plot(epoch, value, marker="o", markersize=4, color=colour)
+        late = epoch > (epochs[0] + epochs[-1]) / 2
+        axis.annotate(
+            f"{value:.3f}, epoch {epoch}",
+            (epoch, value),
+            textcoords="offset points",
+            xytext=(4 if late else -4, 5 if best is max else -5),
+            ha="right" if late else "left",
+            va="bottom" if best is max else "top",
+            fontsize=7.5,
+        )

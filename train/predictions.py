@@ -18,6 +18,7 @@ __all__ = [
     "StudyError",
     "TableError",
     "Truth",
+    "column_names",
     "predictions_csv",
     "read_decisions",
     "read_predictions",
@@ -204,10 +205,7 @@ def read_predictions(path: str | Path, truth: Truth, key: str = "Study") -> list
     table = _read(path, key)
     label_names = tuple(c for c in truth.label_names if c in table.columns)
     if not label_names:
-        raise TableError(
-            f"{table.path} has no column named like a category of {truth.name!r} "
-            f"({', '.join(truth.label_names[:3])}, ...); its columns are {', '.join(table.columns)}"
-        )
+        raise TableError(_no_category(table, truth))
     notes = [
         f"column {column!r} of {table.path.name} is no category of {truth.name!r} and is not used"
         for column in table.columns
@@ -225,14 +223,29 @@ def read_predictions(path: str | Path, truth: Truth, key: str = "Study") -> list
 
 
 def read_decisions(path: str | Path, truth: Truth, key: str = "Study") -> Predictions:
-    """Read a CSV table of a reader's decisions (1, 0, blank for none), in the truth's order."""
+    """Read a CSV table of a reader's decisions (1, 0, blank for none), in the truth's order.
+
+    Raises
+    ------
+    TableError
+        See `read_predictions`.
+    """
     table = _read(path, key)
     label_names = tuple(c for c in table.columns if c in truth.label_names)
+    if not label_names:
+        raise TableError(_no_category(table, truth))
     index = _row_of_key(table, table.rows, truth, key)
     rows = [[_label(table.rows[i][c], table, i, c) for c in label_names] for i in index]
     decisions = np.array(rows).reshape(len(truth.keys), len(label_names))
     decisions[decisions == -1] = np.nan
     return Predictions(table.path.stem, label_names, decisions)
+
+
+def _no_category(table: _Table, truth: Truth) -> str:
+    return (
+        f"{table.path} has no column named like a category of {truth.name!r} "
+        f"({', '.join(truth.label_names[:3])}, ...); its columns are {', '.join(table.columns)}"
+    )
 
 
 def predictions_csv(truth: Truth, models: Sequence[Predictions], key: str = "Study") -> str:
@@ -249,18 +262,18 @@ def predictions_csv(truth: Truth, models: Sequence[Predictions], key: str = "Stu
     return text.getvalue()
 
 
-def column_names(path: str | Path) -> tuple[str, ...]:
-    """The columns of a CSV table.
+def column_names(path: str | Path, key: str = "Study") -> tuple[str, ...]:
+    """The columns of a CSV table that has the column `key`.
 
     Raises
     ------
     TableError
-        If it cannot be read.
+        If it cannot be read or has no such column.
     """
-    return _read(path, key=None).columns
+    return _read(path, key).columns
 
 
-def _read(path: str | Path, key: str | None) -> _Table:
+def _read(path: str | Path, key: str) -> _Table:
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -274,7 +287,7 @@ def _read(path: str | Path, key: str | None) -> _Table:
     twice = [name for i, name in enumerate(columns) if name in columns[:i]]
     if twice:
         raise TableError(f"{path} has two columns named {twice[0]!r}")
-    if key is not None and key not in columns:
+    if key not in columns:
         raise TableError(
             f"{path} has no column {key!r} to join by (its columns: {', '.join(columns)}); name "
             "another with --key"
@@ -286,7 +299,9 @@ def _read(path: str | Path, key: str | None) -> _Table:
         if len(cells) != len(columns):
             where = table.line(len(table.rows))
             raise TableError(f"{where} has {len(cells)} cells instead of {len(columns)}")
-        table.rows.append(dict(zip(columns, cells, strict=True)))
+        row = dict(zip(columns, cells, strict=True))
+        row[key] = row[key].strip()
+        table.rows.append(row)
     return table
 
 

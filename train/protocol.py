@@ -18,6 +18,7 @@ from cft.calibration import operating_point
 from cft.labels import CHEXPERT_5
 from train import chexpert
 from train.figures import (
+    FEW,
     calibration_figures,
     compare_scores,
     evaluate_scores,
@@ -156,6 +157,7 @@ def _evaluate(
             attribute: {value: figures(rows) for value, rows in values.items()}
             for attribute, values in subgroups.items()
         }
+        result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
     return result
 
 
@@ -283,6 +285,18 @@ def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
         if len(groups) > 1:
             found[attribute] = groups
     return found
+
+
+def _few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[str]:
+    """Sentences on the subgroups whose intervals say little."""
+    plural = {"patient": "patients", "study": "studies", "film": "films"}[unit]
+    return [
+        f"{attribute} {value}: {figures['groups']} {plural} are too few for an interval that can "
+        "be trusted"
+        for attribute, values in subgroups.items()
+        for value, figures in values.items()
+        if figures["groups"] < FEW
+    ]
 
 
 def _age_bands(ages: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from train.figures import RATES, compare_scores, evaluate_scores, named_subsets
 __all__ = [
     "compare_scores",
     "evaluate_scores",
+    "fine_tuning",
     "markdown",
     "model_card",
     "named_subsets",
@@ -33,7 +34,7 @@ def summary(results: Mapping[str, Any]) -> str:
             rows.append(
                 [
                     name,
-                    subset,
+                    f"{subset} ({len(mean['defined'])})",
                     _interval(mean, "auroc", "ci"),
                     _figure(mean["ap"]),
                     _figure(mean["brier"]),
@@ -78,6 +79,64 @@ def markdown(results: Mapping[str, Any], images: Sequence[str] = ()) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def fine_tuning(results: Mapping[str, Any]) -> str:
+    """The table that stage 2 prints: one line a category, from its ``report.json``."""
+    test = next(iter(results["metrics"].items()), None)
+    header = ["category", "known +", "known -", "before", "after", "change", "regression"]
+    rows = [header]
+    for label, row in results["categories"].items():
+        before, after, change = row["valid_before"], row["valid_after"], ""
+        if test:
+            before = test[1]["stage_1"]["categories"][label]["auroc"]
+            after, change = test[1]["categories"][label]["auroc"], _change(test[1], label)
+        counts = (f"{row['positives']:,}", f"{row['negatives']:,}")
+        method = row["method"] + (f" ({row['skipped']})" if row["skipped"] else "")
+        rows.append([label, *counts, _figure(before), _figure(after), change, method])
+    lead = "Validation, cross-validated where it was fitted:"
+    parts = []
+    if test:
+        lead = f"Test AUROC, labels of {test[0]} (change: 95 % DeLong interval, by patient):"
+        parts = [f"{name}: {_stages(result)}" for name, result in results["metrics"].items()]
+    if "chosen" in results:
+        parts.append(
+            f"Strength of the penalty, chosen by cross-validation: {results['chosen']:g}; share of "
+            f"the way gone: {results['share']:.2f}."
+            if results["share"]
+            else "Cross-validation shows no gain beyond its error, so every trained regression "
+            "stays."
+        )
+    return "\n\n".join([f"{lead}\n{_aligned(_without_empty_columns(rows))}", *parts])
+
+
+def _change(result: Mapping[str, Any], label: str) -> str:
+    """A category's change of AUROC from stage 1 to stage 2, with its interval."""
+    row = result["change"]["categories"][label]
+    if row["difference"] is None:
+        return ""
+    limits = _range(row["delong"]["low"], row["delong"]["high"], signed=True)
+    return f"{row['difference']:+.4f}" + (f" ({limits})" if limits else "")
+
+
+def _stages(result: Mapping[str, Any]) -> str:
+    """One sentence on the means of both stages."""
+    before, after = result["stage_1"]["subsets"]["all"], result["subsets"]["all"]
+    mean = result["change"]["mean"]
+    text = f"mean AUROC {_figure(before['auroc'])} after stage 1, "
+    if not mean["difference"]:
+        return text + "and the same after stage 2."
+    text += f"{_figure(after['auroc'])} after stage 2 ({_p_text(mean)})"
+    pairs = (before["brier"], after["brier"], before["ece"], after["ece"])
+    if None not in pairs:
+        brier, brier_after, ece, ece_after = map(_figure, pairs)
+        text += f"; Brier score {brier} and {brier_after}, calibration error {ece} and {ece_after}"
+    return text + "."
+
+
+def _p_text(mean: Mapping[str, Any]) -> str:
+    limits = _range(mean["low"], mean["high"], signed=True)
+    return f"change {mean['difference']:+.4f}, {limits}, p = {_p(mean['p'])}, paired bootstrap"
+
+
 def _section(results: Mapping[str, Any], level: int) -> list[str]:
     """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
     heading = "#" * level
@@ -92,6 +151,8 @@ def _section(results: Mapping[str, Any], level: int) -> list[str]:
             parts.append(f"Weights, chosen on validation: {', '.join(shares)}.")
         if "subgroups" in result:
             parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
+            for attribute, values in result["subgroups"].items():
+                parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
     if results["radiologists"]:
         parts += [f"{heading} Radiologists", _reader_table(results)]
     if results["comparisons"]:
@@ -228,6 +289,16 @@ def _subgroup_table(subgroups: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
+def _by_value_table(values: Mapping[str, Any]) -> str:
+    """One line a category, one column a value of the attribute."""
+    rows = [["Category", *(f"{value} (n = {r['films']:,})" for value, r in values.items())]]
+    for label in next(iter(values.values()))["categories"]:
+        of_values = [result["categories"][label] for result in values.values()]
+        figures = [(_interval(row, "auroc", "ci"), row["positives"]) for row in of_values]
+        rows.append([label, *(f"{figure or 'undefined'}, {n:,}" for figure, n in figures)])
+    return _table(rows)
+
+
 def _reader_table(results: Mapping[str, Any]) -> str:
     readers = results["radiologists"]
     models = {n: r for n, r in results["models"].items() if "radiologists_below" in r}
@@ -336,6 +407,9 @@ _ACKNOWLEDGEMENTS = {
     ),
 }
 
+#: Where the card's examples name the model; a push puts the repository there.
+PLACEHOLDER = "path/to/this/folder"
+
 _CITED = """\
 ```bibtex
 @inproceedings{chong2024cft,
@@ -422,9 +496,13 @@ def _front_matter(
 def _index_entry(
     name: str, provenance: Mapping[str, Any], result: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A test set's means in the form of the Hub's ``model-index``."""
+    """A test set's means and categories in the form of the Hub's ``model-index``."""
     mean = result["subsets"]["all"]
-    figures = (("roc_auc", "Mean AUROC", mean["auroc"]), ("map", "Mean AP", mean["ap"]))
+    figures = [("roc_auc", "Mean AUROC", mean["auroc"]), ("map", "Mean AP", mean["ap"])]
+    figures += [
+        ("roc_auc", f"AUROC of {label}", row["auroc"])
+        for label, row in result["categories"].items()
+    ]
     return {
         "task": {"type": "image-classification", "name": "Multi-label chest X-ray classification"},
         "dataset": {"type": provenance.get("dataset") or "chest-x-ray", "name": name},
@@ -492,12 +570,15 @@ def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
 
 def _recipe(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield "## Recipe"
-    if provenance.get("command"):
-        yield f"```bash\n{provenance['command']}\n```"
+    first = provenance.get("stage_1", {}).get("command")
+    commands = [command for command in (first, provenance.get("command")) if command]
+    if commands:
+        yield "```bash\n{}\n```".format("\n".join(commands))
     facts = {
         "Parent model": provenance.get("parent"),
         "Unknown labels count as": provenance.get("label_policy", {}).get("unknown"),
         "Uncertain labels count as": provenance.get("label_policy", {}).get("uncertain"),
+        **_first_stage(provenance),
         "Best epoch": provenance.get("best_epoch"),
         "Seed": provenance.get("seed"),
         **{f"Version of {k}": v for k, v in provenance.get("versions", {}).items()},
@@ -506,6 +587,19 @@ def _recipe(provenance: Mapping[str, Any]) -> Iterator[str]:
     rows = [[name, str(value)] for name, value in facts.items() if value not in (None, "")]
     if rows:
         yield _table([["Setting", "Value"], *rows])
+
+
+def _first_stage(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model of stage 2 says of its stage 1, where that differs from its own settings."""
+    facts = provenance.get("stage_1", {})
+    policy, own = facts.get("label_policy", {}), provenance.get("arguments", {})
+    changed = {k: v for k, v in facts.get("arguments", {}).items() if v and own.get(k) != v}
+    return {
+        "Stage 1: unknown labels count as": policy.get("unknown"),
+        "Stage 1: uncertain labels count as": policy.get("uncertain"),
+        "Stage 1: best epoch": facts.get("best_epoch"),
+        **{f"Stage 1: `{k}`": v for k, v in changed.items() if k not in ("unknown", "uncertain")},
+    }
 
 
 def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -521,6 +615,9 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
             f"{_interval(mean, 'ap', 'ap')}. Intervals: {100 * result['level']:g} %, bootstrap "
             f"over patients ({result['replicates']:,} replicates)."
         )
+        if "stage_1" in result:
+            yield f"Before and after category-wise fine-tuning: {_stages(result)}"
+            yield _stages_table(result)
         yield _category_table(result["categories"])
         decisions = _decision_table(result["categories"])
         if decisions:
@@ -528,6 +625,17 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield decisions
         if result["notes"]:
             yield "\n".join(f"- {note}" for note in result["notes"])
+
+
+def _stages_table(result: Mapping[str, Any]) -> str:
+    """Per category the AUROC of both stages, and the Brier score before and after Platt scaling."""
+    columns = ["Category", "Stage 1", "Stage 2", "Change (DeLong)", "Brier, stage 1", "Stage 2"]
+    rows = [[*columns, "Stage 2 uncalibrated"]]
+    for label, row in result["categories"].items():
+        before, raw = result["stage_1"]["categories"][label], result["uncalibrated"][label]
+        areas = (_figure(before["auroc"]), _figure(row["auroc"]), _change(result, label))
+        rows.append([label, *areas, *map(_figure, (before["brier"], row["brier"], raw["brier"]))])
+    return _table(_without_empty_columns(rows))
 
 
 def _calibration(
@@ -558,14 +666,15 @@ def _how_to_use(config: Mapping[str, Any]) -> Iterator[str]:
     yield "## How to use"
     yield "With the project's own package, which reads DICOM, PNG and JPEG and calibrates:"
     yield (
-        '```python\nimport cft\n\nfindings = cft.load("path/to/this/folder")'
+        '```python\nimport cft\n\nfindings = cft.load("' + PLACEHOLDER + '")'
         '.predict("film.dcm")\nprint(findings.probabilities, findings.positives)\n```'
     )
     if config["architecture"] != "ensemble":
         yield "With timm alone (the logits are not calibrated, and preprocessing is up to you):"
         yield (
             "```python\nimport timm\n\n"
-            'model = timm.create_model("local-dir:path/to/this/folder", pretrained=True).eval()\n'
+            'model = timm.create_model("local-dir:' + PLACEHOLDER + '", pretrained=True)'
+            ".eval()\n"
             "probabilities = model(batch).sigmoid()  # one per finding; no softmax\n```"
         )
     yield "Over the page's API:"

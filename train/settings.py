@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from train.datasets import add_dataset_arguments
 from train.labels import add_policy_arguments
 from train.losses import loss_named
 from train.presets import PRESETS
+from train.push import PUSH_OPTIONS, add_push_arguments
 from train.schedule import SCHEDULES
 
 
@@ -121,25 +122,41 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings, Wor
             check(text)
         except ValueError as error:
             parser.error(str(error))
-    options.command = _command(parser, options, name, preset)
+    machine = {*(f.name for f in dataclasses.fields(Work)), *PUSH_OPTIONS}
+    program = "python -m train.negative"
+    options.command = command_of(program, parser, options, machine, name, preset)
     return options, _of(Settings, options), _of(Work, options)
 
 
-def _command(
+def command_of(
+    program: str,
     parser: argparse.ArgumentParser,
     options: argparse.Namespace,
-    name: str | None,
-    preset: dict[str, Any],
+    left_out: Collection[str],
+    preset: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> str:
-    """The command without what belongs to one machine: folders, device and the like."""
-    words = ["python -m train.negative"]
-    words += [f"--preset {name}"] if name else []
+    """The command that repeats a run elsewhere, without what belongs to one machine.
+
+    Parameters
+    ----------
+    program
+        Such as ``python -m train.negative``.
+    parser, options
+        What was asked for; options at their defaults are not named.
+    left_out
+        Options that belong to one machine: folders, device and the like.
+    preset, values
+        The preset's name, and the arguments that it stands for.
+    """
+    words = [program]
+    words += [f"--preset {preset}"] if preset else []
     words += ["--data DATA"] if options.data else []
-    left_out = {f.name for f in dataclasses.fields(Work)} | {"preset", "data"}
     for key, value in sorted(vars(options).items()):
-        if key not in left_out and value != preset.get(key, parser.get_default(key)):
-            values = value if isinstance(value, list) else [value]
-            words += [f"--{key.replace('_', '-')}", *(shlex.quote(str(x)) for x in values)]
+        default = (values or {}).get(key, parser.get_default(key))
+        if key not in {*left_out, "preset", "data"} and value != default:
+            given = value if isinstance(value, list) else [value]
+            words += [f"--{key.replace('_', '-')}", *(shlex.quote(str(x)) for x in given)]
     return " ".join(words)
 
 
@@ -160,6 +177,7 @@ def _parser() -> argparse.ArgumentParser:
             _add(group, option)
     add_dataset_arguments(parser)
     add_policy_arguments(parser)
+    add_push_arguments(parser)
     return parser
 
 

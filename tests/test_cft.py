@@ -1,0 +1,354 @@
+"""Stage 2, the command: a frozen backbone, known labels only, validation decides, test measures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import cft as use
+from cft.model_folder import CONFIG, WEIGHTS, read_model_folder
+from train import cft, negative
+from train.cft import Tuner
+from train.refit import STRENGTHS, Choice
+
+SIZE = 32
+LABELS = ("Bright", "Dark", "Never")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """200 small films in CSV: a bright and a dark spot, and a finding that nobody has.
+
+    A third of the training labels are blank and some are uncertain.
+    """
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    lines = [f"image,patient,split,{','.join(LABELS)}"]
+    for number in range(200):
+        present = generator.random(2) < 0.4
+        film = generator.normal(120, 20, (SIZE, SIZE))
+        for there, value, column in zip(present, (60, -60), (4, 20), strict=True):
+            row = generator.integers(4, 20)
+            film[row : row + 8, column : column + 8] += value * there
+        Image.fromarray(film.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        split = ("train", "train", "train", "valid", "test")[number % 5]
+        cells = [str(int(x)) for x in present]
+        if split == "train":
+            cells = [
+                x if u > 0.4 else ("" if u > 0.1 else "-1")
+                for x, u in zip(cells, generator.random(2), strict=True)
+            ]
+        lines.append(f"{number}.png,p{number},{split},{','.join(cells)},0")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def parent(data, tmp_path_factory) -> Path:
+    """A run of stage 1."""
+    out = tmp_path_factory.mktemp("runs") / "negative"
+    words = f"--data {data} --dataset csv --out {out} --arch test_resnet --image-size {SIZE}"
+    words += " --epochs 3 --batch-size 16 --lr 0.01 --ema 0.9 --device cpu --threads 1 --workers 1"
+    assert negative.main(words.split()) == 0
+    return out
+
+
+def words(parent: Path, data: Path, out: Path, *more: str) -> list[str]:
+    fixed = f"--model {parent} --data {data} --out {out} --device cpu --threads 1 --workers 1"
+    return [*fixed.split(), "--cache", str(parent.parent), *more]
+
+
+@pytest.fixture
+def a_gain(monkeypatch):
+    """As if cross-validation had shown a gain: what changes, changes."""
+    found = Choice(4, np.full(len(STRENGTHS), 0.02), np.full(len(STRENGTHS), 0.01))
+    monkeypatch.setattr(cft, "choose", lambda *_: found)
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Searches that return noise: better in some categories, worse in others."""
+
+    def noise(seed):
+        def search(self):
+            generator = np.random.default_rng(seed)
+            change = generator.normal(0, 0.3, self.weights.shape).astype(np.float32)
+            return self.weights + change, self.biases.copy()
+
+        return search
+
+    monkeypatch.setattr(Tuner, "_gradient", noise(1))
+    monkeypatch.setattr(Tuner, "_ga", noise(2))
+
+
+# --- What is refused ----------------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path, capsys):
+    assert cft.main(["--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_data_that_is_not_phantoms_has_to_be_named(parent, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(parent, model, ignore=shutil.ignore_patterns("checkpoint"))
+    config = json.loads((model / CONFIG).read_text())
+    # As after a run that recognised its data: its name is not among the arguments.
+    config["cft"]["provenance"]["arguments"]["dataset"] = None
+    (model / CONFIG).write_text(json.dumps(config))
+    with pytest.raises(SystemExit, match="2"):
+        cft.main(["--model", str(model), "--out", str(tmp_path / "out")])
+    assert "was trained on csv: say where it is, --data" in capsys.readouterr().err
+
+
+def test_a_model_of_unknown_data_needs_data(model_folder, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cft.main(["--model", str(model_folder), "--out", str(tmp_path)])
+    assert "does not say what it was trained on" in capsys.readouterr().err
+
+
+def test_an_impossible_loss_is_wrong_usage(parent, data, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        cft.main(words(parent, data, tmp_path, "--method", "gradient", "--loss", "hinge"))
+
+
+def test_a_run_is_not_written_over(parent, data, tmp_path, capsys):
+    assert cft.main(words(parent, data, tmp_path / "out")) == 0
+    assert cft.main(words(parent, data, tmp_path / "out")) == 1
+    assert "already holds a run; add --resume" in capsys.readouterr().err
+
+
+def test_a_run_is_gone_on_with_only_as_it_began(parent, data, tmp_path, capsys):
+    assert cft.main(words(parent, data, tmp_path / "out")) == 0
+    assert cft.main(words(parent, data, tmp_path / "out", "--resume", "--fitness", "ap")) == 1
+    assert "began with fitness = 'auroc'" in capsys.readouterr().err
+
+
+def test_parts_of_other_films_are_not_gone_on_with(parent, data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out)) == 0
+    finished = cft.Finished(out / "checkpoint" / "last.safetensors", _key(parent, data))
+    assert finished.get("auto/0")
+    other = data.parent / "other.csv"
+    other.write_text("\n".join(data.read_text().splitlines()[:-1]) + "\n")
+    assert cft.main(words(parent, other, out, "--resume")) == 1
+    assert "another model or other films" in capsys.readouterr().err
+
+
+def _key(parent: Path, data: Path) -> str:
+    """What names the features of the parent's own films."""
+    films = len(data.read_text().splitlines()) - 1
+    for folder in (parent.parent / "features").iterdir():
+        index = json.loads((folder / "index.json").read_text())
+        if index["shape"][0] == films:
+            return folder.name
+    raise AssertionError("no features")
+
+
+def test_patients_on_both_sides_are_refused(parent, data, tmp_path, capsys):
+    shared = data.parent / "shared.csv"
+    shared.write_text(data.read_text().replace(",p3,valid", ",p4,valid"))
+    more = ("--shared-patients", "keep")
+    assert cft.main(words(parent, shared, tmp_path / "out", *more)) == 1
+    assert "1 patients have films in valid and in test" in capsys.readouterr().err
+
+
+def test_a_missing_category_is_named(parent, data, tmp_path, capsys):
+    other = data.parent / "renamed.csv"
+    other.write_text(data.read_text().replace("Bright", "Shiny"))
+    assert cft.main(words(parent, other, tmp_path / "out")) == 1
+    assert "no category 'Bright'" in capsys.readouterr().err
+
+
+# --- The result ---------------------------------------------------------------------------------
+
+
+def test_everything_but_the_logistic_regressions_stays_byte_for_byte(
+    parent, data, tmp_path, a_gain
+):
+    assert cft.main(words(parent, data, tmp_path / "out")) == 0
+    before, after = read_model_folder(parent), read_model_folder(tmp_path / "out")
+    changed = {
+        name
+        for name, tensor in before.state_dict.items()
+        if tensor.numpy().tobytes() != after.state_dict[name].numpy().tobytes()
+    }
+    assert changed == {"fc.weight", "fc.bias"}
+    assert set(after.state_dict) == set(before.state_dict)
+    # A category that could not be fitted keeps its regression too.
+    for name in changed:
+        np.testing.assert_array_equal(before.state_dict[name][2], after.state_dict[name][2])
+
+
+def test_the_regressions_are_moved_as_far_as_the_evidence_allows(parent, data, tmp_path, a_gain):
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out)) == 0
+    path = cft.Finished(out / "checkpoint" / "last.safetensors", _key(parent, data)).get("auto/1")
+    trained, new = (read_model_folder(folder).state_dict for folder in (parent, out))
+    share = 1 - (0.01 / 0.02) ** 2  # as James and Stein shrink a gain of two errors
+    assert json.loads((out / "report.json").read_text())["share"] == pytest.approx(share)
+    for name, refitted in (("fc.weight", path["weights"]), ("fc.bias", path["biases"])):
+        before = trained[name][1].numpy()
+        expected = before + share * (refitted[4] - before)
+        np.testing.assert_allclose(new[name][1].numpy(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_evidence_the_weights_are_the_parents(parent, data, tmp_path, monkeypatch):
+    none = Choice(None, np.zeros(len(STRENGTHS)), np.zeros(len(STRENGTHS)))
+    monkeypatch.setattr(cft, "choose", lambda *_: none)
+    assert cft.main(words(parent, data, tmp_path / "out")) == 0
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (parent / WEIGHTS).read_bytes()
+
+
+def test_the_model_folder_is_read_by_everybody(parent, data, tmp_path, a_gain):
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out)) == 0
+    classifier = use.load(out, device="cpu")
+    stock = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    batch = torch.rand(2, 1, SIZE, SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(stock(batch), classifier.logits(batch))
+    assert classifier.predict(data.parent / "4.png").probabilities.keys() == set(LABELS)
+
+
+def test_the_scores_measured_are_those_of_the_model_folder(parent, data, tmp_path, a_gain):
+    from sklearn.metrics import roc_auc_score
+
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out)) == 0
+    films = [data.parent / f"{n}.png" for n in range(4, 200, 5)]
+    truth = [
+        line.split(",")[3] == "1" for line in data.read_text().splitlines() if ",test," in line
+    ]
+    measured = json.loads((out / "report.json").read_text())["metrics"]["csv"]
+    for folder, found in ((out, measured), (parent, measured["stage_1"])):
+        scores = [f.scores["Bright"] for f in use.load(folder, device="cpu").predict(films)]
+        expected = roc_auc_score(truth, scores)
+        assert found["categories"]["Bright"]["auroc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_provenance_names_the_parent_and_both_stages(parent, data, tmp_path, a_gain):
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out, "--seed", "3")) == 0
+    before, after = (json.loads((f / CONFIG).read_text())["cft"] for f in (parent, out))
+    found = after["provenance"]
+    assert found["parent"] == before["weights_sha256"]
+    assert found["stage"] == "cft"
+    assert found["command"] == "python -m train.cft --model MODEL --data DATA --seed 3"
+    assert found["stage_1"]["command"] == before["provenance"]["command"]
+    assert found["stage_1"]["label_policy"]["unknown"] == "negative"
+    assert found["label_policy"]["unknown"] == "ignore"
+    assert found["methods"] == {"Bright": "auto", "Dark": "auto", "Never": "original"}
+    metrics = after["metrics"]["csv"]
+    assert metrics["stage_1"]["subsets"]["all"]["auroc"] == pytest.approx(
+        before["metrics"]["csv"]["subsets"]["all"]["auroc"], abs=1e-5
+    )
+    card = (out / "README.md").read_text()
+    assert "after stage 1" in card
+    assert found["stage_1"]["command"] in card
+
+
+def test_the_table_says_what_was_known_and_why_a_category_was_skipped(
+    parent, data, tmp_path, capsys
+):
+    assert cft.main(words(parent, data, tmp_path / "out")) == 0
+    table = capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["categories"]
+    assert rows["Never"]["skipped"] == "no known positive training film"
+    assert "no known positive training film" in table
+    cells = [line.split(",")[3] for line in data.read_text().splitlines() if ",train," in line]
+    # An uncertain mark, -1, counts as unknown, like a blank.
+    assert "-1" in cells
+    assert rows["Bright"]["positives"] == cells.count("1")
+    assert rows["Bright"]["negatives"] == cells.count("0")
+
+
+def test_test_labels_change_nothing_but_the_figures(parent, data, tmp_path, a_gain):
+    other = data.parent / "turned.csv"
+    turn = str.maketrans("01", "10")
+    lines = [
+        line
+        if ",test," not in line
+        else ",".join(
+            cell if i < 3 else cell.translate(turn) for i, cell in enumerate(line.split(","))
+        )
+        for line in data.read_text().splitlines()
+    ]
+    other.write_text("\n".join(lines) + "\n")
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder, table in zip(folders, (data, other), strict=True):
+        assert cft.main(words(parent, table, folder)) == 0
+    configs = [json.loads((folder / CONFIG).read_text())["cft"] for folder in folders]
+    assert configs[0]["categories"] == configs[1]["categories"]
+    assert configs[0]["metrics"] != configs[1]["metrics"]
+    assert (folders[0] / WEIGHTS).read_bytes() == (folders[1] / WEIGHTS).read_bytes()
+
+
+def test_the_same_command_gives_the_same_bytes(parent, data, tmp_path, a_gain):
+    for name in ("one", "two"):
+        assert cft.main(words(parent, data, tmp_path / name)) == 0
+    assert (tmp_path / "one" / WEIGHTS).read_bytes() == (tmp_path / "two" / WEIGHTS).read_bytes()
+
+
+def test_greedy_is_never_worse_on_validation(parent, data, tmp_path, searches):
+    assert cft.main(words(parent, data, tmp_path / "out", "--preset", "paper")) == 0
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["categories"]
+    for label in ("Bright", "Dark"):
+        row = rows[label]
+        if row["method"] == "original":
+            assert row["valid_after"] == row["valid_before"]
+        else:
+            assert row["valid_after"] > row["valid_before"]
+    assert rows["Never"]["method"] == "original"
+
+
+def test_a_fine_tuned_model_is_fine_tuned_again_on_the_same_films(parent, data, tmp_path, a_gain):
+    assert cft.main(words(parent, data, tmp_path / "one", "--seed", "5")) == 0
+    assert cft.main(words(tmp_path / "one", data, tmp_path / "two")) == 0
+    one, two = (
+        json.loads((tmp_path / name / CONFIG).read_text())["cft"]["provenance"]
+        for name in ("one", "two")
+    )
+    assert two["parent"] != one["parent"]
+    assert two["splits"] == one["splits"]
+
+
+def test_average_precision_can_be_the_fitness(parent, data, tmp_path):
+    assert cft.main(words(parent, data, tmp_path / "out", "--fitness", "ap")) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["fitness"] == "ap"
+
+
+# --- Interruption -------------------------------------------------------------------------------
+
+
+def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
+    parent, data, tmp_path, monkeypatch, capsys, a_gain
+):
+    assert cft.main(words(parent, data, tmp_path / "whole")) == 0
+    fit, fitted = cft.Refitter.path, []
+
+    def stop_after_one(self, category, *labels):
+        fitted.append(category)
+        if len(fitted) == 1:
+            cft_stop[0].asked = True
+        return fit(self, category, *labels)
+
+    cft_stop = []
+    enter = cft.Stop.__enter__
+    monkeypatch.setattr(cft.Stop, "__enter__", lambda self: cft_stop.append(self) or enter(self))
+    monkeypatch.setattr(cft.Refitter, "path", stop_after_one)
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out)) == 1
+    assert "what is finished is kept" in capsys.readouterr().err
+    assert not (out / WEIGHTS).exists()
+    assert cft.main(words(parent, data, out, "--resume")) == 0
+    assert fitted == [0, 1]  # neither twice
+    assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()

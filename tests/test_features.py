@@ -1,0 +1,167 @@
+"""Features of a frozen backbone: the model's own, kept once, never those of something else."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from cft.classifier import Classifier
+from cft.model_folder import ModelFolderError, read_model_folder, write_model_folder
+from tests.conftest import random_model_config
+from train import features
+from train.features import features_of
+from train.pixels import Pixels
+
+
+@pytest.fixture(scope="module")
+def classifier(model_folder) -> Classifier:
+    return Classifier(read_model_folder(model_folder), "cpu")
+
+
+@pytest.fixture(scope="module")
+def pixels() -> Pixels:
+    generator = np.random.default_rng(0)
+    return Pixels(generator.integers(0, 256, (10, 64, 64), dtype=np.uint8), {})
+
+
+def compute(classifier, pixels, cache, **more):
+    return features_of(classifier, pixels, cache, batch_size=4, progress=False, **more)
+
+
+@pytest.fixture
+def no_computing(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("the features were computed again")
+
+    monkeypatch.setattr(features, "_features", refuse)
+
+
+# --- What is refused ----------------------------------------------------------------------------
+
+
+def test_a_network_without_a_linear_end_is_refused(classifier, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(classifier.network, "get_classifier", torch.nn.Identity)
+    with pytest.raises(ModelFolderError, match="does not end in one linear layer"):
+        compute(classifier, pixels, tmp_path)
+
+
+def test_logits_that_are_not_those_of_the_last_layer_are_refused(
+    classifier, pixels, tmp_path, monkeypatch
+):
+    whole = classifier.network.forward_head
+
+    def twice(maps, pre_logits=False):
+        return whole(maps, pre_logits) * (1 if pre_logits else 2)
+
+    monkeypatch.setattr(classifier.network, "forward_head", twice)
+    with pytest.raises(ModelFolderError, match="not those of its last layer"):
+        compute(classifier, pixels, tmp_path)
+
+
+def test_a_full_disk_is_an_error_before_anything_is_computed(
+    classifier, pixels, tmp_path, monkeypatch, no_computing
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(features.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        compute(classifier, pixels, tmp_path)
+
+
+# --- What they are ------------------------------------------------------------------------------
+
+
+def test_the_features_give_the_classifiers_own_logits(classifier, pixels, tmp_path):
+    found = compute(classifier, pixels, tmp_path)
+    films = torch.from_numpy(pixels.array).float() / 255
+    expected = classifier.logits(torch.stack([classifier.preprocess(film) for film in films]))
+    assert found.z.dtype == np.float32
+    logits = found.z @ found.weights.T + found.biases
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_the_features_are_the_same_in_batches_of_any_size(classifier, pixels, tmp_path):
+    found = compute(classifier, pixels, tmp_path / "four").z
+    whole = features_of(classifier, pixels, tmp_path / "ten", batch_size=10, progress=False).z
+    np.testing.assert_allclose(found, whole, atol=1e-5, rtol=1e-5)
+
+
+# --- What is kept -------------------------------------------------------------------------------
+
+
+def test_features_are_computed_once(classifier, pixels, tmp_path, request):
+    first = np.array(compute(classifier, pixels, tmp_path).z)
+    request.getfixturevalue("no_computing")
+    again = compute(classifier, Pixels(pixels.array.copy(), {}), tmp_path).z
+    assert isinstance(again, np.memmap)
+    np.testing.assert_array_equal(again, first)
+
+
+def test_features_are_not_used_for_other_films(classifier, pixels, tmp_path):
+    compute(classifier, pixels, tmp_path)
+    changed = pixels.array.copy()
+    changed[7, 30, 30] ^= 128
+    found = compute(classifier, Pixels(changed, {}), tmp_path)
+    np.testing.assert_array_equal(
+        found.z, compute(classifier, Pixels(changed, {}), tmp_path / "anew").z
+    )
+
+
+def test_features_are_not_used_for_another_model(classifier, pixels, tmp_path):
+    network = timm.create_model("resnet10t", num_classes=3, in_chans=1).eval()
+    folder = write_model_folder(
+        tmp_path / "other",
+        state_dict=network.state_dict(),
+        config=random_model_config(),
+        card="other weights",
+    )
+    before = compute(classifier, pixels, tmp_path / "cache").z
+    other = Classifier(read_model_folder(folder), "cpu")
+    after = compute(other, pixels, tmp_path / "cache").z
+    assert not np.allclose(before, after)
+
+
+def test_an_array_of_the_wrong_size_is_computed_again(classifier, pixels, tmp_path):
+    whole = np.array(compute(classifier, pixels, tmp_path).z)
+    (array,) = tmp_path.glob("*/features.f32")
+    array.write_bytes(array.read_bytes()[:-4])
+    np.testing.assert_array_equal(compute(classifier, pixels, tmp_path).z, whole)
+
+
+def test_an_unreadable_index_is_the_same_as_none(classifier, pixels, tmp_path):
+    whole = np.array(compute(classifier, pixels, tmp_path).z)
+    (index,) = tmp_path.glob("*/index.json")
+    index.write_text("{")
+    np.testing.assert_array_equal(compute(classifier, pixels, tmp_path).z, whole)
+
+
+def test_an_interrupted_computation_goes_on_where_it_was(classifier, pixels, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "_BLOCK", 4)
+    compute_one = features._features
+    seen = []
+
+    def interrupted(classifier, films):
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        seen.append(len(films))
+        return compute_one(classifier, films)
+
+    monkeypatch.setattr(features, "_features", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compute(classifier, pixels, tmp_path)
+    (index,) = tmp_path.glob("*/index.json")
+    assert json.loads(index.read_text())["done"] == 4
+    later = []
+    monkeypatch.setattr(
+        features, "_features", lambda c, films: later.append(len(films)) or compute_one(c, films)
+    )
+    found = compute(classifier, pixels, tmp_path).z
+    assert later == [4, 2]
+    monkeypatch.setattr(features, "_features", compute_one)
+    np.testing.assert_array_equal(found, compute(classifier, pixels, tmp_path / "anew").z)
