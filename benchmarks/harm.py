@@ -48,20 +48,21 @@ def changes(before: dict[str, list[float]], after: dict[str, list[float]]) -> di
 # --- The methods ------------------------------------------------------------------------------
 
 
-def tuner(problem: Problem, seed: int, parts: Path, method: str) -> Tuner:
-    """Stage 2 as the command runs it, with the published settings of both searches."""
+def tuner(
+    problem: Problem, seed: int, parts: Path, method: str, preset: str | None = None
+) -> Tuner:
+    """Stage 2 as the command runs it."""
     options = argparse.Namespace(
-        method=method, preset="paper", fitness="auroc", loss="bce", seed=seed
+        method=method, preset=preset, fitness="auroc", loss="bce", seed=seed
     )
-    return Tuner(
-        *(problem.features, problem.train, problem.valid, options),
-        *(Finished(parts, "benchmark"), Stop(), torch.device("cpu")),
-    )
+    finished = Finished(parts.with_stem(f"{parts.stem}-{preset or 'default'}"), "benchmark")
+    facts = problem.features, problem.train, problem.valid, options
+    return Tuner(*facts, finished, Stop(), torch.device("cpu"))
 
 
-def shipped(method: str) -> Callable[[Problem, int, Path], np.ndarray]:
+def shipped(method: str, preset: str | None = None) -> Callable[[Problem, int, Path], np.ndarray]:
     """A method of the command."""
-    return lambda problem, seed, parts: tuner(problem, seed, parts, method).tune().weights
+    return lambda problem, seed, parts: tuner(problem, seed, parts, method, preset).tune().weights
 
 
 def variant(rule: str) -> Callable[[Problem, int, Path], np.ndarray]:
@@ -84,7 +85,7 @@ def variant(rule: str) -> Callable[[Problem, int, Path], np.ndarray]:
 
 def other_refitter(problem: Problem, seed: int, power: float) -> Refitter:
     """A refitter whose penalty measures the distance otherwise."""
-    with mock.patch.object(refit, "_basis", partial(refit._basis, power=power)):
+    with mock.patch.object(refit, "basis_of", partial(refit.basis_of, power=power)):
         return Refitter(
             *(problem.train.z, problem.valid.z, problem.valid.table.patients),
             *(problem.features.weights, problem.features.biases, seed),
@@ -108,9 +109,10 @@ def chosen(rule: str, paths: dict[int, refit.Path], its: Tuner) -> np.ndarray:
 
 METHODS: dict[str, Callable[[Problem, int, Path], np.ndarray]] = {
     "auto": shipped("auto"),
-    "paper (greedy)": shipped("greedy"),
-    "paper, GA": shipped("ga"),
-    "paper, gradient": shipped("gradient"),
+    "ga": shipped("ga"),
+    "paper (greedy)": shipped("greedy", "paper"),
+    "paper, GA": shipped("ga", "paper"),
+    "paper, gradient": shipped("gradient", "paper"),
     **{
         rule: variant(rule)
         for rule in (

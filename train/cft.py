@@ -17,9 +17,11 @@ import copy
 import json
 import logging
 import sys
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ from train.distributed import processes
 from train.export import calibrate, evaluate, provenance_of, rounded, test_tables
 from train.features import Features, features_of, linear_head
 from train.figures import calibration_figures, compare_scores, sigmoid
+from train.genetic import Evolution, Genetic
+from train.gradient import Descent, descend
 from train.labels import DatasetError, LabelTable
 from train.losses import loss_named
 from train.negative import Stop, Stopped, films_of, prepare_folder, rows_of_splits
@@ -54,8 +58,8 @@ from train.push import (
     check_login,
     push_from_arguments,
 )
-from train.ranking import auroc, average_precision
-from train.refit import STRENGTHS, Refitter, choose
+from train.ranking import METRICS
+from train.refit import STRENGTHS, Refitter, basis_of, choose
 from train.settings import TrainingError, Work, command_of
 from train.statistics import bootstrap_auroc
 
@@ -64,10 +68,11 @@ logger = logging.getLogger("train.cft")
 METHODS = ("auto", "ga", "gradient", "greedy")
 PRESETS = {"paper": {"method": "greedy"}}
 
-_METRICS = {"auroc": auroc, "ap": average_precision}
-
 # What belongs to one machine, not to the run.
 _MACHINE = ("model", "out", "resume", "device", "cache", "workers", "threads", *PUSH_OPTIONS)
+
+# How often an unfinished search is written down.
+_KEEP_SECONDS = 60.0
 
 _DATA = ("dataset", "known", "labels", "view", "min_width", "valid", "test", "shared_patients")
 _DATA += ("map", "phantoms", "phantom_size", "missing")
@@ -155,8 +160,13 @@ class Finished:
         found = {k.removeprefix(start): v for k, v in self._arrays.items() if k.startswith(start)}
         return found or None
 
-    def keep(self, part: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Write the arrays of a part beside those already there."""
+    def keep(
+        self, part: str, arrays: Mapping[str, np.ndarray], instead_of: str | None = None
+    ) -> None:
+        """Write the arrays of a part beside those already there, or in place of some part's."""
+        if instead_of is not None:
+            start = f"{instead_of}/"
+            self._arrays = {k: x for k, x in self._arrays.items() if not k.startswith(start)}
         self._arrays |= {f"{part}/{name}": np.ascontiguousarray(x) for name, x in arrays.items()}
         self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(self._path, safetensors.numpy.save(self._arrays, self._facts))
@@ -234,7 +244,7 @@ class Tuner:
     def paths(self) -> dict[int, refit.Path]:
         """Column -> path of each category that has known labels of both kinds."""
         paths, refitter = {}, None
-        for c in self._shown(self.columns):
+        for c in self._shown(self.columns, "auto"):
             found = self._finished.get(f"auto/{c}")
             if found is None:
                 refitter = refitter or Refitter(
@@ -250,51 +260,83 @@ class Tuner:
 
     def _gradient(self) -> tuple[np.ndarray, np.ndarray]:
         """The method of `train.gradient`: weights (C, D) and biases (C,)."""
-        from train.gradient import descend
-
         weights, biases = self.weights.copy(), self.biases.copy()
-        for c in self._shown(self.columns):
+        for c in self._shown(self.columns, "gradient"):
             found = self._finished.get(f"gradient/{c}")
             if found is None:
-                descent = descend(
-                    *self._data([c]),
-                    torch.from_numpy(self.weights[[c]]).to(self._device),
-                    torch.from_numpy(self.biases[[c]]).to(self._device),
-                    **self._judge([c]),
-                    loss=self.options.loss,
-                )
+                descent = self._descend(c)
+                self._stop_if_asked()
                 found = {
                     "weights": descent.weights.numpy(force=True),
                     "biases": descent.biases.numpy(force=True),
                 }
                 self._finished.keep(f"gradient/{c}", found)
             weights[c], biases[c] = found["weights"][0], found["biases"][0]
-            self._stop_if_asked()
         return weights, biases
+
+    def _descend(self, c: int) -> Descent:
+        with self._steps(c, "epoch") as bar:
+
+            def watch(validation: float) -> bool:
+                bar.set_postfix_str(f"validation {validation:.4f}", refresh=False)
+                bar.update()
+                return self._stop.asked
+
+            return descend(
+                *(self._train_z, self._tensor(self.train.table.y[:, [c]])),
+                *(self._tensor(self.weights[[c]]), self._tensor(self.biases[[c]])),
+                z_valid=self._valid_z,
+                y_valid=self._tensor(self.valid.table.y[:, [c]]),
+                loss=loss_named(self.options.loss),
+                metric=self.options.fitness,
+                watch=watch,
+            )
 
     def _ga(self) -> tuple[np.ndarray, np.ndarray]:
         """The method of `train.genetic`; the biases are not in the genome."""
-        from train.genetic import Genetic, evolve
-
-        settings = Genetic.paper() if self.options.preset == "paper" else Genetic()
         weights = self.weights.copy()
-        for c in self._shown(self.columns):
+        for c in self._shown(self.columns, "ga"):
             found = self._finished.get(f"ga/{c}")
             if found is None:
-                search = evolve(
-                    *self._data([c]),
-                    torch.from_numpy(self.weights[[c]]).to(self._device),
-                    **self._judge([c]),
-                    settings=settings,
-                    # By name: the result must not depend on the order of the categories.
-                    seed=self.options.seed + zlib.crc32(self.label_names[c].encode()),
-                    should_stop=lambda: self._stop.asked,
-                )
-                self._stop_if_asked()
+                search = self._evolution(c)
+                self._evolve(search, c)
                 found = {"weights": search.weights.numpy(force=True)}
-                self._finished.keep(f"ga/{c}", found)
-            weights[c] = found["weights"][0]
+                self._finished.keep(f"ga/{c}", found, instead_of=f"ga-state/{c}")
+            weights[c] = found["weights"]
         return weights, self.biases.copy()
+
+    def _evolution(self, c: int) -> Evolution:
+        """The search for one category, at its beginning or where it was stopped."""
+        published = self.options.preset == "paper"
+        search = Evolution(
+            *(self._train_z, self._tensor(self.train.table.y[:, c])),
+            self._tensor(self.weights[c]),
+            z_valid=self._valid_z,
+            y_valid=self._tensor(self.valid.table.y[:, c]),
+            settings=Genetic.paper() if published else Genetic(),
+            metric=self.options.fitness,
+            # By name: the result must not depend on the order of the categories.
+            seed=self.options.seed + zlib.crc32(self.label_names[c].encode()),
+            basis=None if published else self._basis,
+        )
+        state = self._finished.get(f"ga-state/{c}")
+        if state is not None:
+            search.resume({name: torch.from_numpy(x) for name, x in state.items()})
+        return search
+
+    def _evolve(self, search: Evolution, c: int) -> None:
+        """Run a search to its end, keeping where it is."""
+        kept = time.monotonic()
+        with self._steps(c, "generation") as bar:
+            while not search.done:
+                search.step()
+                bar.set_postfix_str(f"validation {search.validation:.4f}", refresh=False)
+                bar.update()
+                if self._stop.asked or time.monotonic() - kept > _KEEP_SECONDS:
+                    state = {name: x.numpy() for name, x in search.state().items()}
+                    self._finished.keep(f"ga-state/{c}", state)
+                    kept = time.monotonic()
+                self._stop_if_asked()
 
     def _best_by_validation(self, found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Tuned:
         """For each category the best regression on validation; the trained one unless beaten."""
@@ -311,17 +353,18 @@ class Tuner:
                     scores[:, c] = its_scores[:, c]
         return Tuned(weights, biases, methods, scores, {})
 
-    def _data(self, columns: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training features (N, D) and labels (N, c) on the device."""
-        return self._tensor(self.train.z), self._tensor(self.train.table.y[:, columns])
+    @cached_property
+    def _train_z(self) -> torch.Tensor:
+        return self._tensor(self.train.z)
 
-    def _judge(self, columns: list[int]) -> dict[str, Any]:
-        """What both searches are judged by."""
-        return {
-            "z_valid": self._tensor(self.valid.z),
-            "y_valid": self._tensor(self.valid.table.y[:, columns]),
-            "metric": self.options.fitness,
-        }
+    @cached_property
+    def _valid_z(self) -> torch.Tensor:
+        return self._tensor(self.valid.z)
+
+    @cached_property
+    def _basis(self) -> torch.Tensor:
+        """Of all training films, for the searches of all categories."""
+        return basis_of(self._train_z - self._train_z.mean(0))
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
@@ -329,10 +372,14 @@ class Tuner:
     def validation(self, scores: np.ndarray) -> np.ndarray:
         """(C,) the metric that decides, on validation films."""
         columns = np.ascontiguousarray(scores.T), np.ascontiguousarray(self.valid.table.y.T)
-        return _METRICS[self.options.fitness](*columns).numpy()
+        return METRICS[self.options.fitness](*columns).numpy()
 
-    def _shown(self, columns: list[int]) -> tqdm:
-        return tqdm(columns, desc=self.options.method, unit="category", disable=None)
+    def _shown(self, columns: list[int], what: str) -> tqdm:
+        return tqdm(columns, desc=what, unit="category", disable=None)
+
+    def _steps(self, c: int, unit: str) -> tqdm:
+        """Progress of the work on one category, below that over the categories."""
+        return tqdm(desc=self.label_names[c], unit=unit, leave=False, position=1, disable=None)
 
     def _stop_if_asked(self) -> None:
         if self._stop.asked:
@@ -548,7 +595,7 @@ def _parser() -> argparse.ArgumentParser:
         "validation; greedy: per category the best of these two and the original (%(default)s)",
     )
     add("--preset", choices=list(PRESETS), help="paper: the published method, greedy with its GA")
-    add("--fitness", choices=list(_METRICS), default="auroc", help="metric (%(default)s)")
+    add("--fitness", choices=list(METRICS), default="auroc", help="metric (%(default)s)")
     add("--loss", default="bce", help="of the gradient: bce, or asl:gamma_negative=,... (bce)")
     add("--seed", type=int, default=0, help="of folds and GA; the data keeps its own (%(default)s)")
     add(

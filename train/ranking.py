@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["auroc", "average_precision"]
+__all__ = ["METRICS", "auroc", "average_precision"]
 
 # Scores that are handled at once: bounds the memory beyond the inputs to about 2 GB on an
 # accelerator. On the CPU it is one row for each thread.
@@ -73,6 +73,10 @@ def average_precision(scores: Tensor | np.ndarray, labels: Tensor | np.ndarray) 
     tensor(0.8333, dtype=torch.float64)
     """
     return _evaluate(scores, labels, _ap_of_classes, _ap_by_running_sums)
+
+
+#: By the names that command lines give them.
+METRICS = {"auroc": auroc, "ap": average_precision}
 
 
 def _evaluate(

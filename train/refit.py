@@ -33,7 +33,7 @@ from torch import Tensor
 from cft.calibration import fit_platt
 from train.statistics import Bootstrap, bootstrap_auroc, bootstrap_average_precision
 
-__all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "choose"]
+__all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "basis_of", "choose"]
 
 #: Strengths of the penalty, strongest first: precisions of the prior on a change of the logit by
 #: one direction of unit spread.
@@ -162,7 +162,7 @@ class Refitter:
         self._n = len(z)
         self._mean = self._z[: self._n].mean(0)
         self._z -= self._mean
-        self._basis = _basis(self._z[: self._n])
+        self._basis = basis_of(self._z[: self._n])
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
         # Films of training are in no fold: -2.
         folds = _folds(patients_valid, seed)
@@ -218,7 +218,7 @@ def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) 
     trained
         (D,) weights from which distances count.
     basis
-        From `_basis`.
+        From `basis_of`.
 
     Returns
     -------
@@ -329,7 +329,7 @@ def _mean(differences: np.ndarray) -> np.ndarray:
     return np.where(defined, differences, 0.0).sum(axis=-1) / np.maximum(count, 1)
 
 
-def _basis(z: Tensor, power: float = 0.25) -> Tensor:
+def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
     """(D, R) directions in which the penalty is a plain sum of squares; z (N, D) is centred.
 
     `power` 0 is the plain distance, 1/2 the features' metric.
