@@ -352,3 +352,61 @@ def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
     assert cft.main(words(parent, data, out, "--resume")) == 0
     assert fitted == [0, 1]  # neither twice
     assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+# --- The searches -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [("--method", "ga"), ("--method", "gradient", "--loss", "asl")])
+def test_a_search_is_never_worse_on_validation(parent, data, tmp_path, more):
+    assert cft.main(words(parent, data, tmp_path / "out", *more)) == 0
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())["categories"]
+    assert {row["method"] for row in rows.values()} <= {"original", more[1]}
+    for label in ("Bright", "Dark"):
+        assert rows[label]["valid_after"] >= rows[label]["valid_before"]
+
+
+def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, monkeypatch):
+    more = ("--method", "ga")
+    assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
+    step, stops, steps = cft.Evolution.step, [], []
+
+    def stop_after_five(self):
+        steps.append(self.generation)
+        if len(steps) == 5:
+            stops[-1].asked = True
+        step(self)
+
+    enter = cft.Stop.__enter__
+    monkeypatch.setattr(cft.Stop, "__enter__", lambda self: stops.append(self) or enter(self))
+    monkeypatch.setattr(cft.Evolution, "step", stop_after_five)
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out, *more)) == 1
+    assert cft.main(words(parent, data, out, *more, "--resume")) == 0
+    assert steps[:6] == [0, 1, 2, 3, 4, 5]  # no generation twice
+    assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+def test_a_stopped_descent_is_begun_again(parent, data, tmp_path, monkeypatch, capsys):
+    more = ("--method", "gradient")
+    assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
+    descend, calls = cft.descend, []
+
+    def stopped_at_first(*arguments, watch, **options):
+        calls.append(1)
+        ended = (lambda validation: True) if len(calls) == 1 else watch
+        return descend(*arguments, watch=ended, **options)
+
+    monkeypatch.setattr(cft, "descend", stopped_at_first)
+    asked = cft.Tuner._stop_if_asked
+    monkeypatch.setattr(
+        cft.Tuner,
+        "_stop_if_asked",
+        lambda self: setattr(self._stop, "asked", len(calls) == 1) or asked(self),
+    )
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out, *more)) == 1
+    calls.append(1)
+    assert "what is finished is kept" in capsys.readouterr().err
+    assert cft.main(words(parent, data, out, *more, "--resume")) == 0
+    assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()

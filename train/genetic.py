@@ -34,7 +34,7 @@ from torch import Tensor
 from train.ranking import METRICS
 from train.refit import basis_of
 
-__all__ = ["Evolution", "Genetic", "full_precision"]
+__all__ = ["Evolution", "Genetic", "full_precision", "pulls_of"]
 
 # Of the default's directions: two scores count as close, and their order as one that a step can
 # change, within this share of the scores' standard deviation.
@@ -171,7 +171,8 @@ class Evolution:
         self.generation, self._since = 0, 0
         self.history: list[dict[str, float]] = []
         if self.settings.guided:
-            self._unit = self._scores[0].std().clamp(min=1e-6)
+            spread = self._scores[0].std()
+            self._unit = torch.where(spread > 0, spread, 1.0)  # of a constant regression: any
             self._step = torch.tensor(self.settings.step).to(z)
             self._basis = basis_of(self._z - self._z.mean(0)) if basis is None else basis
 
@@ -316,38 +317,19 @@ class Evolution:
         """(K, D) directions of unit spread in which the metric of K parents grows, and (K, n)
         how the scores change along them.
 
-        The gradient of the metric with the step of each comparison replaced by a ramp of width
-        `_CLOSE`, over a random half of the films, in the metric that `train.refit` measures
-        distances in.
+        Directions are those of `pulls_of` over a random half of the films each, in the metric that
+        `train.refit` measures distances in.
         """
-        parents = self._tournament(self.settings.directions)
-        pulls = torch.stack([self._pulls(self._scores[parent]) for parent in parents.tolist()])
+        scores = self._scores[self._tournament(self.settings.directions)]
+        pulls = torch.zeros_like(scores)
+        for row, own in zip(pulls, scores, strict=True):
+            half = self._uniform(own.shape) < 0.5
+            row[half] = pulls_of(own[half], self._y[half], _CLOSE * own.std(), self._metric)
         with full_precision():
             directions = ((pulls @ self._z) @ self._basis) @ self._basis.T
             along = directions @ self._z.T
         spread = along.std(dim=1, keepdim=True).clamp(min=1e-12)
         return directions / spread, along / spread
-
-    def _pulls(self, scores: Tensor) -> Tensor:
-        """(n,) how much the metric grows with each film's score; zero for the half left out."""
-        drawn = self._uniform(scores.shape) < 0.5
-        positives, negatives = drawn & (self._y == 1), drawn & (self._y == 0)
-        up, order = scores[positives].sort()
-        down, place = scores[negatives].sort()
-        width = _CLOSE * scores.std()
-        weights = torch.ones_like(up)
-        if self._metric == "ap":
-            # A positive whose precision is t / (t + f) gains t / (t + f)^2 by one negative less.
-            true = torch.arange(len(up), 0, -1, device=up.device)
-            called = true + len(down) - torch.searchsorted(down, up)
-            weights = true / called.square()
-        total = torch.nn.functional.pad(weights.cumsum(0), (1, 0))
-        pulls = torch.zeros_like(scores)
-        pulls[positives.nonzero().squeeze(1)[order]] = weights * _within(down, up, width).to(up)
-        near = total[torch.searchsorted(up, down + width)]
-        near -= total[torch.searchsorted(up, down - width)]
-        pulls[negatives.nonzero().squeeze(1)[place]] = -near
-        return pulls / pulls.abs().sum().clamp(min=1e-12)
 
     # --- Chance -------------------------------------------------------------------------------
 
@@ -369,9 +351,52 @@ def _known(z: Tensor, y: Tensor, side: str) -> tuple[Tensor, Tensor]:
     return z, y
 
 
+def pulls_of(scores: Tensor, y: Tensor, width: Tensor, metric: str = "auroc") -> Tensor:
+    """How the metric grows with each film's score, where comparisons are ramps.
+
+    The gradient of the share of pairs that are in order, each pair counting not as 0 or 1 but by a
+    ramp from 0 to 1 between score differences of ``-width`` and ``width``; in O(n log n). For
+    average precision the pairs of a positive weigh what one negative less above it would give it.
+
+    Parameters
+    ----------
+    scores, y
+        (n,) of both classes, {1, 0}.
+    width
+        Half of the ramp.
+    metric
+        "auroc" or "ap".
+
+    Returns
+    -------
+    Tensor
+        (n,), scaled to a sum of absolute values of one; zero if no pair is close.
+    """
+    positives, negatives = y == 1, y == 0
+    up, order = scores[positives].sort()
+    down, place = scores[negatives].sort()
+    weights = torch.ones_like(up)
+    if metric == "ap":
+        # A positive of precision t / (t + f) gains t / (t + f)^2 by one negative less above it.
+        true = torch.arange(len(up), 0, -1, device=up.device)
+        weights = true / (true + len(down) - torch.searchsorted(down, up)).square()
+    total = torch.nn.functional.pad(weights.cumsum(0), (1, 0))
+    close_to_positive = torch.empty_like(up)
+    close_to_positive[order] = weights * _within(down, up, width).to(up)
+    close_to_negative = torch.empty_like(down)
+    close_to_negative[place] = (
+        total[torch.searchsorted(up, down + width, right=True)]
+        - total[torch.searchsorted(up, down - width)]
+    )
+    pulls = torch.zeros_like(scores)
+    pulls[positives], pulls[negatives] = close_to_positive, -close_to_negative
+    return pulls / pulls.abs().sum().clamp(min=1e-12)
+
+
 def _within(values: Tensor, points: Tensor, width: Tensor) -> Tensor:
     """How many of the sorted `values` lie within `width` of each point."""
-    return torch.searchsorted(values, points + width) - torch.searchsorted(values, points - width)
+    not_above = torch.searchsorted(values, points + width, right=True)
+    return not_above - torch.searchsorted(values, points - width)
 
 
 @contextmanager
