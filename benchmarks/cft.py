@@ -1,0 +1,344 @@
+"""The genetic algorithm of stage 2 beside its peers, in one run. Two tables.
+
+    python -m benchmarks.cft fidelity --data CHEXPERT/train.csv
+    python -m benchmarks.cft speed --data CHEXPERT/train.csv --work FOLDER
+
+Both work on features with a planted signal under CheXpert's real labels (`benchmarks.problems`).
+
+``fidelity``: is ``--preset paper`` the published search? The package mlcpl, by its authors,
+and this project run with the same settings on the same films; the training fitness they end with,
+over the seeds, is compared by a two-sample Kolmogorov-Smirnov test, a Mann-Whitney test and the
+interval of the difference of the means. mlcpl judges by torchmetrics; its result is judged again by
+the exact kernel.
+
+``speed``: how long until the default search has the training fitness that the published one has
+after all its generations? That fitness is searched for on a tenth of the films, where it can be run
+out in full (and is larger: fewer films are easier to fit); what it gained there has to be gained on
+all of them. mlcpl's time and that of pygad with scikit-learn's AUROC are extrapolated from a few
+generations of each category. ``--mlcpl-in-full`` names categories for which mlcpl itself is run out
+on the tenth as well. What has been computed is kept in FOLDER.
+
+Peers that are not installed take no part: pip install mlcpl pygad.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from scipy.stats import ks_2samp, mannwhitneyu, t
+
+from benchmarks.problems import negative_mode, planted
+from cft.model_folder import atomic_write
+from train.cft import Films
+from train.genetic import Evolution, Genetic
+from train.ranking import auroc
+from train.refit import basis_of
+
+
+@dataclass(frozen=True)
+class Data:
+    """Films of one size; a twentieth of the patients, at least 200, is for validation."""
+
+    z: torch.Tensor
+    y: torch.Tensor
+    z_valid: torch.Tensor
+    y_valid: torch.Tensor
+    weights: torch.Tensor
+    names: tuple[str, ...]
+
+    @property
+    def trainable(self) -> list[int]:
+        """Columns with known labels of both kinds."""
+        both = (self.y == 0).any(0) & (self.y == 1).any(0)
+        return torch.nonzero(both).squeeze(1).tolist()
+
+    def known(self, c: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = ~self.y[:, c].isnan()
+        return self.z[rows], self.y[rows, c]
+
+    def search(self, c: int, settings: Genetic, seed: int = 0, **more) -> Evolution:
+        return Evolution(
+            *(self.z, self.y[:, c], self.weights[c]),
+            z_valid=self.z_valid,
+            y_valid=self.y_valid[:, c],
+            settings=settings,
+            seed=seed,
+            **more,
+        )
+
+
+def data_of(csv: Path, share: float, device: str) -> Data:
+    """Features with a planted signal, and a head trained on them in Negative mode."""
+    z, y, truth, names, patients = planted(csv, share, seed=0)
+    people, index = np.unique(patients, return_inverse=True)
+    place = np.random.default_rng(0).permutation(len(people))[index]
+    valid = place < max(200, len(people) // 20)
+    tables = SimpleNamespace(y=y[~valid]), SimpleNamespace(y=truth[valid])
+    sides = Films(tables[0], z[~valid]), Films(tables[1], z[valid])
+    weights, _ = negative_mode(*sides, seed=0)
+    arrays = (sides[0].z, y[~valid], sides[1].z, truth[valid], weights)
+    return Data(*(torch.from_numpy(x).to(device) for x in arrays), names)
+
+
+# --- Peers --------------------------------------------------------------------------------------
+
+
+def mlcpl_search(
+    data: Data, c: int, generations: int, seed: int
+) -> tuple[torch.Tensor, float] | None:
+    """(the fittest weights of mlcpl's last generation, seconds), or None without mlcpl."""
+    try:
+        from mlcpl.cft import GAForLinear
+        from torchmetrics.functional.classification import binary_auroc
+    except ImportError:
+        return None
+    z, y = data.known(c)
+    head = torch.nn.Linear(z.shape[1], 1).to(z.device)
+    with torch.no_grad():
+        head.weight.copy_(data.weights[[c]])
+        head.bias.zero_()
+    torch.manual_seed(seed)
+    search = GAForLinear(head=head, device=z.device, metric=binary_auroc)
+    known_valid = ~data.y_valid[:, c].isnan()
+    z_valid, y_valid = data.z_valid[known_valid], data.y_valid[known_valid, c][:, None].int()
+    labels = y[:, None].int()
+    started = time.perf_counter()
+    with torch.no_grad():
+        for _ in range(generations):
+            search.step(z, labels)
+            binary_auroc(search.head(z_valid), y_valid)  # as its loop does, to stop early
+    _wait(z)
+    return search.head.weight.detach()[0], time.perf_counter() - started
+
+
+def pygad_search(data: Data, c: int, generations: int) -> float | None:
+    """Seconds of pygad with scikit-learn's AUROC, or None without pygad."""
+    try:
+        import pygad
+    except ImportError:
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    z, y = (x.cpu().numpy() for x in data.known(c))
+    weights = data.weights[c].cpu().numpy()
+    search = pygad.GA(
+        num_generations=generations,
+        num_parents_mating=25,
+        fitness_func=lambda ga, solution, index: roc_auc_score(y, z @ solution.astype(np.float32)),
+        initial_population=np.tile(weights, (50, 1)),
+        parent_selection_type="rws",
+        crossover_type="uniform",
+        mutation_type="random",
+        mutation_percent_genes=100,
+        random_mutation_min_val=-1e-3,
+        random_mutation_max_val=1e-3,
+        keep_elitism=1,
+        suppress_warnings=True,
+    )
+    started = time.perf_counter()
+    search.run()
+    return time.perf_counter() - started
+
+
+def fitness(data: Data, c: int, weights: torch.Tensor) -> float:
+    z, y = data.known(c)
+    return float(auroc(z @ weights, y))
+
+
+def _wait(tensor: torch.Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+# --- The tables ---------------------------------------------------------------------------------
+
+
+def fidelity(options: argparse.Namespace) -> str:
+    data = data_of(options.data, 0.01, options.device)
+    rows = ["| Category | Known | Trained | mlcpl | here | Difference | KS p | Mann-Whitney p |"]
+    rows += ["| --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |"]
+    for c in (data.names.index(name) for name in options.categories):
+        found: dict[str, list[float]] = {"mlcpl": [], "here": []}
+        for seed in options.seeds:
+            with contextlib.redirect_stdout(io.StringIO()):
+                peer = mlcpl_search(data, c, options.generations + 1, seed)
+            if peer is None:
+                raise SystemExit("benchmarks.cft: mlcpl is not installed; pip install mlcpl")
+            found["mlcpl"].append(fitness(data, c, peer[0]))
+            search = data.search(c, replace(Genetic.paper(), patience=10**9), seed)
+            for _ in range(options.generations + 1):
+                search.step()
+            found["here"].append(search.history[-1]["best"])
+        rows.append(compared(data, c, found))
+        print(rows[-1], file=sys.stderr, flush=True)
+    title = f"Training AUROC after {options.generations} generations, {len(options.seeds)} seeds:"
+    return "\n".join([title, "", *rows])
+
+
+def compared(data: Data, c: int, found: dict[str, list[float]]) -> str:
+    """A line of the table of fidelity."""
+    peer, here = (np.array(found[name]) for name in ("mlcpl", "here"))
+    error = np.sqrt(peer.var(ddof=1) / len(peer) + here.var(ddof=1) / len(here))
+    half = t.ppf(0.975, len(peer) + len(here) - 2) * error
+    gap = here.mean() - peer.mean()
+    cells = [
+        data.names[c],
+        f"{len(data.known(c)[1]):,}",
+        f"{fitness(data, c, data.weights[c]):.4f}",
+        *(f"{x.mean():.4f} ± {x.std(ddof=1):.4f}" for x in (peer, here)),
+        f"{gap:+.4f} ({gap - half:+.4f} to {gap + half:+.4f})",
+        f"{ks_2samp(peer, here).pvalue:.2f}",
+        f"{mannwhitneyu(peer, here).pvalue:.2f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def speed(options: argparse.Namespace) -> str:
+    options.work.mkdir(parents=True, exist_ok=True)
+    gains = published_gains(options)
+    data = data_of(options.data, 1.0, options.device)
+    started = time.perf_counter()
+    basis = basis_of(data.z - data.z.mean(0))
+    _wait(basis)
+    totals = {"basis": time.perf_counter() - started}
+    names = ("published fitness", "whole search", "mlcpl", "published, here", "pygad")
+    totals |= dict.fromkeys(names, 0.0)
+    rows = [
+        "| Category | Known | Trained | Asked for | Seconds | Generations | At the end | mlcpl |"
+    ]
+    rows += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    for c in data.trainable:
+        line = race(data, c, gains[data.names[c]], basis, options)
+        for name in names:
+            totals[name] += line[name]
+        cells = (
+            f"{len(data.known(c)[1]):,}",
+            *(f"{line[key]:.4f}" for key in ("trained", "target")),
+            f"{line['published fitness']:.1f}",
+            f"{line['generation']}",
+            f"{line['fitness']:.4f} after {line['generations']} and {line['whole search']:.0f} s",
+            f"{line['mlcpl']:,.0f} s",
+        )
+        rows.append(f"| {data.names[c]} | {' | '.join(cells)} |")
+        print(rows[-1], file=sys.stderr, flush=True)
+    return "\n".join([*rows, "", *summary(totals)])
+
+
+def summary(totals: dict[str, float]) -> list[str]:
+    reached = totals["basis"] + totals["published fitness"]
+    rows = ["| All categories | Seconds | Times the default's |", "| --- | ---: | ---: |"]
+    lines = {
+        "default search, until the published search's fitness": reached,
+        "default search, to its end": totals["basis"] + totals["whole search"],
+        "published search, here, 5,000 generations (extrapolated)": totals["published, here"],
+        "mlcpl, 5,000 generations (extrapolated)": totals["mlcpl"],
+        "pygad with scikit-learn, 5,000 generations (extrapolated)": totals["pygad"],
+    }
+    for name, seconds in lines.items():
+        told = f"{seconds:,.1f} | {seconds / reached:,.1f}" if seconds else "not installed | "
+        rows.append(f"| {name} | {told} |")
+    return rows
+
+
+def race(
+    data: Data, c: int, gain: float, basis: torch.Tensor, options: argparse.Namespace
+) -> dict[str, float]:
+    """One category at full size: the default until its end, some generations of each peer."""
+    published = Genetic.paper().generations
+    started = time.perf_counter()
+    search = data.search(c, Genetic(), basis=basis)
+    trained = search.fitness
+    target, reached = trained + gain, None
+    while not search.done or reached is None:
+        search.step()
+        if reached is None and search.history[-1]["best"] >= target:
+            _wait(data.z)
+            reached = time.perf_counter() - started, search.generation
+    _wait(data.z)
+    line = {
+        "trained": trained,
+        "target": target,
+        "published fitness": reached[0],
+        "generation": reached[1],
+        "whole search": time.perf_counter() - started,
+        "generations": search.generation,
+        "fitness": search.history[-1]["best"],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        peer = mlcpl_search(data, c, options.measured, 0)
+        pygad = pygad_search(data, c, max(1, options.measured // 10))
+    line["mlcpl"] = peer[1] / options.measured * published if peer else 0.0
+    line["pygad"] = pygad / max(1, options.measured // 10) * published if pygad else 0.0
+    own = data.search(c, Genetic.paper())
+    started = time.perf_counter()
+    for _ in range(options.measured):
+        own.step()
+    _wait(data.z)
+    line["published, here"] = (time.perf_counter() - started) / options.measured * published
+    return line
+
+
+def published_gains(options: argparse.Namespace) -> dict[str, float]:
+    """Category -> what the published search adds to the training AUROC on a tenth of the films."""
+    path = options.work / "gains.json"
+    found = json.loads(path.read_text()) if path.exists() else {"here": {}, "mlcpl": {}}
+    data = data_of(options.data, 0.1, options.device)
+    how = replace(Genetic.paper(), patience=10**9)
+
+    def here(c: int) -> float:
+        search = data.search(c, how)
+        while not search.done:
+            search.step()
+        return search.history[-1]["best"] - search.history[0]["best"]
+
+    def peer(c: int) -> float:
+        with contextlib.redirect_stdout(io.StringIO()):
+            weights, _ = mlcpl_search(data, c, how.generations, 0)
+        return fitness(data, c, weights) - fitness(data, c, data.weights[c])
+
+    def fill(name: str, columns: Sequence[int], gain: Callable[[int], float]) -> None:
+        for c in columns:
+            if data.names[c] not in found[name]:
+                found[name][data.names[c]] = gain(c)
+                atomic_write(path, json.dumps(found, indent=1))
+                print(name, data.names[c], found[name][data.names[c]], file=sys.stderr, flush=True)
+
+    fill("here", data.trainable, here)
+    fill("mlcpl", [data.names.index(name) for name in options.mlcpl_in_full], peer)
+    return found["here"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="kind", required=True)
+    same = commands.add_parser("fidelity")
+    same.add_argument("--seeds", type=int, nargs="+", default=list(range(20)))
+    same.add_argument("--generations", type=int, default=200)
+    same.add_argument("--categories", nargs="+", default=["Consolidation", "Pneumothorax", "Edema"])
+    fast = commands.add_parser("speed")
+    fast.add_argument("--work", type=Path, required=True, help="of what is computed")
+    fast.add_argument("--measured", type=int, default=50, help="generations of each peer")
+    fast.add_argument("--mlcpl-in-full", nargs="*", default=[], metavar="CATEGORY")
+    for command in (same, fast):
+        command.add_argument("--data", type=Path, required=True, help="CheXpert's train.csv")
+        command.add_argument("--device", default="cpu")
+        command.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    print({"fidelity": fidelity, "speed": speed}[options.kind](options))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
