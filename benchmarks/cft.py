@@ -12,11 +12,12 @@ interval of the difference of the means. mlcpl judges by torchmetrics; its resul
 the exact kernel.
 
 ``speed``: how long until the default search has the training fitness that the published one has
-after all its generations? That fitness is searched for on a tenth of the films, where it can be run
-out in full (and is larger: fewer films are easier to fit); what it gained there has to be gained on
-all of them. mlcpl's time and that of pygad with scikit-learn's AUROC are extrapolated from a few
-generations of each category. ``--mlcpl-in-full`` names categories for which mlcpl itself is run out
-on the tenth as well. What has been computed is kept in FOLDER.
+after all its generations? On a tenth of the films that fitness is known, as the published search is
+run out there. On all films it is estimated: the gain on the tenth, times the share that the first
+generations gain on all films of what they gain on the tenth. mlcpl's time and that of pygad with
+scikit-learn's AUROC are extrapolated from a few generations of each category. ``--mlcpl-in-full``
+names categories for which mlcpl itself is run out on the tenth as well. What has been computed is
+kept in FOLDER.
 
 Peers that are not installed take no part: pip install mlcpl pygad.
 """
@@ -207,89 +208,135 @@ def compared(data: Data, c: int, found: dict[str, list[float]]) -> str:
 def speed(options: argparse.Namespace) -> str:
     options.work.mkdir(parents=True, exist_ok=True)
     gains = published_gains(options)
-    data = data_of(options.data, 1.0, options.device)
-    started = time.perf_counter()
-    basis = basis_of(data.z - data.z.mean(0))
-    _wait(basis)
-    totals = {"basis": time.perf_counter() - started}
-    names = ("published fitness", "whole search", "mlcpl", "published, here", "pygad")
-    totals |= dict.fromkeys(names, 0.0)
-    rows = [
-        "| Category | Known | Trained | Asked for | Seconds | Generations | At the end | mlcpl |"
-    ]
-    rows += ["| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
-    for c in data.trainable:
-        line = race(data, c, gains[data.names[c]], basis, options)
-        for name in names:
-            totals[name] += line[name]
-        cells = (
-            f"{len(data.known(c)[1]):,}",
-            *(f"{line[key]:.4f}" for key in ("trained", "target")),
-            f"{line['published fitness']:.1f}",
-            f"{line['generation']}",
-            f"{line['fitness']:.4f} after {line['generations']} and {line['whole search']:.0f} s",
-            f"{line['mlcpl']:,.0f} s",
+    parts = []
+    for share in (0.1, 1.0):
+        data = data_of(options.data, share, options.device)
+        started = time.perf_counter()
+        basis = basis_of(data.z - data.z.mean(0))
+        _wait(basis)
+        seconds = time.perf_counter() - started
+        lines = {}
+        for c in data.trainable:
+            name = data.names[c]
+            lines[name] = race(data, c, gains[name], basis, options)
+            print(f"{share:g} {name}: {lines[name]}", file=sys.stderr, flush=True)
+        if share < 1:  # what the first generations gain there, to compare the sizes by
+            gains = {x: (gains[x][0], line["measured gain"]) for x, line in lines.items()}
+        parts += [f"{len(data.z):,} films x {data.z.shape[1]} features", "", *table(lines), ""]
+        parts += [*summary(lines, seconds), ""]
+    return "\n".join([*parts, *growth(data, basis)])
+
+
+def table(lines: dict[str, dict]) -> list[str]:
+    rows = ["| Category | Known | Trained | Asked for | Reached after | At its end | mlcpl |"]
+    rows += ["| --- | ---: | ---: | ---: | --- | --- | ---: |"]
+    for name, line in lines.items():
+        reached = "not within 300 generations"
+        if line["reached"]:
+            reached = "{1} generations, {0:.1f} s".format(*line["reached"])
+        end = "{:.4f}, {} generations, {:.1f} s".format(*line["end"])
+        known, trained, target = line["known"], line["trained"], line["target"]
+        told = (
+            f"{known:,} | {trained:.4f} | {target:.4f} | {reached} | {end} | {line['mlcpl']:,.0f} s"
         )
-        rows.append(f"| {data.names[c]} | {' | '.join(cells)} |")
-        print(rows[-1], file=sys.stderr, flush=True)
-    return "\n".join([*rows, "", *summary(totals)])
-
-
-def summary(totals: dict[str, float]) -> list[str]:
-    reached = totals["basis"] + totals["published fitness"]
-    rows = ["| All categories | Seconds | Times the default's |", "| --- | ---: | ---: |"]
-    lines = {
-        "default search, until the published search's fitness": reached,
-        "default search, to its end": totals["basis"] + totals["whole search"],
-        "published search, here, 5,000 generations (extrapolated)": totals["published, here"],
-        "mlcpl, 5,000 generations (extrapolated)": totals["mlcpl"],
-        "pygad with scikit-learn, 5,000 generations (extrapolated)": totals["pygad"],
-    }
-    for name, seconds in lines.items():
-        told = f"{seconds:,.1f} | {seconds / reached:,.1f}" if seconds else "not installed | "
         rows.append(f"| {name} | {told} |")
     return rows
 
 
+def summary(lines: dict[str, dict], basis: float) -> list[str]:
+    """Seconds of all categories together, and as multiples of the default's time to fitness."""
+    compared = [line for line in lines.values() if line["reached"]]
+    reached = basis + sum(line["reached"][0] for line in compared)
+    whole = basis + sum(line["end"][2] for line in lines.values())
+    rows = [
+        f"| Seconds, {len(compared)} of {len(lines)} categories | Seconds | Times |",
+        "| --- | ---: | ---: |",
+        f"| default search, to the fitness asked for | {reached:,.1f} | 1 |",
+        f"| default search, to its end, all {len(lines)} | {whole:,.1f} | {whole / reached:,.1f} |",
+    ]
+    for name in ("published, here", "mlcpl", "pygad"):
+        seconds = sum(line[name] for line in compared)
+        told = f"{seconds:,.0f} | {seconds / reached:,.0f}" if seconds else "not installed | "
+        rows.append(
+            f"| {name}, {Genetic.paper().generations:,} generations, extrapolated | {told} |"
+        )
+    return rows
+
+
 def race(
-    data: Data, c: int, gain: float, basis: torch.Tensor, options: argparse.Namespace
-) -> dict[str, float]:
-    """One category at full size: the default until its end, some generations of each peer."""
-    published = Genetic.paper().generations
-    started = time.perf_counter()
-    search = data.search(c, Genetic(), basis=basis)
-    trained = search.fitness
-    target, reached = trained + gain, None
-    while not search.done or reached is None:
-        search.step()
-        if reached is None and search.history[-1]["best"] >= target:
-            _wait(data.z)
-            reached = time.perf_counter() - started, search.generation
-    _wait(data.z)
-    line = {
-        "trained": trained,
-        "target": target,
-        "published fitness": reached[0],
-        "generation": reached[1],
-        "whole search": time.perf_counter() - started,
-        "generations": search.generation,
-        "fitness": search.history[-1]["best"],
-    }
-    with contextlib.redirect_stdout(io.StringIO()):
-        peer = mlcpl_search(data, c, options.measured, 0)
-        pygad = pygad_search(data, c, max(1, options.measured // 10))
-    line["mlcpl"] = peer[1] / options.measured * published if peer else 0.0
-    line["pygad"] = pygad / max(1, options.measured // 10) * published if pygad else 0.0
+    data: Data,
+    c: int,
+    gain: tuple[float, float | None],
+    basis: torch.Tensor,
+    options: argparse.Namespace,
+) -> dict:
+    """One category: some generations of each peer, then the default.
+
+    `gain` is what the published search adds on a tenth of the films in all its generations and in
+    the first ones that are measured. On more films less can be added: as much less, in all, as in
+    these first ones.
+    """
+    whole = Genetic.paper().generations / options.measured
     own = data.search(c, Genetic.paper())
     started = time.perf_counter()
     for _ in range(options.measured):
         own.step()
     _wait(data.z)
-    line["published, here"] = (time.perf_counter() - started) / options.measured * published
-    return line
+    line = {
+        "published, here": (time.perf_counter() - started) * whole,
+        "known": len(data.known(c)[1]),
+    }
+    line["trained"] = own.history[0]["best"]
+    line["measured gain"] = own.history[-1]["best"] - line["trained"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        peer = mlcpl_search(data, c, options.measured, 0)
+        pygad = pygad_search(data, c, max(1, options.measured // 10))
+    line["mlcpl"] = peer[1] * whole if peer else 0.0
+    line["pygad"] = (
+        pygad * whole * options.measured / max(1, options.measured // 10) if pygad else 0
+    )
+    smaller = 1.0 if gain[1] is None else min(1.0, line["measured gain"] / gain[1])
+    line["target"] = line["trained"] + gain[0] * smaller
+    return line | default_search(data, c, line["target"], basis)
 
 
-def published_gains(options: argparse.Namespace) -> dict[str, float]:
+def default_search(data: Data, c: int, target: float, basis: torch.Tensor) -> dict:
+    """The default until its end, and on until it has the fitness asked for."""
+    reached, end = None, None
+    started = time.perf_counter()
+    search = data.search(c, Genetic(), basis=basis)
+    while search.generation < Genetic().generations and (end is None or reached is None):
+        search.step()
+        _wait(data.z)
+        now, best = time.perf_counter() - started, search.history[-1]["best"]
+        if reached is None and best >= target:
+            reached = now, search.generation
+        if end is None and search.done:
+            end = best, search.generation, now
+    return {"reached": reached, "end": end or (best, search.generation, now)}
+
+
+def growth(data: Data, basis: torch.Tensor, generations: int = 10) -> list[str]:
+    """How a generation's time grows with films and individuals, on the category known best."""
+    c = max(data.trainable, key=lambda column: int((~data.y[:, column].isnan()).sum()))
+    z, y = data.known(c)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0)).to(y.device)
+    rows = ["| Known films | Individuals | Seconds a generation |", "| ---: | ---: | ---: |"]
+    for share, population in ((0.25, 50), (0.5, 50), (1, 50), (1, 25), (1, 100), (1, 200)):
+        part = order[: int(share * len(y))]
+        whole = replace(data, z=z[part], y=y[part][:, None].expand(-1, len(data.names)))
+        search = whole.search(c, replace(Genetic(), population=population), basis=basis)
+        search.step()
+        started = time.perf_counter()
+        for _ in range(generations):
+            search.step()
+        _wait(z)
+        seconds = (time.perf_counter() - started) / generations
+        rows.append(f"| {len(part):,} | {population} | {seconds:.3f} |")
+    return rows
+
+
+def published_gains(options: argparse.Namespace) -> dict[str, tuple[float, None]]:
     """Category -> what the published search adds to the training AUROC on a tenth of the films."""
     path = options.work / "gains.json"
     found = json.loads(path.read_text()) if path.exists() else {"here": {}, "mlcpl": {}}
@@ -316,7 +363,7 @@ def published_gains(options: argparse.Namespace) -> dict[str, float]:
 
     fill("here", data.trainable, here)
     fill("mlcpl", [data.names.index(name) for name in options.mlcpl_in_full], peer)
-    return found["here"]
+    return {name: (gain, None) for name, gain in found["here"].items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
