@@ -327,10 +327,13 @@ def _metrics_table(name: str, result: dict[str, Any]) -> str:
         for label, row in rows.items()
         if isinstance(row, dict)
     )
-    films = f": {result['films']} films" if "films" in result else ""
+    rows_of = {"film": "films", "study": "studies"}.get(result.get("row", "film"), "rows")
+    films = f": {result['films']} {rows_of}" if "films" in result else ""
+    level = result.get("level")
+    percent = f"{100 * level:g} % " if isinstance(level, (int, float)) else ""
     return (
         f"<table><caption>Test set {escape(name)}{escape(films)}</caption><thead><tr>"
-        "<th scope='col'>Finding</th><th scope='col'>AUROC (95 % interval)</th>"
+        f"<th scope='col'>Finding</th><th scope='col'>AUROC ({percent}interval)</th>"
         f"<th scope='col'>Positives</th></tr></thead><tbody>{body}</tbody></table>"
     )
 

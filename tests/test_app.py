@@ -229,6 +229,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
         "categories": {"Effusion": row, "Pleural_Thickening": undefined},
         "subsets": {"all": {"auroc": 0.8123, "ci_low": 0.751, "ci_high": 0.864}},
         "films": 395,
+        "level": 0.9,
     }
     config = {**classifier.config, "cft": {"metrics": {"films": {"experts": result}, "note": "x"}}}
     changed = SimpleNamespace(
@@ -239,6 +240,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
     )
     text = Elements(page.about_html(changed)).text
     assert "Test set films, experts: 395 films" in text
+    assert "AUROC (90 % interval)" in text
     assert "Effusion0.812 (0.75 to 0.86)31" in text
     assert "Pleural Thickeningnot defined0" in text
     assert "Mean0.812 (0.75 to 0.86)" in text

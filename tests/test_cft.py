@@ -357,13 +357,50 @@ def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
 # --- The searches -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("more", [("--method", "ga"), ("--method", "gradient", "--loss", "asl")])
+@pytest.mark.parametrize(
+    "more",
+    [("--method", "ga", "--preset", "paper"), ("--method", "gradient", "--loss", "asl")],
+)
 def test_a_search_is_never_worse_on_validation(parent, data, tmp_path, more):
     assert cft.main(words(parent, data, tmp_path / "out", *more)) == 0
     rows = json.loads((tmp_path / "out" / "report.json").read_text())["categories"]
     assert {row["method"] for row in rows.values()} <= {"original", more[1]}
     for label in ("Bright", "Dark"):
         assert rows[label]["valid_after"] >= rows[label]["valid_before"]
+
+
+def test_the_search_goes_as_far_as_all_categories_gain_together(parent, data, tmp_path, a_gain):
+    out = tmp_path / "out"
+    assert cft.main(words(parent, data, out, "--method", "ga")) == 0
+    found = json.loads((out / "report.json").read_text())
+    assert found["chosen_among"] == "generation"
+    assert found["chosen"] == 6  # the fifth of the places
+    methods = {label: row["method"] for label, row in found["categories"].items()}
+    assert methods == {"Bright": "ga", "Dark": "ga", "Never": "original"}
+    parts = cft.Finished(out / "checkpoint" / "last.safetensors", _key(parent, data))
+    trained, new = (read_model_folder(f).state_dict["fc.weight"].numpy() for f in (parent, out))
+    for c in (0, 1):
+        passed = parts.get(f"ga-path/{c}")["weights"][4]
+        expected = trained[c] + (1 - (0.01 / 0.02) ** 2) * (passed - trained[c])
+        np.testing.assert_allclose(new[c], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_search_sees_no_validation_label(parent, data, tmp_path, a_gain):
+    other = data.parent / "other-valid.csv"
+    lines = data.read_text().splitlines()
+    turn = str.maketrans("01", "10")
+    turned = [
+        ",".join(cell if i < 3 else cell.translate(turn) for i, cell in enumerate(x.split(",")))
+        if ",valid," in x
+        else x
+        for x in lines
+    ]
+    other.write_text("\n".join(turned) + "\n")
+    folders = tmp_path / "one", tmp_path / "two"
+    for folder, table in zip(folders, (data, other), strict=True):
+        assert cft.main(words(parent, table, folder, "--method", "ga")) == 0
+    weights = [read_model_folder(folder).state_dict["fc.weight"] for folder in folders]
+    assert torch.equal(*weights)
 
 
 def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, monkeypatch):

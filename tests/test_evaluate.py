@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import shutil
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_curve
 
+from cft import page
 from cft.labels import CHEXPERT_5
 from train import chexpert, plots
 from train.ensemble import combine, greedy_weights
-from train.evaluate import main
+from train.evaluate import _training_plots, main
 from train.inference import predictions_of, run, truth_of
 from train.labels import LabelTable
 from train.predictions import (
@@ -135,7 +138,14 @@ def failure(capsys, *arguments, out) -> str:
         ["--predictions", "a.csv", "--truth", "t.csv", "--validation-truth", "v.csv"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--level", "95"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--replicates", "0"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--seed", "-1"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--data", "films"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--dataset", "nih"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "five"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "all=Mass"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "two=Mass,Mass"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "x=Mass", "--subset", "x=Edema"],
+        ["--model", "a", "--ensemble=mean", "--save-ensemble", "e", "--optimistic-thresholds"],
     ],
 )
 def test_wrong_usage_exits_with_two(arguments, tmp_path):
@@ -152,6 +162,16 @@ def test_wrong_usage_exits_with_two(arguments, tmp_path):
         (lambda rows: [{**row, "Mass": ""} for row in rows], "'' instead of a score"),
         (lambda rows: [{**row, "Mass": "high"} for row in rows], "'high' instead of a score"),
         (lambda rows: [{**row, "Mass": "nan"} for row in rows], "'nan' instead of a score"),
+        (lambda rows: [{**row, "Mass": "inf"} for row in rows], "'inf' instead of a score"),
+        (lambda rows: [{**rows[0], "Study": " "}, *rows[1:]], "line 2: the column 'Study' is bl"),
+        (
+            lambda rows: [{**row, "model": ""} for row in rows],
+            "line 2: the column 'model' is blank",
+        ),
+        (
+            lambda rows: [{**row, "model": "m", "Mass": "", "Edema": ""} for row in rows],
+            "no score of the model 'm'",
+        ),
         (lambda rows: [{"Study": r["Study"], "Oedema": "1"} for r in rows], "no column named like"),
         (lambda rows: [{"Film": r["Study"], "Mass": r["Mass"]} for r in rows], "no column 'Study'"),
     ],
@@ -168,6 +188,8 @@ def test_predictions_that_do_not_fit_are_refused_by_name(tables, tmp_path, capsy
     ("change", "phrase"),
     [
         (lambda rows: [*rows, rows[3]], "a second time"),
+        (lambda rows: [{**rows[0], "Study": ""}, *rows[1:]], "line 2: the column 'Study' is blank"),
+        (lambda rows: [{**row, "Patient": ""} for row in rows], "the column 'Patient' is blank"),
         (lambda rows: [{**row, "Mass": "2"} for row in rows], "a label is 1, 0, -1 or blank"),
         (lambda rows: [{**row, "Mass": "yes"} for row in rows], "column 'Mass' holds 'yes'"),
     ],
@@ -184,6 +206,7 @@ def test_a_truth_that_does_not_fit_is_refused_by_name(tables, tmp_path, capsys, 
     ("content", "phrase"),
     [
         (b"", "is empty"),
+        (b"\n\n", "no column names in its first line"),
         (b"Study,Mass\n", "lacks 60"),
         (b"Study,Mass,Mass\nx,1,2\n", "two columns named 'Mass'"),
         (b"Study,Mass\nx,1,2\n", "line 2 has 3 cells instead of 2"),
@@ -234,6 +257,26 @@ def test_a_reader_who_judged_none_of_the_categories_is_refused(tables, tmp_path,
         out=tmp_path / "out",
     )  # fmt: skip
     assert f"{readers / 'r.csv'} has no column named like a category" in message
+
+
+def test_a_reader_who_decided_nothing_is_refused(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    readers = tmp_path / "readers"
+    readers.mkdir()
+    studies = read_truth(truth, ["Mass"]).keys
+    write_csv(readers / "r.csv", {"Study": studies, "Mass": [""] * len(studies)})
+    message = failure(
+        capsys, "--predictions", a, "--truth", truth, "--radiologists", readers,
+        out=tmp_path / "out",
+    )  # fmt: skip
+    assert f"{readers / 'r.csv'} holds no decision" in message
+
+
+def test_columns_spelt_otherwise_are_named_on_both_sides(tables, tmp_path, capsys):
+    truth, a, _ = tables
+    rewrite(a, lambda rows: [{"Study": r["Study"], "mass": r["Mass"]} for r in rows])
+    message = failure(capsys, "--predictions", a, "--truth", truth, out=tmp_path / "out")
+    assert "(mass); its columns are Study, Edema, Mass" in message
 
 
 @pytest.mark.parametrize("below", ["", "further/down"])
@@ -367,6 +410,15 @@ def test_every_pair_of_models_is_compared(report):
     same = comparison["categories"]["Consolidation"]  # drnet and uestc share these scores
     assert same["difference"] == 0
     assert same["delong"]["p"] == same["bootstrap"]["p"] == 1
+    five = comparison["subsets"]["chexpert_5"]
+    assert five.pop("categories") == list(CHEXPERT_5)
+    assert five == pytest.approx(comparison["mean"])
+
+
+def test_a_comparison_names_the_mean_over_the_five_tasks_once(official):
+    text = (official / "report.md").read_text()
+    assert text.count("mean AUROC over chexpert_5") == 21
+    assert "mean AUROC over all" not in text
 
 
 # --- The step rule, by hand ---------------------------------------------------------------------
@@ -390,6 +442,15 @@ SCORES, TRUTH = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0])
 def test_the_step_rule_reads_the_curve_before_the_vertex(sensitivity, false_positive_rate, below):
     result = chexpert.readers_below(SCORES, TRUTH, {"r": (sensitivity, false_positive_rate)})
     assert result == {"count": int(below), "readers": ["r"] if below else []}
+
+
+def test_the_vertices_are_those_of_scikit_learn():
+    generator = np.random.default_rng(4)
+    labels = generator.choice([0, 1, np.nan], 200, p=[0.6, 0.3, 0.1])
+    scores = (generator.standard_normal(200) + np.nan_to_num(labels)).round(1)
+    known = ~np.isnan(labels)
+    expected = roc_curve(labels[known], scores[known], drop_intermediate=False)[:2]
+    np.testing.assert_allclose(chexpert.step_curve(scores, labels), expected)
 
 
 def test_tied_scores_make_one_vertex():
@@ -457,6 +518,27 @@ def test_a_misspelt_column_and_surplus_rows_are_named(tables):
     (model,) = read_predictions(a, read_truth(path, ["Mass", "Edema"]))
     assert any("'Masss'" in note for note in model.notes)
     assert any("1 rows" in note for note in model.notes)
+
+
+def test_categories_that_are_not_predicted_are_named(tables, tmp_path, no_plots):
+    truth, a, b = tables
+    rewrite(b, lambda rows: [{"Study": row["Study"], "Mass": row["Mass"]} for row in rows])
+    report = evaluate("--predictions", a, b, "--truth", truth, out=tmp_path / "both")
+    assert "b.csv does not predict Edema" in report["models"]["b"]["notes"]
+    assert report["truth"]["notes"] == []  # sex, age and the like are no categories
+    report = evaluate("--predictions", b, "--truth", truth, out=tmp_path / "one")
+    assert report["truth"]["notes"] == ["not predicted, so not scored: Edema"]
+
+
+def test_a_truth_without_a_positive_gives_nulls_and_says_so(tables, tmp_path):
+    truth, a, _ = tables
+    rewrite(truth, lambda rows: [{**row, "Mass": "0", "Edema": "0"} for row in rows])
+    report = evaluate("--predictions", a, "--truth", truth, out=tmp_path / "out")
+    model = report["models"]["a"]
+    for figures in (*model["categories"].values(), *model["subsets"].values()):
+        assert figures["auroc"] is figures["ap"] is figures["ci_low"] is None
+    assert any("no known positive" in note for note in model["notes"])
+    assert any("there is no mean AUROC over 'all'" in note for note in model["notes"])
 
 
 def test_written_predictions_are_read_back_exactly(tables, tmp_path):
@@ -536,7 +618,7 @@ def test_a_named_subset_is_averaged(tables, tmp_path, no_plots):
     assert model["subsets"]["one"]["auroc"] == model["categories"]["Mass"]["auroc"]
 
 
-def test_optimistic_thresholds_are_marked_in_the_report(tables, tmp_path, no_plots):
+def test_optimistic_thresholds_are_marked_everywhere(tables, tmp_path, capsys, no_plots):
     truth, a, _ = tables
     out = tmp_path / "out"
     report = evaluate(
@@ -546,6 +628,7 @@ def test_optimistic_thresholds_are_marked_in_the_report(tables, tmp_path, no_plo
     points = report["models"]["a"]["operating_points"]
     assert points == {"source": "the films that are scored", "optimistic": True, "rule": "f1"}
     assert "**Optimistic**" in (out / "report.md").read_text()
+    assert "note: a: optimistic: operating points were chosen on the fi" in capsys.readouterr().out
 
 
 def test_the_f1_rule_finds_the_largest_f1(tables, tmp_path, no_plots):
@@ -767,6 +850,8 @@ def test_one_run_reports_against_the_mined_and_the_experts_labels(nih, model_fol
     text = (out / "report.md").read_text()
     assert "## Against nih-experts" in text
     assert "plots/nih-experts/roc.png" in text
+    assert "plots/calibration.png" in text  # for models that were run, before and after
+    assert "the model does not predict Atelectasis, Infiltration" in " ".join(mined["notes"])
 
 
 def test_a_film_that_cannot_be_read_is_left_out_and_named(nih, model_folder, tmp_path, no_plots):
@@ -878,7 +963,10 @@ def test_a_saved_ensemble_is_loaded_and_scores_the_same(nih, model_folder, tmp_p
     again = evaluate("--model", saved, *options, out=tmp_path / "again")
     figures = [r["models"]["ensemble"]["subsets"]["all"] for r in (report, again)]
     assert figures[0]["auroc"] == figures[1]["auroc"]
-    assert "An ensemble of networks" in (saved / "README.md").read_text()
+    card = (saved / "README.md").read_text()
+    assert "An ensemble of networks" in card
+    assert "14 studies of 14 patients" in card
+    assert "Test set nih: 14 studies" in page.about_html(ensemble)
 
 
 @pytest.mark.parametrize("ensemble", [[], ["--ensemble", "ranks"]])
@@ -912,13 +1000,53 @@ def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(tmp_path):
     assert "0.250" in (tmp_path / "training.svg").read_text()
 
 
+def test_curves_of_two_runs_never_share_a_file(model_folder, tmp_path):
+    runs = [tmp_path / name for name in ("a/k1.0", "a/k1.5", "b/k1.0")]
+    for run_ in runs:
+        run_.mkdir(parents=True)
+        shutil.copy(model_folder / "config.json", run_)
+        record = {"epoch": 1, "loss": 0.5, "valid": {"auroc": 0.5, "map": 0.25}}
+        (run_ / "log.jsonl").write_text(json.dumps(record) + "\n")
+    drawn = _training_plots(argparse.Namespace(model=list(map(str, runs)), out=tmp_path))
+    assert len(set(drawn)) == 3
+    assert all((tmp_path / image).exists() for image in drawn)
+
+
 # --- Plots --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [2.5, 6.8])
+def test_a_title_never_leaves_its_figure(width):
+    figure = Figure(figsize=(width, 3), layout="constrained")
+    plots._heading(
+        figure, "ROC curves and AUROC", "a truth with a long name: 500 studies of W " * 3
+    )
+    figure.draw_without_rendering()
+    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+
+
+def test_twenty_models_look_different():
+    looks = [plots._look(i, str(i), {"other"}) for i in range(20)]
+    assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
+    markers = [(plots._colour(i), plots._of_model(plots._MARKERS, i)) for i in range(20)]
+    assert len(set(markers)) == 20
+
+
+@pytest.mark.parametrize(("largest", "limit"), [(0.04, 0.05), (0.21, 0.3), (0.5, 0.6), (1.3, 1)])
+def test_a_rare_finding_fills_its_panel(largest, limit):
+    axis = Figure().subplots()
+    plots._scale(axis, largest, square=True)
+    assert axis.get_xlim() == axis.get_ylim() == pytest.approx((-0.02 * limit, 1.02 * limit))
+
+
+def test_only_models_that_were_run_have_a_plot_of_calibration(official):
+    assert not (official / "plots" / "calibration.png").exists()
 
 
 def test_the_roc_grid_has_a_band_however_many_models_there_are(official, tables, tmp_path):
     svg = (official / "plots" / "roc.svg").read_text()
     assert svg.count('id="FillBetweenPolyCollection') == 5  # the best of seven models, five tasks
-    assert "Band: 95 % interval of ensemble" in svg
+    assert "Band and figures: 95 % interval of ensemble" in svg
 
 
 def test_the_steps_of_precision_and_recall_enclose_the_average_precision():
@@ -936,7 +1064,7 @@ def test_a_point_of_the_reliability_diagram_stands_for_enough_cases():
     labels = np.array([1.0] * 12 + [0.0] * 188 + [np.nan] * 40)
     probabilities = np.linspace(0, 1, 240)
     stated, observed, half = plots.reliability_points(probabilities, labels)
-    assert len(stated) == 2  # of at least five positives each, were they spread evenly
+    assert len(stated) == 2  # of about eight positives each, were they spread evenly
     assert stated == pytest.approx([probabilities[:100].mean(), probabilities[100:200].mean()])
     assert observed == pytest.approx([0.12, 0])
     # Wilson's limits are the roots p of (0.12 - p)^2 = 1.96^2 p (1 - p) / 100.

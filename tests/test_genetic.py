@@ -121,6 +121,7 @@ def test_a_resumed_search_is_the_same_search(settings):
     second = start(settings)
     second.resume(first.state())
     run(second, 19)
+    assert len(second.path) == len(whole.path)
     assert torch.equal(whole.weights, second.weights)
     assert whole.history == second.history
     for name, value in whole.state().items():
@@ -138,6 +139,14 @@ def test_a_search_ends_by_its_patience_and_keeps_the_original(settings):
         steps += 1
     assert steps == 7  # validation is perfect from the start: nothing is strictly better
     assert torch.equal(search.weights, trained)
+
+
+def test_the_guided_search_keeps_what_it_passes():
+    search = run(start(GUIDED), 6)
+    z, y = films(400, 1)
+    assert len(search.path) == 6
+    for weights, row in zip(search.path, search.history, strict=True):
+        assert reference("auroc", weights, z, y) == pytest.approx(row["best"], abs=1e-4)
 
 
 def test_a_search_ends_by_its_generations():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +100,12 @@ def test_means_are_over_the_categories_and_name_them(figures):
     assert mean["ci_low"] < mean["auroc"] < mean["ci_high"]
     assert mean["decided"] == ["Cardiomegaly", "Effusion"]
     assert mean["f1"] == pytest.approx((rows[0]["f1"] + rows[1]["f1"]) / 2)
+
+
+def test_the_report_shows_the_means_at_the_operating_points(results, figures):
+    mean = figures["subsets"]["all"]
+    shown = " | ".join(f"{mean[x]:.4f}" for x in ("sensitivity", "specificity", "ppv", "f1", "mcc"))
+    assert f"| Mean of all (2) |  | {shown} |" in markdown(results)
 
 
 def test_without_a_threshold_no_rate_is_given(figures):
@@ -273,6 +280,19 @@ def test_the_card_says_what_a_reader_must_know(config, figures):
         assert phrase in text
 
 
+def test_the_card_names_rows_and_units_of_its_figures(config, figures):
+    figures.update(row="study", unit="study", level=0.9)
+    text = model_card(config)
+    assert "120 studies of 60 studies" in text
+    assert "90 %, bootstrap over studies" in text
+
+
+def test_the_bundled_card_is_what_its_config_gives():
+    folder = Path(__file__).parents[1] / "weights"
+    config = json.loads((folder / "config.json").read_text())
+    assert (folder / "README.md").read_text() == model_card(config)
+
+
 def test_the_card_says_which_probabilities_are_not_calibrated(config):
     text = model_card(config)
     assert "1 of 3 findings" in text
@@ -287,3 +307,59 @@ def test_a_model_of_unknown_origin_has_a_card_that_says_so():
     assert "Not measured." in text
     assert "not calibrated" in text
     assert ModelCard(text).data.eval_results is None
+
+
+def test_the_card_tells_both_stages_with_their_commands_and_policies(config):
+    first = config["cft"]["provenance"]
+    first["label_policy"]["overrides"] = {"uncertain": {"Hernia": "positive"}}
+    first["versions"] = {"torch": "2.8"}
+    config["cft"]["provenance"] = {
+        "stage": "cft",
+        "dataset": "nih",
+        "trained_on": first["trained_on"],
+        "parent": "ab" * 32,
+        "command": "python -m train.cft --model MODEL --method ga",
+        "label_policy": {"unknown": "ignore", "uncertain": "ignore", "overrides": {}},
+        "methods": {"Cardiomegaly": "ga", "Effusion": "ga", "Hernia": "original"},
+        "versions": {"torch": "2.9"},
+        "stage_1": first,
+    }
+    text = model_card(config)
+    one, two = text.index("### Stage 1"), text.index("### Stage 2")
+    assert one < text.index(first["command"]) < two
+    assert two < text.index("python -m train.cft --model MODEL --method ga")
+    left_out = "uncertain labels are left out (Hernia: count as positive)."
+    assert f"Unknown labels count as negative, {left_out}" in text[one:two]
+    assert "Unknown and uncertain labels are left out." in text[two:]
+    assert "Hernia keep the regression of stage 1." in text[two:]
+    assert "ab" * 32 in text[two:]
+    assert "| torch | 2.8 | 2.9 |" in text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "licence", "phrases"),
+    [
+        ("nih", "apache-2.0", ["without restriction", "wang2017chestxray8"]),
+        ("phantoms", "apache-2.0", ["drawn by this project's code"]),
+        ("chexpert", "other", ["no commercial use", "irvin2019chexpert"]),
+        ("csv", "other", ["is not recorded here: ask"]),
+        (None, "other", ["is not recorded here: ask"]),
+    ],
+)
+def test_the_card_gives_no_licence_that_the_data_may_forbid(config, dataset, licence, phrases):
+    config["cft"]["provenance"]["dataset"] = dataset
+    text = model_card(config)
+    card = ModelCard(text)
+    assert card.data.license == licence
+    assert card.data.get("license_name") == (None if licence != "other" else "see-training-data")
+    assert card.data.datasets is None  # nothing of these was fetched from the Hub
+    assert all(phrase in text for phrase in phrases)
+
+
+def test_the_card_of_an_ensemble_says_where_its_members_are(config):
+    config["architecture"] = "ensemble"
+    config["cft"]["provenance"]["stage"] = "ensemble"
+    text = model_card(config)
+    assert "each is a whole model with its own card in `members/`" in text
+    assert "Each member is calibrated" in text
+    assert "timm.create_model" not in text

@@ -22,6 +22,7 @@ from train.statistics import (
     calibration_error,
     compare_bootstrap,
     compare_delong,
+    compare_means,
     delong,
     draw_groups,
     holm,
@@ -361,6 +362,21 @@ def test_p_values_of_equally_good_models_are_uniform():
     first, second = (generator.standard_normal((120, 400)) + labels for _ in range(2))
     p = compare_delong(first, second, labels).p
     assert np.abs(np.quantile(p, [0.05, 0.25, 0.5, 0.75]) - [0.05, 0.25, 0.5, 0.75]).max() < 0.08
+
+
+def test_the_means_over_some_categories_are_compared_replicate_by_replicate():
+    generator = np.random.default_rng(10)
+    labels = (generator.random((80, 3)) < 0.4).astype(float)
+    labels[:, 1] = 0  # undefined, so no part of the mean
+    scores = generator.standard_normal((2, 80, 3)) + labels
+    first, second = (bootstrap_auroc(s, labels, np.arange(80), replicates=40) for s in scores)
+    found = compare_means(first, second, np.array([0, 1]))
+    assert found.difference[0] == first.estimate[0] - second.estimate[0]
+    change = first.replicates[:, 0] - second.replicates[:, 0]
+    assert (found.low[0], found.high[0]) == pytest.approx(tuple(np.percentile(change, [2.5, 97.5])))
+    smaller = min((change <= 0).sum(), (change >= 0).sum())
+    assert found.p[0] == pytest.approx(min(2 * (smaller + 1) / 41, 1))
+    assert np.isnan(compare_means(first, second, np.array([1])).p[0])
 
 
 def test_an_undefined_comparison_is_nan():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import Any
 import cft
 from cft.calibration import RULES
 from cft.hub import resolve
-from cft.labels import DESCRIPTIONS
+from cft.labels import CHEXPERT_5, DESCRIPTIONS
 from cft.model_folder import WEIGHTS, ModelFolderError, atomic_write, read_config
 from train import plots, report
 from train.datasets import DatasetError, add_dataset_arguments, dataset_from_arguments
 from train.ensemble import SPACES, combine, greedy_weights
+from train.figures import named_subsets
 from train.labels import LabelTable
 from train.predictions import (
     STUDY_RULES,
@@ -299,9 +301,9 @@ def _save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: _
             "provenance": _ensemble_provenance(args, kept),
             "metrics": {
                 one["truth"]["name"]: {
-                    key: value
-                    for key, value in one["models"][ENSEMBLE].items()
-                    if key != "subgroups"
+                    **{k: v for k, v in one["models"][ENSEMBLE].items() if k != "subgroups"},
+                    "row": one["truth"]["row"],
+                    "unit": one["truth"]["unit"],
                 }
                 for one in (results, *results["references"].values())
             },
@@ -552,9 +554,18 @@ def _training_plots(args: argparse.Namespace) -> list[str]:
     for reference, name in zip(args.model or (), _model_names(args.model or ()), strict=True):
         log = Path(reference, "log.jsonl")
         if log.exists():
-            image = plots.training_curves(log, args.out / "plots", f"training-{Path(name).name}")
+            file = "training-" + re.sub(r"[^\w.]+", "-", name).strip("-")
+            title = f"Training of {name}{_trained_films(log.parent)}"
+            image = plots.training_curves(log, args.out / "plots", file, title)
             drawn += [f"plots/{image}"] if image else []
     return drawn
+
+
+def _trained_films(folder: Path) -> str:
+    """How many films a run's training and validation used, from its model folder; "" if unsaid."""
+    splits = read_config(folder).get("cft", {}).get("provenance", {}).get("splits", {})
+    counts = [splits.get(split, {}).get("films") for split in ("train", "valid")]
+    return ", on {:,} films (validation: {:,})".format(*counts) if all(counts) else ""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -613,7 +624,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     figures.add_argument("--unit", choices=("patient", "study"), default="patient")
     figures.add_argument("--replicates", type=_positive, default=1000)
-    figures.add_argument("--seed", type=int, default=0)
+    figures.add_argument("--seed", type=_not_negative, default=0)
     figures.add_argument("--level", type=_share, default=0.95)
     figures.add_argument("--threshold-rule", choices=RULES, default="youden")
     figures.add_argument(
@@ -630,6 +641,15 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("give either --model with --data, or --predictions with --truth")
     if bool(args.predictions) != bool(args.truth):
         parser.error("--predictions and --truth go together")
+    if args.predictions and (args.data or args.dataset):
+        parser.error("--data and --dataset go with --model; tables of predictions have --truth")
+    if len(dict(args.subset)) < len(args.subset):
+        parser.error("two of --subset have the same name")
+    if args.save_ensemble and args.optimistic_thresholds:
+        parser.error(
+            "--save-ensemble writes figures into a model card, so it does not go with "
+            "--optimistic-thresholds"
+        )
     if args.model and args.validation_truth:
         parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
     if bool(args.validation_predictions) != bool(args.validation_truth):
@@ -650,6 +670,10 @@ def _named_subset(text: str) -> tuple[str, list[str]]:
     labels = [label.strip() for label in members.split(",") if label.strip()]
     if not name or not labels:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=LABEL,LABEL")
+    if name in named_subsets(CHEXPERT_5):
+        raise argparse.ArgumentTypeError(f"{name!r} is a subset that every report has already")
+    if len(set(labels)) < len(labels):
+        raise argparse.ArgumentTypeError(f"{text!r} names a category twice")
     return name, labels
 
 
@@ -657,6 +681,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("at least 1")
+    return value
+
+
+def _not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("at least 0")
     return value
 
 

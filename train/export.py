@@ -18,7 +18,7 @@ from cft.labels import DESCRIPTIONS
 from cft.model_folder import write_model_folder
 from cft.preprocess import Preprocess
 from train.labels import LabelTable
-from train.report import evaluate_scores, model_card
+from train.report import evaluate_scores, licence_of, model_card
 
 # A network that starts from random weights needs about this many films to be more than a start.
 _MANY = 20_000
@@ -72,7 +72,7 @@ def export(
             "num_classes": len(label_names),
             "first_conv": own["first_conv"],
             "classifier": own["classifier"],
-            "license": "apache-2.0",
+            "license": licence_of(provenance),
         },
         "cft": {
             "categories": dict(categories),

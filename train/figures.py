@@ -22,6 +22,7 @@ from train.statistics import (
     calibration_error,
     compare_bootstrap,
     compare_delong,
+    compare_means,
     delong,
     percentiles,
     rates,
@@ -168,7 +169,8 @@ def compare_scores(
     dict
         ``first``, ``second``; ``categories``: label -> ``difference`` and, for ``delong`` and for
         ``bootstrap``, ``low``, ``high``, ``p`` and ``p_holm`` (corrected over the categories);
-        ``mean``: ``difference``, ``low``, ``high``, ``p`` by the bootstrap.
+        ``mean``: ``difference``, ``low``, ``high``, ``p`` by the bootstrap; ``subsets``: the same
+        by name for each of `named_subsets`, with its ``categories``.
     """
     by_delong = compare_delong(first[1], second[1], labels, groups, first[2].level)
     by_bootstrap, of_mean = compare_bootstrap(first[2], second[2])
@@ -183,13 +185,30 @@ def compare_scores(
             }
             for c, label in enumerate(label_names)
         },
-        "mean": {
-            "difference": _plain(of_mean.difference[0]),
-            "low": _plain(of_mean.low[0]),
-            "high": _plain(of_mean.high[0]),
-            "p": _plain(of_mean.p[0]),
+        "mean": _difference(of_mean),
+        "subsets": {
+            name: {
+                "categories": members,
+                **_difference(compare_means(first[2], second[2], _columns(members, label_names))),
+            }
+            for name, members in named_subsets(label_names).items()
         },
     }
+
+
+def _difference(comparison: Comparison) -> dict[str, float | None]:
+    """The single difference of a comparison of means."""
+    return {
+        "difference": _plain(comparison.difference[0]),
+        "low": _plain(comparison.low[0]),
+        "high": _plain(comparison.high[0]),
+        "p": _plain(comparison.p[0]),
+    }
+
+
+def _columns(members: Sequence[str], label_names: Sequence[str]) -> np.ndarray:
+    """(K,) places of some categories among all."""
+    return np.array([list(label_names).index(label) for label in members], dtype=int)
 
 
 def _test(comparison: Comparison, c: int) -> dict[str, float | None]:
@@ -317,14 +336,16 @@ def _subset(name, members, label_names, categories, area, precision, notes) -> d
     missing = [label for label in members if label not in categories]
     if missing:
         raise ValueError(f"subset {name!r} names {missing[0]!r}, which is no category here")
-    columns = np.array([label_names.index(label) for label in members], dtype=int)
+    columns = _columns(members, label_names)
     defined = [label for label in members if categories[label]["auroc"] is not None]
     left_out = [label for label in members if categories[label]["auroc"] is None]
-    if left_out:
+    if left_out and defined:
+        number = f"{len(defined)} {'category' if len(defined) == 1 else 'categories'}"
         notes.append(
-            f"the mean AUROC over {name!r} is that of {len(defined)} categories, without "
-            f"{', '.join(left_out)}"
+            f"the mean AUROC over {name!r} is that of {number}, without {', '.join(left_out)}"
         )
+    elif left_out:
+        notes.append(f"there is no mean AUROC over {name!r}: it is undefined in every category")
     result: dict[str, Any] = {"categories": list(members), "defined": defined}
     for metric, low, high, values in (
         ("auroc", "ci_low", "ci_high", area),

@@ -2,8 +2,9 @@
 
 A chromosome is the regression's weights; the bias is not in it, as no ranking depends on a bias.
 Fitness is the exact metric of the training films whose label is *known*. The fittest individual of
-each generation is scored on validation films, and the best by validation is what is found, the
-trained regression included.
+each generation is scored on validation films, and the best by validation is kept, the trained
+regression included. The guided search also keeps the fittest of every generation, so that all
+categories can choose a generation together (`train.refit.choose`).
 
 Two settings:
 
@@ -80,8 +81,8 @@ class Genetic:
     """
 
     population: int = 50
-    generations: int = 300
-    patience: int = 30
+    generations: int = 40
+    patience: int = 40
     elites: int = 2
     guided: bool = True
     tournament: int = 3
@@ -127,6 +128,8 @@ class Evolution:
         The metric of these on training and on validation films.
     history
         A dict for each generation: ``best`` and ``mean`` fitness, ``validation`` of the fittest.
+    path
+        Guided: the fittest of each generation, (D,) each; the first is the trained regression.
     generation
         Generations so far.
     done
@@ -170,6 +173,7 @@ class Evolution:
         self.validation = self._validate(weights)
         self.generation, self._since = 0, 0
         self.history: list[dict[str, float]] = []
+        self.path: list[Tensor] = []
         if self.settings.guided:
             spread = self._scores[0].std()
             self._unit = torch.where(spread > 0, spread, 1.0)  # of a constant regression: any
@@ -195,6 +199,7 @@ class Evolution:
             self.weights, self.fitness = fittest.clone(), fitness
             self.validation, self._since = validation, 0
         if self.settings.guided:
+            self.path.append(fittest.clone())
             self._guided_generation()
         else:
             self._published_generation()
@@ -214,7 +219,8 @@ class Evolution:
             "history": torch.tensor(history, dtype=torch.float64).reshape(-1, 3),
         }
         if self.settings.guided:
-            found["step"] = self._step
+            path = torch.stack(self.path) if self.path else self._population[:0]
+            found |= {"step": self._step, "path": path}
         return {name: value.detach().cpu().clone() for name, value in found.items()}
 
     def resume(self, state: Mapping[str, Tensor]) -> None:
@@ -238,6 +244,7 @@ class Evolution:
         self.history = [dict(zip(names, row, strict=True)) for row in state["history"].tolist()]
         if self.settings.guided:
             self._step = state["step"].to(device)
+            self.path = list(state["path"].to(device))
 
     def _identity(self) -> int:
         facts = self.settings, self._metric, self._seed, tuple(self._z.shape)

@@ -119,6 +119,13 @@ def predictions_of(
     films = table.names.tolist()
     calibrated = any(category.platt for category in classifier.categories.values())
     points = {label: classifier.categories[label].operating_point for label in shared}
+    unlabelled = [label for label in classifier.label_names if label not in shared]
+    missing = [label for label in table.label_names if label not in shared]
+    notes = []
+    if unlabelled:
+        notes.append(f"{table.dataset!r} has no labels of {', '.join(unlabelled)}")
+    if missing:
+        notes.append(f"the model does not predict {', '.join(missing)}")
     return Predictions(
         name=name,
         label_names=tuple(shared),
@@ -126,6 +133,7 @@ def predictions_of(
         logits=_combined(scores.logits, films, member, rule)[:, columns] if calibrated else None,
         operating_points={label: p and float(p["threshold"]) for label, p in points.items()},
         source="the model folder, chosen on its validation films" if any(points.values()) else "",
+        notes=tuple(notes),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +57,15 @@ _STYLE = {
 _MOST_BANDS = 2
 _BAND_REPLICATES = 500
 
+# Letters in an inch of a title and of a legend, whose fonts are 10 and 7.5 points: a few less than
+# fit on average, as some letters are wide.
+_TITLE_LETTERS, _LEGEND_LETTERS = 13, 17
+
 # Above this average precision, a panel's lower corner is free of curves instead of its upper one.
 _HIGH_AP = 0.6
 
 # A point of the reliability diagram stands for about this many positives (or negatives) at least.
-_CASES_A_BIN = 5
+_CASES_A_BIN = 8
 _MOST_BINS = 10
 
 
@@ -90,6 +95,7 @@ def draw_all(
             ("roc", _roc_grid),
             ("precision-recall", _precision_recall_grid),
             ("reliability", _reliability_grid),
+            ("calibration", _calibration_dumbbells),
             ("subgroups", _subgroup_dots),
         ):
             figure = draw(results, truth, models)
@@ -102,11 +108,36 @@ def _save(figure: Figure, stem: Path) -> str:
     """Write STEM.png and STEM.svg; returns the PNG's name."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("png", "svg"):
-        data = io.BytesIO()
+        data = io.BytesIO()  # the name may hold dots, so a suffix is added and none replaced
         metadata = {"Date": None} if suffix == "svg" else {"Software": None}
         figure.savefig(data, format=suffix, dpi=200, metadata=metadata, facecolor="white")
-        atomic_write(stem.with_suffix(f".{suffix}"), data.getvalue())
+        atomic_write(stem.with_name(f"{stem.name}.{suffix}"), data.getvalue())
     return f"{stem.name}.png"
+
+
+def _heading(figure: Figure, *sentences: str) -> None:
+    """The title of a figure: one line, or where its width needs it one or more a sentence."""
+    width = int(_TITLE_LETTERS * figure.get_figwidth())
+    lines = [". ".join(sentences)]
+    if len(lines[0]) > width:
+        lines = [line for sentence in sentences for line in textwrap.wrap(sentence, width)]
+    figure.set_figheight(figure.get_figheight() + 0.2 * (len(lines) - 1))
+    figure.suptitle("\n".join(lines), x=0.01, ha="left", fontsize=10)
+
+
+def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below the panels, each name once, in as many columns as there is room for."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
+            handles.setdefault(name, handle)
+    inches = max(map(len, handles)) / _LEGEND_LETTERS + 0.5  # with the handle and a gap
+    columns = max(1, min(len(handles), 4, int(figure.get_figwidth() / inches)))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + 0.16 * (rows - 1))
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=7.5
+    )
 
 
 # --- Grids: one panel a category ----------------------------------------------------------------
@@ -125,14 +156,15 @@ def _panels(results: Mapping[str, Any], truth: Truth, models: Sequence[Predictio
     ]
 
 
-def _grid(n: int, title: str, x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
+def _grid(n: int, title: Sequence[str], x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
     columns = n if n <= 3 else 3 if n <= 6 else 4
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(2.1 * columns + 0.4, 2.3 * rows + 1.1), layout="constrained")
+    side = {1: 3.6, 2: 2.6}.get(n, 2.1)
+    figure = Figure(figsize=(side * columns + 0.4, (side + 0.2) * rows + 1.1), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.11)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    _heading(figure, *title)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.ravel()[n:]:
         axis.set_visible(False)
@@ -147,23 +179,12 @@ def _grid(n: int, title: str, x_label: str, y_label: str) -> tuple[Figure, list[
     return figure, list(axes.ravel()[:n])
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend below the panels, each name once."""
-    handles: dict[str, Any] = {}
-    for axis in axes:
-        for handle, name in zip(*axis.get_legend_handles_labels(), strict=True):
-            handles.setdefault(name, handle)
-    columns = min(len(handles), 4 if len(axes) > 3 else max(2, len(axes)))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=columns, fontsize=7.5
-    )
-
-
 def _title(axis: Axes, label: str, y: np.ndarray) -> None:
     """The category and its known cases above its panel."""
     counts = f"{int(np.sum(y == 1))} positive, {int(np.sum(y == 0))} negative"
     axis.set_title(label.replace("_", " "), pad=13)
-    axis.text(0, 1.025, counts, transform=axis.transAxes, fontsize=7, color=_GREY, va="bottom")
+    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 3)}
+    axis.annotate(counts, **place, textcoords="offset points", fontsize=7, color=_GREY)
 
 
 def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> set[str]:
@@ -182,13 +203,24 @@ def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> se
     return {max(areas, key=lambda name: areas[name])}
 
 
-def _look(i: int, emphasised: bool) -> dict[str, Any]:
-    """Colour and line of the i-th model."""
+def _colour(i: int) -> str:
+    """Colour of the i-th model."""
+    return _COLOURS[i % len(_COLOURS)]
+
+
+def _of_model(looks: Sequence[Any], i: int) -> Any:
+    """Dash or marker of the i-th model: another one when the colours begin anew."""
+    return looks[(i + i // len(_COLOURS)) % len(looks)]
+
+
+def _look(i: int, name: str, emphasised: set[str]) -> dict[str, Any]:
+    """Colour and line of the i-th model; one that stands out among others is solid."""
+    stands_out = name in emphasised
     return {
-        "color": _COLOURS[i % len(_COLOURS)],
-        "linestyle": _DASHES[i % len(_DASHES)],
-        "linewidth": 1.5 if emphasised else 0.9,
-        "zorder": 3 if emphasised else 2.5,
+        "color": _colour(i),
+        "linestyle": "-" if emphasised == {name} else _of_model(_DASHES, i),
+        "linewidth": 1.6 if stands_out else 0.9,
+        "zorder": 3 if stands_out else 2.5,
     }
 
 
@@ -208,9 +240,9 @@ def _roc_grid(
     if not labels:
         return None
     emphasised = _emphasised(results, models)
-    title = f"ROC curves and AUROC. {_films(truth)}"
+    title = ["ROC curves and AUROC", _films(truth)]
     if len(emphasised) < len(models):
-        title += f". Band: {_level(results)} interval of {', '.join(emphasised)}"
+        title.append(f"Band and figures: {_level(results)} interval of {', '.join(emphasised)}")
     figure, axes = _grid(len(labels), title, "False-positive rate", "Sensitivity")
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
@@ -218,7 +250,7 @@ def _roc_grid(
         axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=1)
         for i, model in enumerate(models):
             if label in model.label_names:
-                _roc_curve(axis, results, truth, model, label, i, model.name in emphasised)
+                _roc_curve(axis, results, truth, model, label, i, emphasised)
         _reader_points(axis, results, label)
         _figures_in_panel(axis, results, models, label, ("auroc", "ci"), emphasised, top=False)
     _legend(figure, axes)
@@ -232,15 +264,15 @@ def _roc_curve(
     model: Predictions,
     label: str,
     i: int,
-    emphasised: bool,
+    emphasised: set[str],
 ) -> None:
     y = truth.labels[:, truth.label_names.index(label)]
     if results["models"][model.name]["categories"][label]["auroc"] is None:
         return
-    look = _look(i, emphasised)
+    look = _look(i, model.name, emphasised)
     x, sensitivity = step_curve(model.column(label), y)
     axis.plot(x, sensitivity, **look, label=model.name)
-    if emphasised:
+    if model.name in emphasised:
         grid = np.linspace(0, 1, 101)
         level = results["models"][model.name]["level"]
         low, high = bootstrap_roc_band(
@@ -266,19 +298,18 @@ def _figures_in_panel(
             continue
         text = f"{row[metric[0]]:.3f}"
         low, high = (row[f"{metric[1]}_{end}"] for end in ("low", "high"))
-        lines.append(
-            (_COLOURS[i % len(_COLOURS)], text if low is None else f"{text} ({low:.3f}–{high:.3f})")
-        )
+        lines.append((_colour(i), text if low is None else f"{text} ({low:.3f}–{high:.3f})"))
     for place, (colour, text) in enumerate(lines):
         y = 0.98 - 0.1 * place if top else 0.03 + 0.1 * (len(lines) - 1 - place)
         axis.text(
             *(0.98, y, text),
+            transform=axis.transAxes,
             color=colour,
             ha="right",
             va="top" if top else "bottom",
             fontsize=7.5,
             bbox={"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6},
-            zorder=4,
+            zorder=2.2,  # above bands and grid, below curves
         )
 
 
@@ -306,25 +337,26 @@ def _precision_recall_grid(
     labels = _panels(results, truth, models)
     if not labels:
         return None
-    figure, axes = _grid(
-        len(labels),
-        f"Precision, recall and average precision. {_films(truth)}",
-        "Recall (sensitivity)",
-        "Precision (PPV)",
-    )
     emphasised = _emphasised(results, models)
+    title = ["Precision, recall and average precision", _films(truth)]
+    if len(emphasised) < len(models):
+        title.append(f"Figures with {_level(results)} interval: {', '.join(emphasised)}")
+    figure, axes = _grid(len(labels), title, "Recall (sensitivity)", "Precision (PPV)")
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
         _title(axis, label, y)
-        share = np.nanmean(y)
+        share = largest = np.nanmean(y)
         axis.plot(
             [0, 1], [share, share], color="#999999", linewidth=0.8, label="share of positives"
         )
         for i, model in enumerate(models):
             if label in model.label_names:
                 recall, precision = precision_recall_steps(model.column(label), y)
-                look = _look(i, model.name in emphasised)
+                look = _look(i, model.name, emphasised)
                 axis.plot(recall, precision, drawstyle="steps-pre", **look, label=model.name)
+                largest = max(largest, precision.max())
+        # Room for the figures above the curves of a rare finding.
+        _scale(axis, 1.3 * largest, square=False)
         high = any(
             (results["models"][x]["categories"].get(label, {}).get("ap") or 0) > _HIGH_AP
             for x in emphasised
@@ -352,7 +384,7 @@ def precision_recall_steps(scores: np.ndarray, labels: np.ndarray) -> tuple[np.n
 def _reliability_grid(
     results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
 ) -> Figure | None:
-    """Stated against observed probability, and before calibration for models that were run."""
+    """Stated against observed probability; before calibration too, for one model that was run."""
     rows = results["models"]
     labels = [
         label
@@ -366,7 +398,7 @@ def _reliability_grid(
         return None
     figure, axes = _grid(
         len(labels),
-        f"Reliability (bins of equal size). {_films(truth)}",
+        ["Reliability (bins of equal size)", _films(truth)],
         "Stated probability",
         "Observed share",
     )
@@ -382,14 +414,16 @@ def _reliability_grid(
             if rows[model.name]["categories"][label]["brier"] is None:
                 continue
             column = model.label_names.index(label)
-            if model.logits is not None and few:
+            if model.logits is not None and len(models) == 1:
                 before = reliability_points(sigmoid(model.logits[:, column]), y)
                 _reliability_line(axis, *before, i, f"{model.name}, before calibration", "before")
                 largest = max(largest, before[0].max(), before[1].max())
-            after = reliability_points(model.scores[:, column], y)
-            _reliability_line(axis, *after, i, model.name, "with bars" if few else "plain")
-            largest = max(largest, after[0].max(), after[1].max())
-        _square_axis(axis, largest)
+            stated, observed, half = reliability_points(model.scores[:, column], y)
+            kind = "with bars" if few else "plain"
+            _reliability_line(axis, stated, observed, half, i, model.name, kind)
+            highest = observed + half[1] if few else observed
+            largest = max(largest, stated.max(), highest.max())
+        _scale(axis, largest, square=True)
     _legend(figure, axes)
     return figure
 
@@ -404,18 +438,18 @@ def _reliability_line(
     kind: str,
 ) -> None:
     """One model's points: "with bars", "plain" (without), or hollow and pale ("before")."""
-    colour = _COLOURS[i % len(_COLOURS)]
+    colour = _colour(i)
     before = kind == "before"
     axis.errorbar(
         stated,
         observed,
         yerr=half if kind == "with bars" else None,
         color=colour,
-        linestyle=(0, (1.2, 1.6)) if before else _DASHES[i % len(_DASHES)],
+        linestyle=(0, (1.2, 1.6)) if before else _of_model(_DASHES, i),
         linewidth=0.9,
         elinewidth=0.7,
         alpha=0.7 if before else 1,
-        marker=_MARKERS[i % len(_MARKERS)],
+        marker=_of_model(_MARKERS, i),
         markersize=3.5,
         markerfacecolor="white" if before else colour,
         zorder=2.5 if before else 3,
@@ -423,13 +457,15 @@ def _reliability_line(
     )
 
 
-def _square_axis(axis: Axes, largest: float) -> None:
-    """Both axes from 0 to just above the largest value: a rare finding fills its panel too."""
-    limit = next(x for x in (0.05, 0.1, 0.2, 0.5, 1.0) if 1.1 * largest <= x or x == 1.0)
-    axis.set(xlim=(-0.02 * limit, 1.02 * limit), ylim=(-0.02 * limit, 1.02 * limit))
+def _scale(axis: Axes, largest: float, square: bool) -> None:
+    """An axis from 0 to at least the largest value, or both: a rare finding fills its panel too."""
+    limit = next(x for x in (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0) if largest <= x or x == 1.0)
     ticks = [0, limit / 2, limit]
-    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
-    axis.set_yticks(ticks, [f"{x:g}" for x in ticks])
+    axis.set_aspect("auto")
+    axis.set_box_aspect(1)
+    for name in "xy" if square else "y":
+        axis.set(**{f"{name}lim": (-0.02 * limit, 1.02 * limit)})
+        axis.set(**{f"{name}ticks": ticks, f"{name}ticklabels": [f"{x:g}" for x in ticks]})
 
 
 def reliability_points(
@@ -438,7 +474,7 @@ def reliability_points(
     """(stated, observed, half-widths (2, bins)) in bins of equal size with Wilson's 95 % interval.
 
     Equal widths would put nearly all films of a rare finding into the first bin. A rare finding has
-    fewer bins: each stands for about five cases of the rarer class, were they spread evenly.
+    fewer bins: each stands for about eight cases of the rarer class, were they spread evenly.
     """
     known = ~np.isnan(labels)
     p, y = probabilities[known], labels[known]
@@ -484,15 +520,15 @@ def _auroc_by_category(
             ends.setdefault(r, []).append(found["auroc"])
         _dots(axis, points, i, model.name, [round(y) for _, y, *_ in points] if pair else None)
     _category_axis(axis, rows, truth)
-    title = f"AUROC by category. {_films(truth)}"
+    _area_axis(axis)
     if pair:
         for r, values in ends.items():
             axis.plot(values, [r] * len(values), color="#AAAAAA", linewidth=3, zorder=2)
         _differences(axis, results, rows)
     axis.set_xlabel(f"AUROC with {_level(results)} interval")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    _heading(figure, "AUROC by category", _films(truth))
     if len(models) > 1:
-        figure.legend(loc="outside lower center", ncols=min(len(models), 4), fontsize=7.5)
+        _legend(figure, [axis])
     return figure
 
 
@@ -526,7 +562,7 @@ def _dots(
 
     The points lie on `lines`, where given, and only their intervals beside these.
     """
-    colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+    colour, marker = _colour(i), _of_model(_MARKERS, i)
     for _, y, low, high in points:
         if low is not None:
             axis.plot([low, high], [y, y], color=colour, linewidth=1.1, alpha=0.65, zorder=2)
@@ -543,6 +579,7 @@ def _dots(
 
 
 def _category_axis(axis: Axes, rows: Sequence[str], truth: Truth) -> None:
+    """Name the rows, the last of which is the mean."""
     names = []
     for label in rows:
         if label == "mean":
@@ -556,6 +593,10 @@ def _category_axis(axis: Axes, rows: Sequence[str], truth: Truth) -> None:
     for y in range(len(rows) - 1):
         axis.axhline(y + 0.5, color="#EEEEEE", linewidth=0.7, zorder=0)
     axis.axhline(len(rows) - 1.5, color="#888888", linewidth=0.8)
+
+
+def _area_axis(axis: Axes) -> None:
+    """An axis of AUROCs: within [0, 1], with a line at chance where that is in sight."""
     low, high = axis.get_xlim()
     axis.set_xlim(max(low, 0), min(high, 1.0))
     if axis.get_xlim()[0] < 0.5:
@@ -564,6 +605,63 @@ def _category_axis(axis: Axes, rows: Sequence[str], truth: Truth) -> None:
 
 def _known(y: np.ndarray) -> int:
     return int(np.sum(~np.isnan(y)))
+
+
+def _calibration_dumbbells(
+    results: Mapping[str, Any], truth: Truth, models: Sequence[Predictions]
+) -> Figure | None:
+    """Calibration error of each category before and after calibration, for models that were run."""
+    from matplotlib.figure import Figure
+
+    run = [(i, m.name) for i, m in enumerate(models) if "uncalibrated" in results["models"][m.name]]
+    labels = _panels(results, truth, models)
+    if not run or not labels:
+        return None
+    columns = min(len(run), 3)
+    lines = math.ceil(len(run) / columns)
+    rows = [*labels, "mean"]
+    height = (0.24 * len(rows) + 0.6) * lines + 1.0
+    figure = Figure(figsize=(2.0 + 2.4 * max(columns, 2), height), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis in axes[len(run) :]:
+        axis.set_visible(False)
+    for axis, (i, name) in zip(axes, run, strict=False):
+        before, after = (_with_mean(x) for x in _calibration_errors(results["models"][name]))
+        places = [r for r, label in enumerate(rows) if label in before]
+        pairs = np.array([(before[rows[r]], after[rows[r]]) for r in places]).reshape(-1, 2)
+        axis.hlines(places, *pairs.T, color="#AAAAAA", linewidth=2.5, zorder=2)
+        look = {"linestyle": "none", "markersize": 4.5, "zorder": 3}
+        axis.plot(pairs[:, 0], places, marker="o", mfc="white", mec="black", label="before", **look)
+        axis.plot(
+            pairs[:, 1],
+            places,
+            marker=_of_model(_MARKERS, i),
+            color=_colour(i),
+            label=f"after, {name}",
+            **look,
+        )
+        axis.set_title(name)
+        axis.set_xlim(left=0)
+        axis.locator_params(axis="x", nbins=10 // columns)
+        axis.set_xlabel("Expected calibration error")
+        _category_axis(axis, rows, truth)
+    _heading(figure, "Calibration error before and after calibration", _films(truth))
+    _legend(figure, axes[: len(run)])
+    return figure
+
+
+def _calibration_errors(result: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """Category -> calibration error before calibration, and after it, where both are defined."""
+    pairs = {
+        label: (row["ece"], result["categories"][label]["ece"])
+        for label, row in result["uncalibrated"].items()
+    }
+    pairs = {label: pair for label, pair in pairs.items() if None not in pair}
+    return {k: x for k, (x, _) in pairs.items()}, {k: x for k, (_, x) in pairs.items()}
+
+
+def _with_mean(values: dict[str, float]) -> dict[str, float]:
+    return {**values, "mean": sum(values.values()) / len(values)} if values else {}
 
 
 def _subgroup_dots(
@@ -599,9 +697,9 @@ def _subgroup_dots(
     axis.set_xlabel(
         f"Mean AUROC over the categories defined in the subgroup, with {_level(results)} interval"
     )
-    figure.suptitle(f"Subgroups. {_films(truth)}", x=0.01, ha="left", fontsize=10)
+    _heading(figure, "Subgroups", _films(truth))
     if len(models) > 1:
-        figure.legend(loc="outside lower center", ncols=min(len(models), 4), fontsize=7.5)
+        _legend(figure, [axis])
     return figure
 
 
@@ -616,7 +714,9 @@ def _subgroup_name(attribute: str, value: str, result: Mapping[str, Any]) -> str
 # --- Training -----------------------------------------------------------------------------------
 
 
-def training_curves(log: Path, folder: Path, name: str = "training") -> str | None:
+def training_curves(
+    log: Path, folder: Path, name: str = "training", title: str = "Training"
+) -> str | None:
     """Draw loss and validation metrics per epoch from a run's ``log.jsonl``.
 
     Parameters
@@ -626,6 +726,8 @@ def training_curves(log: Path, folder: Path, name: str = "training") -> str | No
         `train.negative` writes it.
     folder
         Gets ``NAME.png`` and ``NAME.svg``.
+    title
+        What was trained, and on how many films; the number of epochs is added.
 
     Returns
     -------
@@ -646,13 +748,13 @@ def training_curves(log: Path, folder: Path, name: str = "training") -> str | No
     }
     with rc_context(_STYLE):
         figure = Figure(figsize=(6.8, 2.5), layout="constrained")
-        for i, (axis, (title, values)) in enumerate(
+        for i, (axis, (name_of_curve, values)) in enumerate(
             zip(figure.subplots(1, 3), curves.items(), strict=True)
         ):
             best = min if i == 0 else max
             _curve(axis, epochs, values, best, _COLOURS[i])
-            axis.set_title(title, fontsize=8)
-        figure.suptitle(f"Training: {len(epochs)} epochs", x=0.01, ha="left", fontsize=10)
+            axis.set_title(name_of_curve, fontsize=8)
+        _heading(figure, f"{title}: {len(epochs)} epoch{'s' if len(epochs) > 1 else ''}")
         return _save(figure, folder / name)
 
 

@@ -33,6 +33,7 @@ _DESCRIPTIVE = {MODEL_COLUMN, "file", "image", "path", "study", "patient", "pati
 _DESCRIPTIVE |= {"view", "notes", "error", "age", "sex"}
 
 _PATIENT_COLUMNS = ("patient", "patient_id", "patientid")
+_DESCRIPTIVE |= set(_PATIENT_COLUMNS)
 _PATIENT_IN_KEY = re.compile(r"patient\d+")
 
 
@@ -166,8 +167,8 @@ def read_truth(
     names = tuple(c for c in table.columns if c in wanted and c.lower() not in _DESCRIPTIVE)
     if not names:
         raise TableError(
-            f"{table.path} has no column named like a category that is predicted; its columns are "
-            f"{', '.join(table.columns)}"
+            f"{table.path} has no column named like a column of the predictions "
+            f"({_first(sorted(wanted - {key}))}); its columns are {', '.join(table.columns)}"
         )
     labels = np.array(
         [[_label(row[name], table, i, name) for name in names] for i, row in enumerate(table.rows)]
@@ -177,6 +178,9 @@ def read_truth(
     if uncertain:
         labels[labels == -1] = np.nan
         notes.append(f"{uncertain} labels marked uncertain (-1) are counted as unknown")
+    left = [c for c in table.columns if c not in (*names, key) and c.lower() not in _DESCRIPTIVE]
+    if left:
+        notes.append(f"not predicted, so not scored: {', '.join(left)}")
     row = "study" if key.lower() == "study" else "film"
     groups, unit = _groups(table, keys, unit, row)
     attributes = {
@@ -211,13 +215,19 @@ def read_predictions(path: str | Path, truth: Truth, key: str = "Study") -> list
         for column in table.columns
         if column not in (*label_names, key) and column.lower() not in _DESCRIPTIVE
     ]
+    missing = [c for c in truth.label_names if c not in label_names]
+    if missing:
+        notes.append(f"{table.path.name} does not predict {', '.join(missing)}")
     if MODEL_COLUMN not in table.columns:
         return [_aligned(table, table.path.stem, table.rows, truth, label_names, key, notes)]
-    names = dict.fromkeys(row[MODEL_COLUMN] for row in table.rows)
+    names = dict.fromkeys(row[MODEL_COLUMN].strip() for row in table.rows)
+    _refuse_blank(table, MODEL_COLUMN)
     result = []
     for name in names:
-        rows = [row for row in table.rows if row[MODEL_COLUMN] == name]
+        rows = [row for row in table.rows if row[MODEL_COLUMN].strip() == name]
         filled = tuple(c for c in label_names if any(row[c].strip() for row in rows))
+        if not filled:
+            raise TableError(f"{table.path} holds no score of the model {name!r}")
         result.append(_aligned(table, name, rows, truth, filled, key, notes))
     return result
 
@@ -238,14 +248,21 @@ def read_decisions(path: str | Path, truth: Truth, key: str = "Study") -> Predic
     rows = [[_label(table.rows[i][c], table, i, c) for c in label_names] for i in index]
     decisions = np.array(rows).reshape(len(truth.keys), len(label_names))
     decisions[decisions == -1] = np.nan
+    if np.isnan(decisions).all():
+        raise TableError(f"{table.path} holds no decision on any study of {truth.name!r}")
     return Predictions(table.path.stem, label_names, decisions)
 
 
 def _no_category(table: _Table, truth: Truth) -> str:
     return (
         f"{table.path} has no column named like a category of {truth.name!r} "
-        f"({', '.join(truth.label_names[:3])}, ...); its columns are {', '.join(table.columns)}"
+        f"({_first(truth.label_names)}); its columns are {', '.join(table.columns)}"
     )
+
+
+def _first(names: Sequence[str], most: int = 3) -> str:
+    """The first few of some names."""
+    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def predictions_csv(truth: Truth, models: Sequence[Predictions], key: str = "Study") -> str:
@@ -284,6 +301,8 @@ def _read(path: str | Path, key: str) -> _Table:
     if not lines:
         raise TableError(f"{path} is empty")
     columns = tuple(name.strip() for name in lines[0])
+    if not any(columns):
+        raise TableError(f"{path} has no column names in its first line")
     twice = [name for i, name in enumerate(columns) if name in columns[:i]]
     if twice:
         raise TableError(f"{path} has two columns named {twice[0]!r}")
@@ -302,7 +321,15 @@ def _read(path: str | Path, key: str) -> _Table:
         row = dict(zip(columns, cells, strict=True))
         row[key] = row[key].strip()
         table.rows.append(row)
+    _refuse_blank(table, key)
     return table
+
+
+def _refuse_blank(table: _Table, column: str) -> None:
+    """A blank cell in a column that says what a row is would stand for all such rows together."""
+    for i, row in enumerate(table.rows):
+        if not row[column].strip():
+            raise TableError(f"{table.line(i)}: the column {column!r} is blank")
 
 
 def _unique_keys(table: _Table, key: str) -> tuple[str, ...]:
@@ -336,6 +363,7 @@ def _groups(table: _Table, keys: tuple[str, ...], unit: str, row: str) -> tuple[
         return np.array(keys), row
     for column in table.columns:
         if column.lower() in _PATIENT_COLUMNS:
+            _refuse_blank(table, column)
             return np.array([row[column].strip() for row in table.rows]), "patient"
     found = [_PATIENT_IN_KEY.search(key) for key in keys]
     if all(found):
@@ -384,7 +412,7 @@ def _score(cell: str, table: _Table, row_key: str, column: str) -> float:
         value = float(cell)
     except ValueError:
         value = math.nan
-    if math.isnan(value):
+    if not math.isfinite(value):
         raise TableError(
             f"{table.path} has {cell.strip()!r} instead of a score for {row_key!r}, {column!r}"
         )

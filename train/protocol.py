@@ -121,9 +121,11 @@ def _evaluate(
     """Everything about one model."""
     labels, names = truth.columns(model.label_names), model.label_names
     points, source = model.operating_points, model.source
+    optimistic = []
     if settings.optimistic_thresholds:
         points = choose_points(model.scores, labels, names, settings.threshold_rule)
         source = "the films that are scored"
+        optimistic = [f"optimistic: operating points were chosen on {source}"]
 
     def figures(rows: np.ndarray) -> dict[str, Any]:
         return evaluate_scores(
@@ -138,7 +140,8 @@ def _evaluate(
         )
 
     result = figures(np.arange(len(labels)))
-    result["notes"] = [*model.notes, *_missing_subsets(names, settings), *result["notes"]]
+    missing = _missing_subsets(names, settings)
+    result["notes"] = [*optimistic, *model.notes, *missing, *result["notes"]]
     result["operating_points"] = {
         "source": source or None,
         "optimistic": settings.optimistic_thresholds,

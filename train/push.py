@@ -9,36 +9,54 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import (
     HTTPError,
     LocalTokenNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session
 
 from cft.classifier import build_network
-from cft.hub import explain, git_hash, parse_reference, patiently
+from cft.hub import explain, git_hash, is_member_folder, parse_reference, patiently
 from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError, read_config, read_model_folder
 from train.report import PLACEHOLDER
 
 #: The options of `add_push_arguments`, as attributes: none belongs into a model's provenance.
 PUSH_OPTIONS = ("push", "private", "revision", "tag", "dry_run")
 
+_KINDS = {"revision": "branch", "tag": "tag"}
+
+# Seconds to wait for an answer to begin or to go on.
+_TIMEOUT = 60.0
+
+# Of what is there from an earlier push: what a reader might take for part of this one.
+_OWN = {"model": (WEIGHTS, "members/"), "space": ("cft/", "weights/")}
+
 # What goes along with the model folder's own files where it is there.
 _REPORT = ("report.json", "report.md")
 _PLOTS = ("*.png", "plots/*.png")
 
+# How the client begins what the Hub has against a card.
+_CARD_REFUSED = "Invalid metadata in README.md"
+
+_BINARY = (".safetensors", ".png")
+
 # Sections without which a card does not say what has to be said.
 _SECTIONS = ("Intended use and limits", "Training data", "Metrics", "How to use", "Citation")
+
+
+T = TypeVar("T")
 
 
 class PushError(RuntimeError):
@@ -85,23 +103,47 @@ def push_from_arguments(options: argparse.Namespace, folder: Path) -> None:
     """
     if options.push is None:
         return
-    files = check_folder(folder)
-    repo = options.push or default_name(folder, login())
-    _publish_and_print(options, repo, with_reference(files, repo), "model")
+    try:
+        _push(options, folder)
+    except PushError as error:
+        raise PushError(
+            f"{error} (the model is whole in {folder}: `python -m train.push` sends it)"
+        ) from None
 
 
 def check_login(options: argparse.Namespace) -> None:
-    """Before a long run that ends with ``--push``: is somebody logged in, is the name possible?
+    """Before a long run that ends with ``--push``: is somebody logged in, are the names possible?
 
     Raises
     ------
     PushError
         If not.
+    SystemExit
+        If there is no ``--push`` for what goes with it.
     """
-    if options.push is None or options.dry_run:
+    if options.push is None:
+        given = [name for name in PUSH_OPTIONS if getattr(options, name)]
+        if given:
+            print(f"--{given[0].replace('_', '-')} goes with --push", file=sys.stderr)
+            sys.exit(2)
         return
-    check_name(options.push or "user/name")
-    login()
+    for client in ("httpx", "httpx2"):  # which would log each request among the run's own lines
+        logging.getLogger(client).setLevel(logging.WARNING)
+    _check_names(options, options.push or "user/name")
+    if not (options.dry_run and options.push):
+        login()
+
+
+def _push(options: argparse.Namespace, folder: Path) -> None:
+    files = check_folder(folder)
+    repo = options.push
+    if not repo:
+        repo = default_name(folder, login())
+    elif not options.dry_run:
+        _check_names(options, repo)
+        login()
+    branch = f"@{options.revision}" if options.revision else ""
+    _publish_and_print(options, repo, with_reference(files, repo + branch), "model")
 
 
 def _add_details(group: Any) -> None:
@@ -123,10 +165,18 @@ def check_name(repo: str) -> None:
         raise PushError(f"{repo!r} cannot be the name of a repository; write org/name")
 
 
+def _check_names(options: argparse.Namespace, repo: str) -> None:
+    check_name(repo)
+    for kind in ("revision", "tag"):
+        name = getattr(options, kind)
+        if name is not None and not parse_reference(f"user/name@{name}"):
+            raise PushError(f"{name!r} cannot be the name of a {_KINDS[kind]}")
+
+
 def login() -> str:
     """The account that is logged in."""
     try:
-        return patiently(lambda: HfApi().whoami())["name"]
+        return _ask(lambda: HfApi().whoami())["name"]
     except LocalTokenNotFoundError:
         raise PushError(
             "nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN to a token with "
@@ -166,6 +216,7 @@ def check_folder(folder: Path) -> dict[str, bytes | Path]:
             from cft.ensemble import Ensemble
 
             Ensemble(folder, "cpu")
+            _check_members(members, folder)
         for place in [folder / member for member in members] or [folder]:
             build_network(read_model_folder(place))
             _check_format(place / WEIGHTS)
@@ -179,6 +230,15 @@ def check_folder(folder: Path) -> dict[str, bytes | Path]:
     for pattern in _PLOTS:
         names += [str(file.relative_to(folder)) for file in sorted(folder.glob(pattern))]
     return {name: folder / name for name in names if (folder / name).is_file()}
+
+
+def _check_members(members: Sequence[str], folder: Path) -> None:
+    odd = [member for member in members if not is_member_folder(member)]
+    if odd:
+        raise PushError(
+            f"the ensemble {folder} has a member in {odd[0]!r}; on the Hub members have to be "
+            "folders in members/, as train.evaluate --save-ensemble writes them"
+        )
 
 
 def _check_format(weights: Path) -> None:
@@ -218,11 +278,11 @@ def _check_card(path: Path) -> None:
         raise PushError(f"the model card {path} is not complete: it lacks {', '.join(missing)}")
 
 
-def with_reference(files: Mapping[str, bytes | Path], repo: str) -> dict[str, bytes | Path]:
-    """The same files, the card's examples naming the repository instead of a folder."""
+def with_reference(files: Mapping[str, bytes | Path], name: str) -> dict[str, bytes | Path]:
+    """The same files, the card's examples naming ``org/name[@branch]`` instead of a folder."""
     text = Path(files[CARD]).read_text(encoding="utf-8")
-    text = text.replace(f"local-dir:{PLACEHOLDER}", f"hf-hub:{repo}")
-    return {**files, CARD: text.replace(PLACEHOLDER, f"hf-hub:{repo}").encode()}
+    text = text.replace(f"local-dir:{PLACEHOLDER}", f"hf-hub:{name}")
+    return {**files, CARD: text.replace(PLACEHOLDER, f"hf-hub:{name}").encode()}
 
 
 # ---------------------------------------------------------------------------------- publish
@@ -267,7 +327,7 @@ def publish(
             )
         if there is None:
             space = {"space_sdk": "gradio"} if kind == "space" else {}
-            patiently(
+            _ask(
                 lambda: api.create_repo(
                     repo, repo_type=kind, private=private, exist_ok=True, **space
                 )
@@ -275,50 +335,64 @@ def publish(
         elif revision:
             there = _look(api, repo, kind, revision)
         if revision and there is None:
-            patiently(
-                lambda: api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
-            )
+            _ask(lambda: api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True))
         head = _look(api, repo, kind, branch)
         tagged = _look(api, repo, kind, tag) if tag else None
-        different = _different(files, head)
-        if tagged and (different or tagged.sha != head.sha):
+        changes = _changes(files, head, kind)
+        if tagged and (changes or tagged.sha != head.sha):
             raise PushError(f"{repo} has a tag {tag} already; choose another name for this commit")
         commit = head.sha if head else None
-        if different:
-            commit = _commit(api, repo, kind, branch, different, commit)
+        if changes:
+            commit = _commit(api, repo, kind, branch, files, commit)
         if tag and not tagged:
-            patiently(lambda: api.create_tag(repo, tag=tag, revision=commit, repo_type=kind))
+            _tag(api, repo, kind, tag, commit)
     except PushError:
         raise
     except Exception as error:
         raise _failure(error, repo) from None
     place = "spaces/" if kind == "space" else ""
-    return Published(f"{api.endpoint}/{place}{repo}", commit, bool(different))
+    return Published(f"{api.endpoint}/{place}{repo}", commit, bool(changes))
+
+
+def _ask(call: Callable[[], T]) -> T:
+    """`patiently`, with a bound on each wait for an answer: the client itself has none."""
+
+    def bounded() -> T:
+        get_session().timeout = _TIMEOUT
+        return call()
+
+    return patiently(bounded)
 
 
 def _look(api: HfApi, repo: str, kind: str, revision: str | None) -> Any:
     """What the Hub says of a revision and its files; None if there is no such thing."""
     try:
-        return patiently(
+        return _ask(
             lambda: api.repo_info(
-                repo, repo_type=kind, revision=revision, files_metadata=True, timeout=60
+                repo, repo_type=kind, revision=revision, files_metadata=True, timeout=_TIMEOUT
             )
         )
     except (RepositoryNotFoundError, RevisionNotFoundError):
         return None
 
 
-def _different(files: Mapping[str, bytes | Path], head: Any) -> dict[str, bytes | Path]:
-    """The files that the repository does not have with the same content."""
+def _changes(
+    files: Mapping[str, bytes | Path], head: Any, kind: str
+) -> dict[str, bytes | Path | None]:
+    """What a commit has to change: name -> new content, or None for what has to go.
+
+    What others added to the repository stays; of what an earlier push put there, weights and code
+    that do not belong to this one go.
+    """
     there = {}
     for file in (head.siblings or ()) if head else ():
         there[file.rfilename] = file.lfs.sha256 if file.lfs else file.blob_id
-    different = {}
+    changes: dict[str, bytes | Path | None] = {}
     for name, content in files.items():
         data = content if isinstance(content, bytes) else content.read_bytes()
         if there.get(name) not in (hashlib.sha256(data).hexdigest(), git_hash(data)):
-            different[name] = content
-    return different
+            changes[name] = content
+    return changes | {x: None for x in there if x.startswith(_OWN[kind]) and x not in files}
 
 
 def _commit(
@@ -332,27 +406,52 @@ def _commit(
     """Make the commit; its identifier.
 
     Repeated after a passing fault: what was sent before is not sent again, and a commit that was
-    made although its answer was lost is recognised, because the branch is no longer at the parent.
+    made although its answer was lost is recognised, because nothing is left to change.
     """
 
     def attempt() -> str:
         head = _look(api, repo, kind, branch)
-        if head and head.sha != parent and not _different(files, head):
+        changes = _changes(files, head, kind)
+        if head and not changes:
             return head.sha
         operations = [
-            CommitOperationAdd(name, data if isinstance(data, bytes) else str(data))
-            for name, data in files.items()
+            CommitOperationDelete(name)
+            if data is None
+            else CommitOperationAdd(name, data if isinstance(data, bytes) else str(data))
+            for name, data in changes.items()
         ]
+        for operation in operations:
+            # One by one: several at a time go through threads, which Ctrl-C would wait for.
+            if operation.path_in_repo.endswith(_BINARY) and changes[operation.path_in_repo]:
+                api.preupload_lfs_files(
+                    repo, [operation], repo_type=kind, revision=branch, free_memory=False
+                )
+        names = ", ".join(changes) if len(changes) <= 5 else f"{len(changes)} files"
         return api.create_commit(
             repo,
             operations,
-            commit_message=f"Upload {', '.join(files)}",
+            commit_message=f"Upload {names}",
             repo_type=kind,
             revision=branch,
             parent_commit=parent,
         ).oid
 
-    return patiently(attempt)
+    return _ask(attempt)
+
+
+def _tag(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> None:
+    """Name a commit; a name that was given although its answer was lost is recognised."""
+
+    def attempt() -> None:
+        there = _look(api, repo, kind, tag)
+        if there is None:
+            api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
+        elif there.sha != commit:
+            raise PushError(
+                f"{commit} is published, but its tag {tag} was given to another commit meanwhile"
+            )
+
+    _ask(attempt)
 
 
 def _failure(error: Exception, what: str) -> PushError:
@@ -360,6 +459,9 @@ def _failure(error: Exception, what: str) -> PushError:
     known = (HTTPError, OSError, ValueError, RuntimeError, KeyError)
     if not isinstance(error, known):
         raise error
+    if isinstance(error, ValueError) and _CARD_REFUSED in str(error):
+        reasons = " ".join(str(error).partition(_CARD_REFUSED)[2].split()).strip(". -")
+        return PushError(f"not published: the Hub does not accept the model card ({reasons})")
     return PushError(f"not published: {explain(error, what)}")
 
 
@@ -372,14 +474,13 @@ def _publish_and_print(
     files: Mapping[str, bytes | Path],
     kind: str,
 ) -> None:
-    check_name(repo)
+    _check_names(options, repo)
     if options.dry_run:
         print(f"Would send to {kind} {repo} ({'private' if options.private else 'public'}):")
         for name, content in files.items():
             size = len(content) if isinstance(content, bytes) else content.stat().st_size
             print(f"  {size:>12,} bytes  {name}")
         return
-    login()
     done = publish(
         repo,
         files,
@@ -434,15 +535,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for file in sorted(folder.rglob("*"))
                     if file.is_file()
                 }
+                _check_names(options, options.space)
+                if not options.dry_run:
+                    login()
                 _publish_and_print(options, options.space, files, "space")
         else:
             options.push = options.repo or ""
-            push_from_arguments(options, options.folder)
+            _push(options, options.folder)
     except (PushError, ModelFolderError) as error:
         print(f"train.push: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("train.push: interrupted; the repository is as it was", file=sys.stderr)
+        print("train.push: interrupted; a push is one commit, whole or not at all", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"train.push: {error.strerror or error} ({error.filename})", file=sys.stderr)

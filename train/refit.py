@@ -56,7 +56,7 @@ _MAX_STEPS, _MAX_HALVINGS = 100, 12
 
 @dataclass(frozen=True)
 class Path:
-    """One category refitted at every strength.
+    """Regressions of one category, ever further from the trained one.
 
     Attributes
     ----------
@@ -97,14 +97,14 @@ class Path:
 
 @dataclass(frozen=True)
 class Choice:
-    """The strength that the categories chose together.
+    """The step of their paths that the categories chose together.
 
     Attributes
     ----------
     index
         Position in the path; None: the trained logistic regressions stay.
     gains, errors
-        (S,) cross-validated gain of the mean metric at each strength, and its standard error.
+        (S,) gain of the mean metric on validation films at each step, and its standard error.
     """
 
     index: int | None
@@ -273,12 +273,12 @@ def choose(
     metric: str = "auroc",
     seed: int = 0,
 ) -> Choice:
-    """Choose one strength for all categories, from validation films alone.
+    """Choose one step of their paths for all categories, from validation films alone.
 
     Parameters
     ----------
     paths
-        Column -> path of the categories that were refitted.
+        Column -> path of the categories that were refitted, all of the same length.
     trained
         (M, C) logits of the trained logistic regressions on the validation films.
     y_valid
@@ -304,7 +304,7 @@ def choose(
 
     before = measured(trained[:, columns])
     gains, replicates = [], []
-    for s in range(len(STRENGTHS)):
+    for s in range(len(paths[columns[0]].scores)):
         after = measured(np.stack([paths[c].scores[s] for c in columns], axis=1))
         gains.append(_mean(after.estimate - before.estimate))
         replicates.append(_mean(after.replicates - before.replicates))

@@ -11,6 +11,7 @@ from typing import Any
 
 from cft import NOT_A_MEDICAL_DEVICE
 from train.figures import RATES, compare_scores, evaluate_scores, named_subsets
+from train.labels import SMOOTH
 
 __all__ = [
     "compare_scores",
@@ -98,12 +99,14 @@ def fine_tuning(results: Mapping[str, Any]) -> str:
         lead = f"Test AUROC, labels of {test[0]} (change: 95 % DeLong interval, by patient):"
         parts = [f"{name}: {_stages(result)}" for name, result in results["metrics"].items()]
     if "chosen" in results:
+        what = {
+            "penalty": "Strength of the penalty, chosen by cross-validation",
+            "generation": "Generation, chosen on validation films",
+        }[results["chosen_among"]]
         parts.append(
-            f"Strength of the penalty, chosen by cross-validation: {results['chosen']:g}; share of "
-            f"the way gone: {results['share']:.2f}."
+            f"{what}: {results['chosen']:g}; share of the way gone: {results['share']:.2f}."
             if results["share"]
-            else "Cross-validation shows no gain beyond its error, so every trained regression "
-            "stays."
+            else "Validation shows no gain beyond its error, so every trained regression stays."
         )
     return "\n\n".join([f"{lead}\n{_aligned(_without_empty_columns(rows))}", *parts])
 
@@ -239,7 +242,7 @@ def _category_table(categories: Mapping[str, Any]) -> str:
 
 def _decision_parts(result: Mapping[str, Any]) -> list[str]:
     """The table of decisions at the operating points, with where these come from."""
-    table = _decision_table(result["categories"])
+    table = _decision_table(result["categories"], _shown_subsets(result))
     if not table:
         return []
     points = result["operating_points"]
@@ -253,13 +256,19 @@ def _decision_parts(result: Mapping[str, Any]) -> list[str]:
     return [lead, table]
 
 
-def _decision_table(categories: Mapping[str, Any]) -> str:
+def _decision_table(categories: Mapping[str, Any], subsets: Mapping[str, Any]) -> str:
     rows = [["Category", "Threshold", "Sensitivity", "Specificity", "PPV", "F1", "MCC"]]
     for label, row in categories.items():
         if row["threshold"] is not None:
             figures = (_interval(row, metric, metric) for metric in RATES)
             rows.append([label, f"{row['threshold']:.4g}", *figures])
-    return _table(rows) if len(rows) > 1 else ""
+    if len(rows) == 1:
+        return ""
+    for name, mean in subsets.items():
+        if mean["decided"]:
+            figures = (_figure(mean[metric]) for metric in RATES)
+            rows.append([f"Mean of {name} ({len(mean['decided'])})", "", *figures])
+    return _table(rows)
 
 
 def _calibration_table(result: Mapping[str, Any]) -> str:
@@ -320,14 +329,15 @@ def _reader_table(results: Mapping[str, Any]) -> str:
 
 
 def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
-    mean = comparison["mean"]
     lead = f"**{comparison['first']} minus {comparison['second']}**"
-    if mean["difference"] is not None:
-        lead += (
-            f": mean AUROC {mean['difference']:+.4f} "
-            f"({_range(mean['low'], mean['high'], signed=True)}), p = {_p(mean['p'])} (paired "
-            "bootstrap)."
-        )
+    means = [
+        f"mean AUROC over {name} {mean['difference']:+.4f} "
+        f"({_range(mean['low'], mean['high'], signed=True)}), p = {_p(mean['p'])}"
+        for name, mean in _shown_subsets(comparison).items()
+        if mean["difference"] is not None
+    ]
+    if means:
+        lead += f": {'; '.join(means)} (paired bootstrap)."
     columns = ["Category", "Difference", "DeLong", "p", "p (Holm)", "Bootstrap", "p", "p (Holm)"]
     rows = [columns]
     for label, row in comparison["categories"].items():
@@ -394,8 +404,8 @@ def _aligned(rows: list[list[str]]) -> str:
 _ACKNOWLEDGEMENTS = {
     "nih": (
         "The NIH Clinical Center provided the radiographs (Wang et al., CVPR 2017, "
-        "https://nihcc.app.box.com/v/ChestXray-NIHCC). Their labels were mined from reports by a "
-        "program, so some are wrong."
+        "https://nihcc.app.box.com/v/ChestXray-NIHCC); they may be used without restriction if "
+        "that is said. Their labels were mined from reports by a program, so some are wrong."
     ),
     "nih-experts": (
         "The radiologists' labels of NIH films are those of Nabulsi et al., Scientific Reports "
@@ -403,9 +413,28 @@ _ACKNOWLEDGEMENTS = {
     ),
     "chexpert": (
         "The Stanford ML Group provided CheXpert (Irvin et al., AAAI 2019) under its research use "
-        "agreement."
+        "agreement, which allows no commercial use; it holds for this model as well."
+    ),
+    "ranzcr": (
+        "The labels are those of RANZCR CLiP (Tang et al., Scientific Data 2021) on radiographs "
+        "provided by the NIH Clinical Center (Wang et al., CVPR 2017)."
+    ),
+    "phantoms": (
+        "The phantoms are drawn by this project's code, so there is no patient in them, and what "
+        "a model learnt from them means nothing for real films."
     ),
 }
+
+# What data sets are called outside this project.
+_NAMES = {
+    "nih": "NIH ChestX-ray14",
+    "nih-experts": "NIH ChestX-ray14, radiologists' labels",
+    "chexpert": "CheXpert",
+    "ranzcr": "RANZCR CLiP",
+}
+
+# Data that put no condition on the use of a model; any other data have the last word.
+_FREE = ("nih", "nih-experts", "phantoms")
 
 #: Where the card's examples name the model; a push puts the repository there.
 PLACEHOLDER = "path/to/this/folder"
@@ -430,6 +459,30 @@ _CITED = """\
   year    = {2024}
 }
 ```"""
+
+_CITED_DATA = {
+    "nih": """\
+```bibtex
+@inproceedings{wang2017chestxray8,
+  author    = {Wang, Xiaosong and Peng, Yifan and Lu, Le and Lu, Zhiyong and
+               Bagheri, Mohammadhadi and Summers, Ronald M.},
+  title     = {{ChestX-ray8}: Hospital-Scale Chest X-Ray Database and Benchmarks on
+               Weakly-Supervised Classification and Localization of Common Thorax Diseases},
+  booktitle = {Computer Vision and Pattern Recognition (CVPR)},
+  year      = {2017}
+}
+```""",
+    "chexpert": """\
+```bibtex
+@inproceedings{irvin2019chexpert,
+  author    = {Irvin, Jeremy and Rajpurkar, Pranav and Ko, Michael and Yu, Yifan and others},
+  title     = {{CheXpert}: A Large Chest Radiograph Dataset with Uncertainty Labels and Expert
+               Comparison},
+  booktitle = {AAAI Conference on Artificial Intelligence},
+  year      = {2019}
+}
+```""",
+}
 
 _STAGES = {
     "negative": "trained on partially labelled films (stage 1)",
@@ -458,19 +511,20 @@ def model_card(config: Mapping[str, Any]) -> str:
         *_what_it_is(config, provenance),
         *_use_and_limits(),
         *_training(provenance),
+        *_recipe(provenance),
         *_measured(metrics),
-        *_calibration(config["label_names"], ours.get("categories", {}), metrics),
+        *_calibration(config, ours.get("categories", {}), metrics),
         *_how_to_use(config),
-        "## Citation",
-        "The method, category-wise fine-tuning:",
-        _CITED,
+        *_citation(provenance),
+        *_environment(provenance),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _card_name(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     stage = {"negative": " in Negative mode", "cft": " with CFT"}.get(provenance.get("stage"), "")
-    data = f" on {provenance['dataset']}" if provenance.get("dataset") else ""
+    dataset = provenance.get("dataset")
+    data = f" on {_NAMES.get(dataset, dataset)}" if dataset else ""
     return f"Chest X-ray findings: {config['architecture']}{data}{stage}"
 
 
@@ -479,7 +533,8 @@ def _front_matter(
 ) -> str:
     """The block that the Hub reads. Values are JSON, which is YAML, so nothing needs escaping."""
     lines = [
-        "license: apache-2.0",
+        f"license: {licence_of(provenance)}",
+        *(["license_name: see-training-data"] if licence_of(provenance) == "other" else []),
         "library_name: timm",
         "pipeline_tag: image-classification",
         "tags:",
@@ -491,6 +546,11 @@ def _front_matter(
         index = [{"name": _card_name(config, provenance), "results": results}]
         lines.append(f"model-index: {json.dumps(index, ensure_ascii=False)}")
     return "\n".join(["---", *lines, "---"])
+
+
+def licence_of(provenance: Mapping[str, Any]) -> str:
+    """The model's licence as the Hub names it: this project's, unless the data may forbid that."""
+    return "apache-2.0" if provenance.get("dataset") in _FREE else "other"
 
 
 def _index_entry(
@@ -505,7 +565,10 @@ def _index_entry(
     ]
     return {
         "task": {"type": "image-classification", "name": "Multi-label chest X-ray classification"},
-        "dataset": {"type": provenance.get("dataset") or "chest-x-ray", "name": name},
+        "dataset": {
+            "type": provenance.get("dataset") or "chest-x-ray",
+            "name": _NAMES.get(name, name),
+        },
         "metrics": [
             {"type": kind, "name": title, "value": round(value, 4)}
             for kind, title, value in figures
@@ -551,55 +614,86 @@ def _use_and_limits() -> Iterator[str]:
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training data"
-    trained_on = provenance.get("trained_on")
+    trained_on, dataset = provenance.get("trained_on"), provenance.get("dataset")
     yield f"Trained on {trained_on}." if trained_on else "The training data are not recorded."
     if provenance.get("splits"):
         rows = [["Split", "Films", "Patients"]]
         for split, counts in provenance["splits"].items():
             rows.append([split, f"{counts['films']:,}", f"{counts['patients']:,}"])
         yield _table(rows)
-    known = [x for x in (provenance.get("dataset"),) if x in _ACKNOWLEDGEMENTS]
-    if known == ["nih"]:
-        known.append("nih-experts")
-    if known:
+    known = ["nih", "nih-experts"] if dataset == "nih" else [dataset]
+    if dataset in _ACKNOWLEDGEMENTS:
         yield " ".join(_ACKNOWLEDGEMENTS[name] for name in known)
+    else:
+        yield (
+            "What licence these data have and whom to acknowledge is not recorded here: ask "
+            "their source before you use the model."
+        )
     if provenance.get("notes"):
         yield "\n".join(f"- {note}" for note in provenance["notes"])
-    yield from _recipe(provenance)
+
+
+_MEANINGS = {
+    "negative": "count as negative",
+    "positive": "count as positive",
+    "ignore": "are left out",
+    **{kind: "count as a draw between {:g} and {:g}".format(*SMOOTH[kind]) for kind in SMOOTH},
+}
+
+
+def _policy(policy: Mapping[str, Any]) -> str:
+    """A label policy in one sentence; empty if none is recorded."""
+    kinds = [kind for kind in ("unknown", "uncertain") if policy.get(kind)]
+    overrides = policy.get("overrides") or {}
+    if len({policy[kind] for kind in kinds}) == 1 and not overrides:
+        return f"{' and '.join(kinds).capitalize()} labels {_MEANINGS[policy[kinds[0]]]}."
+    parts = []
+    for kind in kinds:
+        some = ", ".join(f"{x}: {_MEANINGS[how]}" for x, how in overrides.get(kind, {}).items())
+        rest = f" ({some})" if some else ""
+        parts.append(f"{kind} labels {_MEANINGS[policy[kind]]}{rest}")
+    text = ", ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _recipe(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """Both stages: the command that repeats each, its label policy, its settings."""
     yield "## Recipe"
-    first = provenance.get("stage_1", {}).get("command")
-    commands = [command for command in (first, provenance.get("command")) if command]
-    if commands:
-        yield "```bash\n{}\n```".format("\n".join(commands))
-    facts = {
-        "Parent model": provenance.get("parent"),
-        "Unknown labels count as": provenance.get("label_policy", {}).get("unknown"),
-        "Uncertain labels count as": provenance.get("label_policy", {}).get("uncertain"),
-        **_first_stage(provenance),
-        "Best epoch": provenance.get("best_epoch"),
-        "Seed": provenance.get("seed"),
-        **{f"Version of {k}": v for k, v in provenance.get("versions", {}).items()},
-        **{f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k != "seed"},
-    }
-    rows = [[name, str(value)] for name, value in facts.items() if value not in (None, "")]
-    if rows:
-        yield _table([["Setting", "Value"], *rows])
+    first = provenance.get("stage_1")
+    if provenance.get("stage") == "ensemble":
+        yield (
+            "An ensemble: `config.json` lists its members with their shares and hashes under "
+            "`cft.members`, and each is a whole model with its own card in `members/`."
+        )
+    if first is not None:
+        yield "### Stage 1: training on all films"
+        yield from _stage(first)
+        yield "### Stage 2: category-wise fine-tuning"
+        parent = provenance.get("parent")
+        yield (
+            "The network is frozen; the logistic regression of each category is fitted again on "
+            "known labels only. `MODEL` is the model of stage 1"
+            + (f", whose weights have the SHA-256 `{parent}`." if parent else ".")
+        )
+    yield from _stage(provenance)
+    methods = provenance.get("methods", {})
+    kept = [label for label, method in methods.items() if method == "original"]
+    if kept:
+        share = "Every category keeps" if len(kept) == len(methods) else f"{', '.join(kept)} keep"
+        yield f"{share} the regression of stage 1."
 
 
-def _first_stage(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model of stage 2 says of its stage 1, where that differs from its own settings."""
-    facts = provenance.get("stage_1", {})
-    policy, own = facts.get("label_policy", {}), provenance.get("arguments", {})
-    changed = {k: v for k, v in facts.get("arguments", {}).items() if v and own.get(k) != v}
-    return {
-        "Stage 1: unknown labels count as": policy.get("unknown"),
-        "Stage 1: uncertain labels count as": policy.get("uncertain"),
-        "Stage 1: best epoch": facts.get("best_epoch"),
-        **{f"Stage 1: `{k}`": v for k, v in changed.items() if k not in ("unknown", "uncertain")},
-    }
+def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
+    if provenance.get("command"):
+        yield f"```bash\n{provenance['command']}\n```"
+    policy = _policy(provenance.get("label_policy", {}))
+    if policy:
+        yield policy
+    facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
+    facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k != "seed"}
+    told = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
+    if told:
+        yield _table([["Setting", "Value"], *([k, str(v)] for k, v in told.items())])
 
 
 def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -607,19 +701,24 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
     if not metrics:
         yield "Not measured."
     for name, result in metrics.items():
-        mean = result["subsets"]["all"]
-        yield f"### {name}"
+        mean, unit = result["subsets"]["all"], result.get("unit", "patient")
+        yield f"### {_NAMES.get(name, name)}"
         yield (
-            f"{result['films']:,} films of {result['groups']:,} patients. Mean AUROC over "
+            f"{_count(result['films'], result.get('row', 'film'))} of "
+            f"{_count(result['groups'], unit)}. Mean AUROC over "
             f"{len(mean['defined'])} categories: **{_interval(mean, 'auroc', 'ci')}**; mean AP: "
             f"{_interval(mean, 'ap', 'ap')}. Intervals: {100 * result['level']:g} %, bootstrap "
-            f"over patients ({result['replicates']:,} replicates)."
+            f"over {_PLURALS[unit]} ({result['replicates']:,} replicates)."
         )
         if "stage_1" in result:
             yield f"Before and after category-wise fine-tuning: {_stages(result)}"
             yield _stages_table(result)
         yield _category_table(result["categories"])
-        decisions = _decision_table(result["categories"])
+        yield (
+            "AP: average precision. Brier: mean squared error of the probability. ECE: expected "
+            "calibration error. DeLong: its 95 % interval of the AUROC."
+        )
+        decisions = _decision_table(result["categories"], _shown_subsets(result))
         if decisions:
             yield "At the operating points, which were chosen on validation films:"
             yield decisions
@@ -639,10 +738,14 @@ def _stages_table(result: Mapping[str, Any]) -> str:
 
 
 def _calibration(
-    label_names: Sequence[str], categories: Mapping[str, Any], metrics: Mapping[str, Any]
+    config: Mapping[str, Any], categories: Mapping[str, Any], metrics: Mapping[str, Any]
 ) -> Iterator[str]:
     yield "## Calibration"
+    label_names = config["label_names"]
     fitted = [label for label in label_names if (categories.get(label) or {}).get("platt")]
+    if config["architecture"] == "ensemble":
+        yield "Each member is calibrated as its own card says; their mean is not, again."
+        return
     if not fitted:
         yield "The scores are not calibrated: read them as a ranking, not as probabilities."
         return
@@ -657,7 +760,7 @@ def _calibration(
     rows = [["Test films", "Mean Brier score", "Mean calibration error"]]
     for name, result in metrics.items():
         mean = result["subsets"]["all"]
-        rows.append([name, _figure(mean["brier"]), _figure(mean["ece"])])
+        rows.append([_NAMES.get(name, name), _figure(mean["brier"]), _figure(mean["ece"])])
     if len(rows) > 1:
         yield _table(rows)
 
@@ -677,9 +780,37 @@ def _how_to_use(config: Mapping[str, Any]) -> Iterator[str]:
             ".eval()\n"
             "probabilities = model(batch).sigmoid()  # one per finding; no softmax\n```"
         )
-    yield "Over the page's API:"
+    yield (
+        "Over the page's API, once the page runs with this model "
+        f"(`CFT_MODEL={PLACEHOLDER} python app.py` in the project's folder):"
+    )
     yield (
         "```python\nfrom gradio_client import Client, handle_file\n\n"
         'answer = Client("http://127.0.0.1:7860").predict([handle_file("film.png")], '
         'api_name="/predict")\n```'
     )
+
+
+def _citation(provenance: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Citation"
+    yield "The method, category-wise fine-tuning:"
+    yield _CITED
+    if provenance.get("dataset") in _CITED_DATA:
+        yield "The training data:"
+        yield _CITED_DATA[provenance["dataset"]]
+
+
+def _environment(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """With which versions each stage ran, and when."""
+    stages = {"Stage 1": provenance.get("stage_1"), "Stage 2": provenance}
+    if stages["Stage 1"] is None:
+        stages = {"Training": provenance}
+    stages = {name: of for name, of in stages.items() if of.get("versions")}
+    if not stages:
+        return
+    names = list(dict.fromkeys(x for of in stages.values() for x in of["versions"]))
+    rows = [["", *stages]]
+    rows += [[name, *(of["versions"].get(name, "") for of in stages.values())] for name in names]
+    rows.append(["date", *(of.get("date", "") for of in stages.values())])
+    yield "## Environment"
+    yield _table([row for row in rows if any(row[1:])])

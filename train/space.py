@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from cft.hub import ENVIRONMENT_VARIABLE, parse_reference, resolve
+from cft.classifier import load
+from cft.hub import ENVIRONMENT_VARIABLE, MAX_BYTES, parse_reference, resolve
 from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -42,7 +44,7 @@ def build_space(folder: Path, reference: str | None = None) -> Path:
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(17, "the folder is not empty", str(folder))
-    pinned = _pinned(reference) if reference else None
+    model = _pinned(reference) if reference else None
     folder.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         shutil.copyfile(_ROOT / name, folder / name)
@@ -51,22 +53,34 @@ def build_space(folder: Path, reference: str | None = None) -> Path:
             target = folder / source.relative_to(_ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    if pinned is None:
+    if model is None:
         (folder / _WEIGHTS).mkdir()
         for name in (CONFIG, WEIGHTS, CARD):
             shutil.copyfile(_ROOT / _WEIGHTS / name, folder / _WEIGHTS / name)
     else:
-        _set_model(folder / "app.py", pinned)
-    (folder / "README.md").write_text(_readme(pinned), encoding="utf-8")
+        _set_model(folder / "app.py", f"{model.repository}@{model.commit}")
+    (folder / "README.md").write_text(_readme(model), encoding="utf-8")
     return folder
 
 
-def _pinned(reference: str) -> str:
-    """``org/name@<commit>``; the model is fetched, so that a Space never names one that is not."""
+@dataclass(frozen=True)
+class _Model:
+    """A model of the Hub, pinned: the names of its files, as `preload_from_hub` takes them."""
+
+    repository: str
+    commit: str
+    files: tuple[str, ...]
+
+
+def _pinned(reference: str) -> _Model:
+    """The commit that a reference is now; it is loaded, so that a Space never names a bad one."""
     if not parse_reference(reference):
         raise ModelFolderError(f"{reference!r} is no reference to a model on the Hub (org/name)")
-    source = resolve(f"hf-hub:{reference.removeprefix('hf-hub:')}")
-    return f"{source.reference.partition('@')[0]}@{source.commit}"
+    model = load(f"hf-hub:{reference.removeprefix('hf-hub:')}", "cpu")
+    folder = resolve(f"{model.reference.partition('@')[0]}@{model.commit}").path
+    inside = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
+    files = tuple(name for name in inside if Path(name).name in MAX_BYTES)
+    return _Model(model.reference.partition("@")[0], model.commit, files)
 
 
 def _set_model(app: Path, pinned: str) -> None:
@@ -79,21 +93,21 @@ def _set_model(app: Path, pinned: str) -> None:
     app.write_text(text.replace(start, f"{start}    {setting}"), encoding="utf-8")
 
 
-def _readme(pinned: str | None) -> str:
+def _readme(model: _Model | None) -> str:
     """The project's front matter with the model pinned, and a few words."""
     front = yaml.safe_load((_ROOT / "README.md").read_text(encoding="utf-8").split("---\n")[1])
-    model = "The model is part of this Space (`weights/`)."
-    if pinned:
-        repository, _, commit = pinned.partition("@")
-        front["models"] = [repository]
-        front["preload_from_hub"] = [f"{repository} {CONFIG},{WEIGHTS},{CARD} {commit}"]
-        model = (
-            f"The model is [{repository}](https://huggingface.co/{repository}/tree/{commit}) at "
-            f"commit `{commit}`. The variable `{ENVIRONMENT_VARIABLE}` in this Space's settings "
-            "names another."
+    words = "The model is part of this Space (`weights/`)."
+    if model:
+        name, commit = model.repository, model.commit
+        front["models"] = [name]
+        front["preload_from_hub"] = [f"{name} {','.join(model.files)} {commit}"]
+        words = (
+            f"The model is [{name}](https://huggingface.co/{name}/tree/{commit}) at commit "
+            f"`{commit}`. The variable `{ENVIRONMENT_VARIABLE}` in this Space's settings names "
+            "another."
         )
     text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     return (
-        f"---\n{text}---\n\n# {front['title']}\n\n{model}\n\nNot a medical device. Research "
+        f"---\n{text}---\n\n# {front['title']}\n\n{words}\n\nNot a medical device. Research "
         "software for study and demonstration: never use it to diagnose, triage or treat.\n"
     )

@@ -26,6 +26,7 @@ __all__ = [
     "calibration_error",
     "compare_bootstrap",
     "compare_delong",
+    "compare_means",
     "delong",
     "draw_groups",
     "holm",
@@ -573,12 +574,21 @@ def compare_bootstrap(first: Bootstrap, second: Bootstrap) -> tuple[Comparison, 
     per_category = _compare_replicates(
         first.estimate - second.estimate, first.replicates - second.replicates, first.level
     )
-    of_mean = _compare_replicates(
-        np.array([first.mean - second.mean]),
-        (first.mean_replicates - second.mean_replicates)[:, None],
-        first.level,
-    )
-    return per_category, of_mean
+    return per_category, compare_means(first, second, np.arange(len(first.estimate)))
+
+
+def compare_means(first: Bootstrap, second: Bootstrap, columns: np.ndarray) -> Comparison:
+    """Paired bootstrap comparison of two models' means over some categories (column indices).
+
+    As `compare_bootstrap`; arrays of length 1. Undefined categories are no part of the means.
+    """
+    columns = np.asarray(columns)[~np.isnan(first.estimate[columns])]
+    difference, replicates = np.array([np.nan]), np.full((len(first.replicates), 1), np.nan)
+    if len(columns):
+        difference[0] = first.estimate[columns].mean() - second.estimate[columns].mean()
+        change = first.replicates[:, columns] - second.replicates[:, columns]
+        replicates = change.mean(axis=1, keepdims=True)
+    return _compare_replicates(difference, replicates, first.level)
 
 
 def _compare_replicates(difference: np.ndarray, replicates: np.ndarray, level: float) -> Comparison:
