@@ -74,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
         classifier = cft.load(options.model, options.device)
     except cft.ModelFolderError as error:
         return _usage_error(str(error))
+    except KeyboardInterrupt:
+        print("interrupted: no film was read", file=sys.stderr)
+        return 130
     except (RuntimeError, AssertionError) as error:  # torch's word on an impossible --device
         return _usage_error(f"--device {options.device} cannot be used ({error})")
     except OSError as error:

@@ -11,19 +11,32 @@ when all its files are there: an interrupted or damaged pull never changes what 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
-from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError, atomic_write
+from cft.model_folder import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    ModelFolderError,
+    atomic_file,
+    atomic_write,
+)
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+    from huggingface_hub.utils import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +54,22 @@ _PREFIX = "hf-hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MEMBER = re.compile(r"members/[A-Za-z0-9][\w.-]*", re.ASCII)
+_TOLD_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})\b")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-# Answers that may be different a little later, how often to ask, and the longest wait between.
+# Answers that may be different a little later, how often to ask, and the longest wait between, in
+# seconds: the Hub counts requests in windows of five minutes.
 _TRANSIENT = {408, 429, 500, 502, 503, 504}
 _TRIES = 5
-_LONGEST_WAIT = 60.0
-_TIMEOUT = 20.0
+_LONGEST_WAIT = 300.0
+_LONG_WAIT = 5.0  # from here on the user is told
+_TIMEOUT = 20.0  # for the next bytes of an answer
+
+# Bytes from which on a transfer shows its progress, and seconds after which a part is nobody's.
+_LARGE = 10 * 2**20
+_ABANDONED = 3600.0
 
 T = TypeVar("T")
 
@@ -166,6 +187,23 @@ def _from_hub(repository: str, revision: str) -> Source:
         raise ModelFolderError(explain(error, reference) + advice) from error
 
 
+@dataclass(frozen=True)
+class _File:
+    """A file of a commit, as the Hub lists it.
+
+    Attributes
+    ----------
+    name, size
+        Its place in the repository, and its bytes.
+    digest
+        The SHA-256 (64 digits) of a large file, git's hash (40 digits) of any other.
+    """
+
+    name: str
+    size: int
+    digest: str
+
+
 def _fetch(repository: str, revision: str, quick: bool) -> Source:
     """Resolve the revision, fetch its files, and tell the cache when all are there."""
     from huggingface_hub import HfApi
@@ -178,23 +216,24 @@ def _fetch(repository: str, revision: str, quick: bool) -> Source:
     )
     if not _COMMIT.fullmatch(info.sha or ""):
         raise ModelFolderError(f"the Hub names no commit for {repository}@{revision}")
-    sizes = {file.rfilename: file.size for file in info.siblings or ()}
-    _check_offer(repository, sizes)
-    config = _fetch_file(repository, info.sha, CONFIG)
-    for folder in _members(config):
-        _check_sizes(repository, sizes, f"{folder}/")
-    for name in _wanted(config, sizes):
-        _fetch_file(repository, info.sha, name)
+    listed = {file.rfilename: file for file in info.siblings or ()}
+    _check_offer(repository, listed)
+    own = [_offered(repository, listed[name]) for name in MAX_BYTES if name in listed]
+    config = _fetch_file(repository, info.sha, own[0])
+    members = [f"{folder}/{name}" for folder in _members(config) for name in MAX_BYTES]
+    inside = [_offered(repository, listed[name]) for name in members if name in listed]
+    for file in (*own[1:], *inside):
+        _fetch_file(repository, info.sha, file)
     _remember(repository, revision, info.sha)
     return Source(config.parent, f"{repository}@{revision}", info.sha)
 
 
-def _check_offer(repository: str, sizes: dict[str, int | None]) -> None:
+def _check_offer(repository: str, names: Iterable[str]) -> None:
     """Whether the repository holds a model folder at all, before anything is fetched."""
-    if CONFIG not in sizes:
+    if CONFIG not in names:
         raise ModelFolderError(f"{repository} on the Hub has no {CONFIG}, so it holds no model")
-    if not any(Path(name).name == WEIGHTS for name in sizes):
-        pickles = sorted(name for name in sizes if name.endswith(_PICKLES))
+    if not any(Path(name).name == WEIGHTS for name in names):
+        pickles = sorted(name for name in names if name.endswith(_PICKLES))
         reason = f"has no {WEIGHTS}, so it holds no model"
         if pickles:
             reason = (
@@ -202,23 +241,21 @@ def _check_offer(repository: str, sizes: dict[str, int | None]) -> None:
                 f"read; it needs a {WEIGHTS}"
             )
         raise ModelFolderError(f"{repository} on the Hub {reason}")
-    _check_sizes(repository, sizes, "")
 
 
-def _check_sizes(repository: str, sizes: dict[str, int | None], folder: str) -> None:
-    for name, most in MAX_BYTES.items():
-        size = sizes.get(folder + name) or 0
-        if size > most:
-            raise ModelFolderError(
-                f"{folder}{name} of {repository} on the Hub has {size / 2**30:,.2f} GiB, more than "
-                f"the {most / 2**30:,.2f} GiB that are fetched"
-            )
-
-
-def _wanted(config: Path, sizes: Iterable[str]) -> list[str]:
-    """The files to fetch: the model folder's own, and those of an ensemble's members."""
-    folders = ["", *(f"{member}/" for member in _members(config))]
-    return [folder + name for folder in folders for name in MAX_BYTES if folder + name in sizes]
+def _offered(repository: str, listed: RepoSibling) -> _File:
+    """A file as the Hub lists it, if it is one that is fetched at all."""
+    name, size = listed.rfilename, listed.size
+    digest = listed.lfs.sha256 if listed.lfs else listed.blob_id
+    if type(size) is not int or size < 0 or not _DIGEST.fullmatch(str(digest)):
+        raise ModelFolderError(f"the Hub gives no size and hash of {name} of {repository}")
+    most = MAX_BYTES[name.rpartition("/")[2]]
+    if size > most:
+        raise ModelFolderError(
+            f"{name} of {repository} on the Hub has {size / 2**30:,.2f} GiB, more than the "
+            f"{most / 2**30:,.2f} GiB that are fetched"
+        )
+    return _File(name, size, digest)
 
 
 def _members(config: Path) -> list[str]:
@@ -228,58 +265,148 @@ def _members(config: Path) -> list[str]:
         folders = [member["folder"] for member in members]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []  # no ensemble; what is wrong with it is said when the folder is read
-    return [f for f in folders if isinstance(f, str) and _MEMBER.fullmatch(f) and ".." not in f]
+    return [f for f in folders if is_member_folder(f)]
 
 
-def _fetch_file(repository: str, commit: str, name: str) -> Path:
-    """One file of a commit, from the cache or the Hub, checked against its hash.
+def is_member_folder(name: object) -> bool:
+    """Whether an ensemble on the Hub may have a member in this folder of its own."""
+    return isinstance(name, str) and bool(_MEMBER.fullmatch(name)) and ".." not in name
 
-    The client checks a file's size, not its content, so a damaged transfer of the right length
-    would stay in the cache for good.
+
+def _fetch_file(repository: str, commit: str, file: _File) -> Path:
+    """One file of a commit, from the cache or the Hub; its content has the hash that is listed.
+
+    The cache is the client's own and laid out as by it, but the file is asked for here: the
+    client's `hf_hub_download` names files in the cache by what a header says, which could lead out
+    of it, does not look at the content, and repeats by rules of its own.
     """
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import WeakFileLock
 
-    endpoint = constants.ENDPOINT
-    for force in (False, True):
-        path = Path(
-            patiently(
-                lambda force=force: hf_hub_download(
-                    repository, name, revision=commit, force_download=force, endpoint=endpoint
-                )
-            )
+    storage = _storage(repository)
+    place, blob = storage / "snapshots" / commit / file.name, storage / "blobs" / file.digest
+    if _holds(place, file.digest):
+        return place
+    lock = storage.parent / ".locks" / storage.name / f"{file.digest}.lock"
+    for folder in (place.parent, blob.parent, lock.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    url = hf_hub_url(repository, file.name, revision=commit, endpoint=constants.ENDPOINT)
+    with WeakFileLock(lock):  # so that of two processes only one fetches
+        if not _holds(blob, file.digest):
+            _download(url, repository, file, blob)
+        _link(blob, place)
+    return place
+
+
+def _download(url: str, repository: str, file: _File, blob: Path) -> None:
+    """Fetch a file into the cache; it is there whole and with the right hash, or not at all."""
+    for part in blob.parent.glob(f".{blob.name}.*"):
+        # What a killed process left: one that lives writes to its part all the time.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > _ABANDONED:
+                part.unlink()
+    with atomic_file(blob) as part:
+        for _ in range(2):
+            part.seek(0)
+            part.truncate()
+            _receive(url, repository, file, part)
+            if _digest(part, file.digest) == file.digest:
+                return
+        raise ModelFolderError(
+            f"{file.name} of {repository} arrived damaged twice, so it was not kept; try again "
+            "later"
         )
-        if _is_sound(path):
-            return path
-        _forget(path)
-    raise ModelFolderError(
-        f"{name} of {repository} arrived damaged twice, so it was not kept; try again later"
-    )
+
+
+def _receive(url: str, repository: str, file: _File, part: BinaryIO) -> None:
+    """Write a file's bytes, going on after a cut as long as each series of tries brings some."""
+    from huggingface_hub.utils import tqdm
+
+    with tqdm(
+        total=file.size, desc=file.name, unit="B", unit_scale=True, disable=file.size < _LARGE
+    ) as bar:
+        while True:
+            before = part.tell()
+            try:
+                return patiently(lambda: _receive_rest(url, repository, file, part, bar))
+            except Exception as error:
+                if not _is_transient(error) or part.tell() <= before:
+                    raise
+
+
+def _receive_rest(url: str, repository: str, file: _File, part: BinaryIO, bar: tqdm) -> None:
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    start = part.tell()
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={start}-"} if start else {}
+    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:
+            part.seek(0)
+            part.truncate()
+        for piece in response.iter_raw():
+            if part.tell() + len(piece) > file.size:
+                raise ModelFolderError(
+                    f"the Hub sends more of {file.name} of {repository} than the {file.size:,} "
+                    "bytes that it lists, so it was not kept"
+                )
+            part.write(piece)
+            bar.update(part.tell() - bar.n)
+    if part.tell() < file.size:
+        raise ConnectionError(f"the answer ended after {part.tell()} of {file.size} bytes")
+
+
+def _link(blob: Path, place: Path) -> None:
+    """Give a file of the cache its name in a commit: a link, or a copy where there are none."""
+    temporary = place.with_name(f".{place.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.symlink(os.path.relpath(blob, place.parent), temporary)
+    except OSError:
+        shutil.copyfile(blob, temporary)
+    os.replace(temporary, place)
+
+
+def _digest(file: BinaryIO, like: str) -> str:
+    """The hash of an open file: of 64 digits its SHA-256, of 40 git's (see `git_hash`)."""
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    state = hashlib.sha256() if len(like) == 64 else _git_state(length)
+    while piece := file.read(2**20):
+        state.update(piece)
+    return state.hexdigest()
+
+
+def _holds(path: Path, digest: str) -> bool:
+    """Whether there is a file with this hash."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _digest(file, digest) == digest
+
+
+def git_hash(data: bytes) -> str:
+    """The hash under which git, and so the Hub, keeps a file."""
+    state = _git_state(len(data))
+    state.update(data)
+    return state.hexdigest()
+
+
+def _git_state(length: int) -> hashlib._Hash:
+    return hashlib.sha1(b"blob %d\0" % length, usedforsecurity=False)
 
 
 def _is_sound(path: Path) -> bool:
     """Whether a cached file has the hash that it is kept under.
 
-    The cache links a file to a blob named by its SHA-256 (large files) or by its git hash. Where
-    the file system has no links nothing can be said here; ``cft.weights_sha256`` is checked anyway.
+    The cache links a file to a blob named by its hash. Where the file system has no links nothing
+    can be said here; ``cft.weights_sha256`` is checked anyway.
     """
     if not path.is_symlink():
         return True
-    name, data = Path(os.readlink(path)).name, path.read_bytes()
-    if len(name) == 64:
-        return hashlib.sha256(data).hexdigest() == name
-    return len(name) != 40 or git_hash(data) == name
-
-
-def git_hash(data: bytes) -> str:
-    """The hash under which git, and so the Hub, keeps a file."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _forget(path: Path) -> None:
-    """Remove a damaged file from the cache: the blob and its name."""
-    blob = path.parent / os.readlink(path)
-    path.unlink(missing_ok=True)
-    blob.unlink(missing_ok=True)
+    name = Path(os.readlink(path)).name
+    return bool(_DIGEST.fullmatch(name)) and _holds(path, name)
 
 
 # ------------------------------------------------------------------------------------- cache
@@ -330,27 +457,33 @@ def patiently(call: Callable[[], T], reconnect: bool = True) -> T:
     call
         Something that asks the Hub and may be repeated.
     reconnect
-        False: do not try again if the Hub cannot be reached at all.
+        False where there is something to go on with: do not try again if the Hub cannot be reached
+        at all, and do not wait for long.
     """
+    longest = _LONGEST_WAIT if reconnect else _LONG_WAIT
     for number in range(1, _TRIES + 1):
         try:
             return call()
         except Exception as error:
-            status = _status(error)
+            status, asked = _status(error), _asked_wait(error)
+            wait = 2.0 ** (number - 1) if asked is None else asked
             hopeless = not _is_transient(error) or (status is None and not reconnect)
-            if number == _TRIES or hopeless:
+            if number == _TRIES or hopeless or wait > longest:
                 raise
-            wait = _wait(error, number)
-            logger.info("the Hub: %s; trying again in %g s", status or "no answer", wait)
+            level = logging.INFO if wait < _LONG_WAIT else logging.WARNING
+            reason = f"error {status}" if status else "no answer"
+            logger.log(level, "the Hub: %s; trying again in %g s", reason, wait)
         time.sleep(wait)
     raise AssertionError("unreachable")
 
 
-def _wait(error: Exception, number: int) -> float:
-    """Seconds until the next try: what the server asks for, else twice as long each time."""
+def _asked_wait(error: BaseException) -> float | None:
+    """Seconds that the server asks to wait: the usual header, or the Hub's own on its limits."""
     response = getattr(_origin(error), "response", None)
-    asked = "" if response is None else response.headers.get("Retry-After", "")
-    return min(float(asked) if asked.isdigit() else 2.0 ** (number - 1), _LONGEST_WAIT)
+    headers = {} if response is None else response.headers
+    limit = re.search(r";\s*r=0\s*;\s*t=(\d+)", headers.get("RateLimit", ""))
+    asked = limit[1] if limit else headers.get("Retry-After", "").strip()
+    return float(asked) if asked.isascii() and asked.isdigit() else None
 
 
 def _origin(error: BaseException) -> BaseException:
@@ -362,12 +495,13 @@ def _origin(error: BaseException) -> BaseException:
     return error
 
 
-def _status_of(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _status(error: Exception) -> int | None:
-    return _status_of(_origin(error))
+def _status(error: BaseException) -> int | None:
+    """The status of the answer that an error is about; None if there was no answer."""
+    cause = _origin(error)
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    # What the client transfers by `hf_xet` fails with a text alone.
+    told = isinstance(cause, ConnectionError) and _TOLD_STATUS.search(str(cause))
+    return int(told[1]) if told else status
 
 
 def _is_transient(error: Exception) -> bool:
@@ -376,10 +510,7 @@ def _is_transient(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status in _TRANSIENT
-    cause = _origin(error)
-    # The client tells a body that ended early by a plain OSError, its error number unset.
-    cut = type(cause) is OSError and cause.errno is None
-    return cut or isinstance(cause, (HTTPError, ConnectionError, TimeoutError))
+    return isinstance(_origin(error), (HTTPError, ConnectionError, TimeoutError))
 
 
 def _is_known(error: Exception) -> bool:
@@ -423,16 +554,19 @@ def explain(error: Exception, what: str) -> str:
     for kind, sentence in by_kind:
         if isinstance(cause, kind):
             return sentence
+    asked = _asked_wait(error)
+    later = "later" if asked is None else f"in {asked:g} s"
     by_status = {
         401: f"the Hub does not accept the login for {what}; run `hf auth login` again",
         403: f"this account may not do that with {what}; its token needs the right to",
         404: f"the Hub has no {what}",
         409: f"{what} was changed by someone else meanwhile; look at it and try again",
         412: f"{what} was changed by someone else meanwhile; look at it and try again",
-        429: f"the Hub asks for patience (too many requests) with {what}; try again later",
+        429: f"the Hub asks for patience (too many requests) with {what}; try again {later}",
     }
     if status is not None:
-        return by_status.get(status, f"the Hub answers {what} with error {status}; try again later")
+        plain = f"the Hub answers {what} with error {status}; try again {later}"
+        return by_status.get(status, plain)
     if isinstance(cause, OSError) and cause.errno is not None and cause.strerror:
         return f"{what} cannot be kept in {constants.HF_HUB_CACHE} ({cause.strerror})"
     if _is_transient(error):
@@ -465,6 +599,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModelFolderError as error:
         print(f"python -m cft.hub: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("python -m cft.hub: interrupted; nothing incomplete is kept", file=sys.stderr)
+        return 130
     print(f"{parsed[0]}@{source.commit}")
     print(source.path)
     return 0

@@ -12,6 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # Nothing in the tests may reach a remote host; set before huggingface_hub is imported anywhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Nor may a process that a test starts: Python ones load `tests/loopback/sitecustomize.py`, and what
+# is not Python (the client's transfers in Rust, a browser) finds a proxy that is not there.
+_OURS = [str(ROOT / "tests" / "loopback"), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_OURS)
+for _name in ("http_proxy", "https_proxy", "all_proxy"):
+    os.environ[_name] = os.environ[_name.upper()] = "http://127.0.0.1:9"
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
 
 
 @pytest.fixture(scope="session")
@@ -26,21 +33,28 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
     """A model folder with a small network of random weights: three labels, 64 x 64, one channel."""
+    return _random_model(tmp_path_factory.mktemp("models") / "random", random_model_config())
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory) -> Path:
+    """The same with a network of a tenth of the size, where only files matter."""
+    config = {**random_model_config(), "architecture": "test_resnet", "num_features": 96}
+    return _random_model(tmp_path_factory.mktemp("models") / "tiny", config)
+
+
+def _random_model(folder: Path, config: dict) -> Path:
     import timm
     import torch
 
     from cft.model_folder import write_model_folder
 
     torch.manual_seed(0)
-    network = timm.create_model("resnet10t", num_classes=3, in_chans=1).eval()
+    network = timm.create_model(config["architecture"], num_classes=3, in_chans=1).eval()
     # Logits of an untrained head are all but equal; spread them, so that tests can tell them apart.
     torch.nn.init.normal_(network.get_classifier().weight)
-    return write_model_folder(
-        tmp_path_factory.mktemp("models") / "random",
-        state_dict=network.state_dict(),
-        config=random_model_config(),
-        card="# A model with random weights, for tests\n",
-    )
+    card = "# A model with random weights, for tests\n"
+    return write_model_folder(folder, state_dict=network.state_dict(), config=config, card=card)
 
 
 def random_model_config() -> dict:

@@ -1,21 +1,27 @@
 """A small Hugging Face Hub on loopback that can be told to fail, for tests.
 
 It speaks what `huggingface_hub` asks of the real one: whoami, creation of repositories, preupload,
-LFS batch and upload, commit (ndjson), branches and tags, information on a revision, and files by
-HEAD and GET with the Hub's headers. `Hub.fail` plans faults: each is used up by one request whose
-"METHOD /path" contains a text.
+uploads by LFS and by xet's chunks, commit (ndjson), branches and tags, information on a revision,
+and files by HEAD and GET with the Hub's headers. `Hub.fail` plans faults: each is used up by one
+request whose "METHOD /path" contains a text.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
+import os
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import imagecodecs
 
 TOKEN = "hf_loopbackSecretNobodyMaySee"
 USER = "tester"
@@ -34,11 +40,15 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    promises: dict[str, int] = field(default_factory=dict)  # sizes that are claimed
+    lies: dict[str, dict] = field(default_factory=dict)  # name -> what its listing says instead
+    facts: dict = field(default_factory=dict)  # what its information says instead
+    headers: dict[str, str] = field(default_factory=dict)  # that come with every file
 
-    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+    def commit(self, files: dict[str, bytes | None], branch: str = "main") -> str:
+        """Add, replace or, with None, remove files."""
         parent = self.branches.get(branch, "")
         content = {**self.commits.get(parent, {}), **files}
+        content = {name: data for name, data in content.items() if data is not None}
         listing = {name: git_hash(data) for name, data in sorted(content.items())}
         facts = json.dumps([parent, listing, len(self.commits)])
         commit = hashlib.sha1(facts.encode()).hexdigest()
@@ -57,13 +67,16 @@ class Fault:
 
     kind: "status" (answer ``status``), "cut" (close without an answer), "truncate" (close after
     half of the body), "corrupt" (a body of the right length with other bytes), "slow" (a body in
-    many pieces).
+    many pieces), "stall" (half of the body, then nothing until `Hub.let_go`), "endless" (a body
+    that does not end), "hold" (nothing is done or answered until `Hub.let_go`, and then no more),
+    "lost" (a commit or tag is made, its answer cut off).
     """
 
     match: str
     kind: str = "status"
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
+    answer: dict = field(default_factory=lambda: {"error": "planned"})
 
 
 class Hub:
@@ -72,9 +85,13 @@ class Hub:
     def __init__(self):
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.lfs: dict[str, bytes] = {}
+        self.xorbs: dict[str, list[bytes]] = {}  # by their hash, as hexadecimal digits
         self.requests: list[str] = []
+        self.ranges: list[str] = []  # what parts of files were asked for
         self.faults: list[Fault] = []
         self.on_request: Callable[[str], None] | None = None
+        self.stuck = threading.Event()  # a request has met "stall" or "hold"
+        self._let_go = threading.Event()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -85,6 +102,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.let_go()
         self._server.shutdown()
         self._server.server_close()
 
@@ -98,6 +116,14 @@ class Hub:
     def fail(self, match: str, kind: str = "status", times: int = 1, **facts) -> None:
         self.faults += [Fault(match, kind, **facts) for _ in range(times)]
 
+    def let_go(self) -> None:
+        """End the requests that "stall" and "hold" keep."""
+        self._let_go.set()
+
+    def stick(self) -> None:
+        self.stuck.set()
+        self._let_go.wait(60)
+
     def take_fault(self, line: str) -> Fault | None:
         with self._lock:
             self.requests.append(line)
@@ -107,13 +133,70 @@ class Hub:
                     return fault
         return None
 
+    def environment(self, cache: Path) -> dict[str, str]:
+        """Of a process of its own that talks to this Hub."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "CFT_"))}
+        return {
+            **kept,
+            "HF_ENDPOINT": self.url,
+            "HF_HUB_CACHE": str(cache),
+            "HF_HOME": str(cache.parent / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_TOKEN": TOKEN,
+            "OMP_NUM_THREADS": "1",
+        }
+
     def count(self, text: str) -> int:
         return sum(text in line for line in self.requests)
+
+
+def read_xorb(data: bytes) -> list[bytes]:
+    """The chunks of a xorb: each has its version, packed size, packing and size before it."""
+    chunks, place = [], 0
+    while place < len(data) and data[place : place + 7] != b"XETBLOB":
+        packed, packing = int.from_bytes(data[place + 1 : place + 4], "little"), data[place + 4]
+        size = int.from_bytes(data[place + 5 : place + 8], "little")
+        chunk = data[place + 8 : place + 8 + packed]
+        if packing:
+            chunk = imagecodecs.lz4f_decode(chunk)
+        if packing == 2:  # the first byte of each four, then the second of each, ...
+            groups, chunk = chunk, bytearray(size)
+            start = 0
+            for k in range(4):
+                length = len(range(k, size, 4))
+                chunk[k::4] = groups[start : start + length]
+                start += length
+        assert len(chunk) == size
+        chunks.append(bytes(chunk))
+        place += 8 + packed
+    return chunks
+
+
+def read_shard(data: bytes, xorbs: dict[str, list[bytes]]) -> Iterator[tuple[str, bytes]]:
+    """SHA-256 and content of each file of a shard, whose records have 48 bytes each."""
+    records = (data[place : place + 48] for place in range(48, len(data), 48))
+    while (head := next(records))[:32] != b"\xff" * 32:
+        flags, count = struct.unpack("<II", head[32:40])
+        parts = [next(records) for _ in range(count)]
+        for _ in range(count if flags >> 31 else 0):
+            next(records)  # verification
+        sha256 = _hexadecimal(next(records)[:32]) if flags >> 30 & 1 else ""
+        content = b""
+        for part in parts:
+            first, end = struct.unpack("<II", part[40:48])
+            content += b"".join(xorbs[_hexadecimal(part[:32])][first:end])
+        yield sha256, content
+
+
+def _hexadecimal(hash_: bytes) -> str:
+    """A hash as xet writes it: four little-endian numbers of 8 bytes."""
+    return "".join(f"{number:016x}" for number in struct.unpack("<4Q", hash_))
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # or each answer waits 40 ms for an acknowledgement
 
         def log_message(self, *_: object) -> None:
             pass
@@ -130,14 +213,20 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.fault = hub.take_fault(line)
             if hub.on_request:
                 hub.on_request(line)
-            if self.fault and self.fault.kind == "cut":
-                self.close_connection = True
-                self.connection.shutdown(2)
+            if self.fault and self.fault.kind in ("cut", "hold"):
+                if self.fault.kind == "hold":
+                    hub.stick()
+                self._cut()
                 return
             if self.fault and self.fault.kind == "status":
-                self._send(self.fault.status, {"error": "planned"}, self.fault.headers)
+                self._send(self.fault.status, self.fault.answer, self.fault.headers)
                 return
             self._route(path)
+
+        def _cut(self) -> None:
+            self.close_connection = True
+            with contextlib.suppress(OSError):  # the client was quicker
+                self.connection.shutdown(2)
 
         def _route(self, path: str) -> None:
             if path == "/api/whoami-v2":
@@ -149,6 +238,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._send(200, {"errors": [], "warnings": []})
             elif path.endswith("/info/lfs/objects/batch"):
                 self._batch()
+            elif path.startswith("/v1/"):
+                self._xet(path.split("/")[2:])
             elif path.startswith("/lfs/"):
                 self._store(path.removeprefix("/lfs/"))
             elif path.startswith("/api/"):
@@ -195,7 +286,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 tag = json.loads(self.body)["tag"]
                 taken = tag in repository.tags
                 repository.tags.setdefault(tag, repository.find(rest))
+                if self.fault and self.fault.kind == "lost":
+                    self._cut()
+                    return
                 self._send(409 if taken else 200, {})
+            elif action == "xet-write-token":
+                self._send(200, {"casUrl": hub.url, "accessToken": "xet", "exp": 2**33})
             else:
                 self._send(404, {"error": f"the loopback Hub does not know {action}"})
 
@@ -206,14 +302,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             siblings = []
             for file, data in repository.commits[commit].items():
-                size = repository.promises.get(file, len(data))
-                entry = {"rfilename": file, "size": size, "blobId": git_hash(data)}
+                entry = {"rfilename": file, "size": len(data), "blobId": git_hash(data)}
                 if file.endswith(_LARGE):
                     sha256 = hashlib.sha256(data).hexdigest()
-                    entry["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 130}
-                siblings.append(entry)
+                    entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 130}
+                siblings.append({**entry, **repository.lies.get(file, {})})
             facts = {"id": name, "modelId": name, "sha": commit, "private": repository.private}
-            self._send(200, {**facts, "siblings": siblings, "tags": [], "downloads": 0})
+            facts |= {"siblings": siblings, "tags": [], "downloads": 0}
+            self._send(200, {**facts, **repository.facts})
 
         def _batch(self) -> None:
             objects = []
@@ -223,6 +319,19 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                     asked = {**asked, "actions": {"upload": upload}}
                 objects.append(asked)
             self._send(200, {"transfer": "basic", "objects": objects})
+
+        def _xet(self, parts: list[str]) -> None:
+            """Uploads by chunks: blocks of chunks ("xorbs") and then what files they make."""
+            if parts[0] == "xorbs":
+                hub.xorbs[parts[-1]] = read_xorb(self.body)
+                self._send(200, {"was_inserted": True})
+            elif parts[0] == "shards":
+                for sha256, data in read_shard(self.body, hub.xorbs):
+                    assert hashlib.sha256(data).hexdigest() == sha256
+                    hub.lfs[sha256] = data
+                self._send(200, {"result": 1})
+            else:
+                self._send(404, {"error": "no chunk is known"})
 
         def _store(self, oid: str) -> None:
             sound = hashlib.sha256(self.body).hexdigest() == oid
@@ -236,17 +345,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             if parent and parent != repository.branches.get(branch):
                 self._send(412, {"error": "the branch has moved"})
                 return
-            files = {}
+            files: dict[str, bytes | None] = {}
             for line in lines[1:]:
-                value = line["value"]
-                small = line["key"] == "file"
-                files[value["path"]] = (
-                    base64.b64decode(value["content"]) if small else hub.lfs[value["oid"]]
-                )
+                kind, value = line["key"], line["value"]
+                if kind == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                else:
+                    files[value["path"]] = hub.lfs[value["oid"]] if kind == "lfsFile" else None
             commit = repository.commit(files, branch)
             if self.fault and self.fault.kind == "lost":
-                self.close_connection = True
-                self.connection.shutdown(2)
+                self._cut()
                 return
             url = f"{hub.url}/{name}/commit/{commit}"
             self._send(200, {"commitUrl": url, "commitOid": commit})
@@ -269,11 +377,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
             if large:
                 headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-            self._send_bytes(data, headers)
+            self._send_bytes(data, {**headers, **repository.headers})
 
         def _send_bytes(self, data: bytes, headers: dict[str, str]) -> None:
             start, total = 0, len(data)
             if self.headers.get("Range"):
+                hub.ranges.append(self.headers["Range"])
                 start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
                 headers = {**headers, "Content-Range": f"bytes {start}-{total - 1}/{total}"}
             kind = self.fault.kind if self.fault and self.command == "GET" else ""
@@ -281,16 +390,23 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 data = bytes(255 - byte for byte in data)
             body = data[start:]
             self.send_response(206 if start else 200)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            length = {} if kind == "endless" else {"Content-Length": str(len(body))}
+            for key, value in {**headers, **length}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "HEAD":
                 return
-            if kind == "truncate":
+            if kind == "endless":
+                with contextlib.suppress(OSError):  # the client has had enough
+                    while True:
+                        self.wfile.write(bytes(2**16))
+            if kind in ("truncate", "stall"):
                 self.wfile.write(body[: len(body) // 2])
                 self.wfile.flush()
-                self.close_connection = True
-                self.connection.shutdown(2)
+                if kind == "stall":
+                    hub.stick()
+            if kind in ("truncate", "stall", "endless"):
+                self._cut()
                 return
             step = max(1, len(body) // 50) if kind == "slow" else len(body) or 1
             for place in range(0, len(body), step):

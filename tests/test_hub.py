@@ -5,14 +5,17 @@ The client is the real one; the Hub is `tests.hub_server` on loopback.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 
 import cft
@@ -20,14 +23,14 @@ from cft import hub as cft_hub
 from cft.hub import ModelFolderError, resolve
 from cft.model_folder import CARD, CONFIG, WEIGHTS, read_model_folder
 from tests.conftest import ROOT
-from tests.hub_server import TOKEN, USER, Hub
+from tests.hub_server import TOKEN, USER, git_hash
 
 NAME = f"{USER}/model"
 
 
 @pytest.fixture(scope="session")
-def model_files(model_folder) -> dict[str, bytes]:
-    return {name: (model_folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+def model_files(tiny_model_folder) -> dict[str, bytes]:
+    return {name: (tiny_model_folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
 
 
 @pytest.fixture
@@ -38,6 +41,13 @@ def published(hub, model_files) -> str:
 
 def cache_files(hub_cache: Path) -> list[str]:
     return sorted(p.name for p in hub_cache.rglob("snapshots/*/*"))
+
+
+def blobs_are_whole(hub_cache: Path) -> bool:
+    """Whether the cache holds nothing but files that have the hash that they are kept under."""
+    hashes = {40: git_hash, 64: lambda data: hashlib.sha256(data).hexdigest()}
+    files = hub_cache.rglob("blobs/*")
+    return all(hashes[len(f.name)](f.read_bytes()) == f.name for f in files)
 
 
 @pytest.fixture
@@ -89,11 +99,13 @@ def test_an_answer_that_will_not_change_is_one_sentence_at_once(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_hub_that_goes_on_failing_is_one_sentence(hub, published, status):
-    hub.fail("/revision/", status=status, times=99)
+@pytest.mark.parametrize("request_", ["/revision/", f"GET /{NAME}/resolve"])
+def test_a_hub_that_goes_on_failing_is_one_sentence(hub, published, status, request_):
+    hub.fail(request_, status=status, times=99)
     with pytest.raises(ModelFolderError, match="try again later"):
         resolve(NAME)
-    assert len(hub.requests) == 5
+    assert hub.count(request_) == 5
+    assert hub.waits == [1, 2, 4, 8]
 
 
 def test_a_hub_that_is_not_there_is_one_sentence_that_says_what_to_do(hub, monkeypatch):
@@ -118,7 +130,7 @@ def test_a_repository_without_config_is_refused(hub):
 
 
 def test_a_promise_of_ten_gigabytes_is_refused_before_a_byte_is_fetched(hub, published, cache):
-    hub.model(NAME).promises[WEIGHTS] = 10 * 10**9
+    hub.model(NAME).lies[WEIGHTS] = {"size": 10 * 10**9}
     with pytest.raises(ModelFolderError, match=r"9\.31 GiB, more than the 4\.00 GiB"):
         resolve(NAME)
     assert hub.count("/resolve/") == 0
@@ -193,6 +205,69 @@ def test_members_with_path_tricks_are_not_fetched_and_the_ensemble_is_refused(
     assert not list(tmp_path.rglob("evil*"))
 
 
+def everything(folder: Path) -> set[Path]:
+    """All files below a folder, links as they are."""
+    return {path for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"size": None},
+        {"size": -1},
+        {"size": "12"},
+        {"lfs": None, "blobId": None},
+        {"lfs": None, "blobId": "../../../../evil"},
+        {"lfs": {"sha256": "../../../../evil", "size": 1, "pointerSize": 1}},
+    ],
+)
+def test_a_listing_that_cannot_be_is_refused_and_nothing_is_written(hub, published, tmp_path, lie):
+    before = everything(tmp_path.parent)
+    hub.model(NAME).lies[WEIGHTS] = lie
+    with pytest.raises(ModelFolderError, match=r"gives no size and hash of model.safetensors"):
+        resolve(NAME)
+    assert everything(tmp_path.parent) == before
+
+
+def test_a_commit_that_cannot_be_is_refused_and_nothing_is_written(hub, published, tmp_path):
+    before = everything(tmp_path.parent)
+    hub.model(NAME).facts["sha"] = "../../../../evil"
+    with pytest.raises(ModelFolderError, match="names no commit"):
+        resolve(NAME)
+    assert everything(tmp_path.parent) == before
+
+
+def test_headers_and_names_of_files_lead_nowhere(hub, model_files, cache, tmp_path):
+    before = everything(tmp_path.parent)
+    tricks = ("../../../../evil", "/evil", "members/../../evil/config.json")
+    commit = hub.add(NAME, {**model_files, **dict.fromkeys(tricks, b"x")})
+    lies = ("ETag", "X-Linked-Etag", "X-Repo-Commit", "Location", "X-Xet-Hash")
+    hub.model(NAME).headers = dict.fromkeys(lies, '"../../../../evil"')
+    hub.model(NAME).headers["Content-Disposition"] = 'attachment; filename="../../evil";'
+    source = resolve(NAME)
+    assert source.path == cache / "models--tester--model" / "snapshots" / commit
+    assert read_model_folder(source.path)
+    written = everything(tmp_path.parent) - before
+    assert all(cache in path.parents for path in written)
+    assert not [path for path in written if "evil" in str(path)]
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_more_bytes_than_the_listing_promised_are_not_kept(hub, published, cache, name):
+    hub.fail(f"GET /{NAME}/resolve/{published}/{name}", "endless")
+    with pytest.raises(ModelFolderError, match=rf"sends more of {name} .* than the [\d,]+ bytes"):
+        resolve(NAME)
+    assert name not in cache_files(cache)
+    assert blobs_are_whole(cache)
+
+
+def test_other_bytes_than_the_listing_promised_are_not_kept(hub, published, cache):
+    hub.model(NAME).lies[CONFIG] = {"blobId": "0" * 40}
+    with pytest.raises(ModelFolderError, match=r"config.json .* arrived damaged twice"):
+        resolve(NAME)
+    assert cache_files(cache) == []
+
+
 def test_only_the_files_of_the_format_are_fetched(hub, published, cache):
     resolve(NAME)
     assert cache_files(cache) == sorted([CARD, CONFIG, WEIGHTS])
@@ -202,35 +277,79 @@ def test_only_the_files_of_the_format_are_fetched(hub, published, cache):
 # --------------------------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("request_", ["/revision/", "HEAD ", f"GET /{NAME}/resolve"])
+@pytest.mark.parametrize("request_", ["/revision/", f"GET /{NAME}/resolve"])
 @pytest.mark.parametrize(
-    ("kind", "facts"),
+    ("kind", "facts", "wait"),
     [
-        ("cut", {}),
-        ("status", {"status": 500}),
-        ("status", {"status": 429, "headers": {"Retry-After": "7"}}),
+        ("cut", {}, 1),
+        ("status", {"status": 408}, 1),
+        ("status", {"status": 500}, 1),
+        ("status", {"status": 503, "headers": {"Retry-After": "20"}}, 20),
+        ("status", {"status": 429, "headers": {"Retry-After": "7"}}, 7),
+        ("status", {"status": 429, "headers": {"RateLimit": '"api";r=0;t=55'}}, 55),
+        ("status", {"status": 429, "headers": {"Retry-After": "Wed, 21 Oct 2026"}}, 1),
     ],
 )
-def test_a_fault_that_passes_is_repeated_until_it_succeeds(
-    hub, published, model_folder, request_, kind, facts
+def test_a_fault_that_passes_is_repeated_after_the_wait_asked_for_and_succeeds(
+    hub, published, tiny_model_folder, request_, kind, facts, wait
 ):
     hub.fail(request_, kind, **facts)
     source = resolve(NAME)
     assert source.commit == published
-    assert (source.path / WEIGHTS).read_bytes() == (model_folder / WEIGHTS).read_bytes()
+    assert (source.path / WEIGHTS).read_bytes() == (tiny_model_folder / WEIGHTS).read_bytes()
     assert not hub.faults
-    if facts.get("status") == 429 and request_ == "/revision/":
-        assert 7 <= max(hub.waits) <= 8
+    assert hub.waits == [wait]
+
+
+@pytest.mark.parametrize("request_", ["/revision/", f"GET /{NAME}/resolve"])
+def test_a_wait_that_nobody_would_sit_through_is_one_sentence_at_once(hub, published, request_):
+    hub.fail(request_, status=429, headers={"Retry-After": "86400"})
+    with pytest.raises(ModelFolderError, match=r"asks for patience.*try again in 86400 s"):
+        resolve(NAME)
+    assert hub.waits == []
+
+
+def test_a_long_wait_is_told(hub, published, caplog):
+    hub.fail("/revision/", status=429, headers={"Retry-After": "30"})
+    resolve(NAME)
+    assert "error 429; trying again in 30 s" in caplog.text
+
+
+def test_a_body_that_stops_is_gone_on_with_where_it_stopped(hub, published, monkeypatch):
+    monkeypatch.setattr(cft_hub, "_TIMEOUT", 0.2)
+    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "stall")
+    source = resolve(NAME)
+    assert read_model_folder(source.path)
+    half = (source.path / WEIGHTS).stat().st_size // 2
+    assert hub.ranges == [f"bytes={half}-"]
+
+
+def test_a_line_that_breaks_again_and_again_is_gone_on_with_as_long_as_it_brings_something(
+    hub, published
+):
+    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "truncate", times=12)
+    assert read_model_folder(resolve(NAME).path)
+    assert not hub.faults
+
+
+def test_a_hub_that_never_answers_is_one_sentence(hub, published, cache, monkeypatch):
+    monkeypatch.setattr(cft_hub, "_TIMEOUT", 0.1)
+    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "hold", times=5)
+    with pytest.raises(ModelFolderError, match=r"line was cut.*pull tester/model@main") as caught:
+        resolve(NAME)
+    assert "\n" not in str(caught.value)
+    assert cft_hub._cached(NAME, "main") is None
+    assert blobs_are_whole(cache)
 
 
 @pytest.mark.parametrize("kind", ["truncate", "corrupt", "slow"])
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS, CARD])
-def test_a_bad_body_never_stays_in_the_cache(hub, published, model_folder, cache, kind, name):
+def test_a_bad_body_never_stays_in_the_cache(hub, published, tiny_model_folder, cache, kind, name):
     hub.fail(f"GET /{NAME}/resolve/{published}/{name}", kind)
     source = resolve(NAME)
     assert not hub.faults
-    assert (source.path / name).read_bytes() == (model_folder / name).read_bytes()
-    assert not list(cache.rglob("*.incomplete"))
+    assert (source.path / name).read_bytes() == (tiny_model_folder / name).read_bytes()
+    assert blobs_are_whole(cache)
 
 
 def test_a_body_that_is_always_corrupt_leaves_nothing_that_could_be_loaded(hub, published, cache):
@@ -247,7 +366,7 @@ def test_a_body_that_always_breaks_off_leaves_nothing_that_could_be_loaded(hub, 
     with pytest.raises(ModelFolderError, match="line was cut"):
         resolve(NAME)
     assert WEIGHTS not in cache_files(cache)
-    assert not list(cache.rglob("*.incomplete"))
+    assert blobs_are_whole(cache)
 
 
 def test_an_interrupted_update_leaves_the_old_model_for_offline_use(
@@ -267,7 +386,7 @@ def test_an_interrupted_update_leaves_the_old_model_for_offline_use(
 
 
 def test_a_damaged_cache_is_mended_with_a_network_and_refused_without(
-    hub, published, model_folder, monkeypatch
+    hub, published, tiny_model_folder, monkeypatch
 ):
     from huggingface_hub import constants
 
@@ -277,16 +396,14 @@ def test_a_damaged_cache_is_mended_with_a_network_and_refused_without(
     with pytest.raises(ModelFolderError, match="not in the cache"):
         resolve(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert (resolve(NAME).path / WEIGHTS).read_bytes() == (model_folder / WEIGHTS).read_bytes()
+    assert (resolve(NAME).path / WEIGHTS).read_bytes() == (tiny_model_folder / WEIGHTS).read_bytes()
 
 
 def test_a_full_disk_is_one_sentence(hub, published, monkeypatch):
-    import huggingface_hub
-
-    def full(*_, **__):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    monkeypatch.setattr(cft_hub, "_receive_rest", full)
     with pytest.raises(ModelFolderError, match="No space left on device"):
         resolve(NAME)
 
@@ -328,6 +445,16 @@ def test_without_a_network_the_cache_serves(hub, published, monkeypatch, caplog)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert resolve(NAME).commit == published
     assert f"going on with commit {published}" in caplog.text
+
+
+def test_with_the_model_in_the_cache_nobody_waits_for_a_hub_that_asks_for_patience(
+    hub, published, caplog
+):
+    resolve(NAME)
+    hub.fail("/revision/", status=429, headers={"Retry-After": "60"})
+    assert resolve(NAME).commit == published
+    assert hub.waits == []
+    assert f"try again in 60 s; going on with commit {published}" in caplog.text
 
 
 def test_a_repository_that_was_withdrawn_is_not_served_from_the_cache(hub, published):
@@ -388,47 +515,87 @@ def test_pull_answers_wrong_usage_with_2_and_failure_with_1(hub, capsys):
     assert caught.value.code == 2
 
 
-def environment(hub: Hub, cache: Path) -> dict[str, str]:
-    """Of a process of its own that talks to the loopback Hub."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "CFT_"))}
-    return {
-        **kept,
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_CACHE": str(cache),
-        "HF_HOME": str(cache.parent / "home"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": TOKEN,
-        "OMP_NUM_THREADS": "1",
-    }
+PULL = [sys.executable, "-m", "cft.hub", "pull", NAME]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
 
 
-def test_two_processes_may_pull_at_once(hub, published, cache, model_folder):
-    command = [sys.executable, "-m", "cft.hub", "pull", NAME]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [
-        subprocess.Popen(command, cwd=ROOT, env=environment(hub, cache), **pipes) for _ in range(2)
-    ]
-    for process in both:
+def test_a_pull_that_is_killed_leaves_nothing_that_could_be_loaded(hub, published, cache):
+    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "stall")
+    process = subprocess.Popen(PULL, env=hub.environment(cache), **PIPES)
+    assert hub.stuck.wait(120)
+    process.kill()
+    process.communicate(timeout=60)
+    assert cft_hub._cached(NAME, "main") is None
+    assert WEIGHTS not in cache_files(cache)
+    hub.let_go()
+    assert read_model_folder(resolve(NAME).path)
+
+
+def test_a_pull_that_is_interrupted_leaves_nothing_that_could_be_loaded(
+    hub, published, cache, monkeypatch, capsys
+):
+    def interrupted(url, repository, file, part, bar):
+        part.write(b"x" * (file.size // 2))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as change:
+        change.setattr(cft_hub, "_receive_rest", interrupted)
+        assert cft_hub.main(["pull", NAME]) == 130
+    expected = "python -m cft.hub: interrupted; nothing incomplete is kept"
+    assert capsys.readouterr().err.splitlines()[-1] == expected
+    assert cft_hub._cached(NAME, "main") is None
+    assert blobs_are_whole(cache)
+    assert read_model_folder(resolve(NAME).path)
+
+
+def test_what_a_killed_pull_left_long_ago_is_removed(hub, published, cache):
+    digest = hashlib.sha256(hub.model(NAME).commits[published][WEIGHTS]).hexdigest()
+    blobs = cache / "models--tester--model" / "blobs"
+    blobs.mkdir(parents=True)
+    old, new = blobs / f".{digest}.old", blobs / f".{digest}.new"
+    old.write_bytes(b"part")
+    new.write_bytes(b"part")
+    os.utime(old, (0, 0))
+    assert read_model_folder(resolve(NAME).path)
+    assert not old.exists()
+    assert new.exists()  # another process may be writing to it
+
+
+def test_two_processes_may_pull_at_once(hub, published, cache):
+    weights = f"GET /{NAME}/resolve/{published}/{WEIGHTS}"
+    hub.fail(weights, "stall")
+    process = subprocess.Popen(PULL, env=hub.environment(cache), **PIPES)
+    assert hub.stuck.wait(120)  # one is in the middle of it
+    with ThreadPoolExecutor() as pool:
+        here = pool.submit(resolve, NAME)
+        hub.let_go()
         out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        assert out.startswith(f"{NAME}@{published}\n")
-        assert TOKEN not in out + err
+        assert here.result(120).commit == published
+    assert process.returncode == 0, err
+    assert out.startswith(f"{NAME}@{published}\n")
+    assert TOKEN not in out + err
     assert cft_hub._cached(NAME, "main").commit == published
-    assert not list(cache.rglob("*.incomplete"))
+    assert blobs_are_whole(cache)
+    assert hub.count(weights) == 2  # the one that was cut off, and its rest
 
 
-def test_stock_timm_loads_the_same_model_from_the_hub(hub, published, cache, model_folder):
-    program = (
-        "import sys, timm, torch\n"
-        f"model = timm.create_model('hf-hub:{NAME}', pretrained=True).eval()\n"
-        "batch = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64)\n"
-        "print(model(batch).tolist())\n"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(hub, cache), cwd=cache.parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr
+def test_the_hubs_own_client_finds_what_was_pulled(hub, published, cache):
+    from huggingface_hub import hf_hub_download, scan_cache_dir
+
+    source = resolve(NAME)
+    hub.requests.clear()
+    for name in (CONFIG, WEIGHTS, CARD):
+        found = hf_hub_download(NAME, name, local_files_only=True, cache_dir=cache)
+        assert Path(found) == source.path / name
+    assert hub.requests == []
+    (repository,) = scan_cache_dir(cache).repos
+    assert {r.commit_hash for r in repository.revisions} == {published}
+    assert {ref for r in repository.revisions for ref in r.refs} == {"main"}
+
+
+def test_stock_timm_loads_the_same_model_from_the_hub(hub, published):
+    stock = timm.create_model(f"hf-hub:{NAME}", pretrained=True).eval()
     batch = torch.linspace(0, 1, 64 * 64).reshape(1, 1, 64, 64)
-    ours = cft.load(NAME, "cpu").logits(batch)
-    torch.testing.assert_close(torch.tensor(json.loads(run.stdout)), ours, rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():
+        expected = stock(batch)
+    torch.testing.assert_close(cft.load(NAME, "cpu").logits(batch), expected)

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from huggingface_hub import ModelCard
 
+import cft
+import train.cft
+import train.negative
+from cft.ensemble import write_ensemble
 from cft.hub import resolve
 from cft.model_folder import CARD, CONFIG, WEIGHTS
-from tests.conftest import random_model_config
+from tests.conftest import ROOT, random_model_config
 from tests.hub_server import TOKEN, USER
+from train import push
 from train.push import main
 from train.report import model_card
 
@@ -20,10 +30,10 @@ NAME = f"{USER}/model"
 
 
 @pytest.fixture
-def folder(model_folder, tmp_path) -> Path:
+def folder(tiny_model_folder, tmp_path) -> Path:
     """A model folder with a whole card, a report and a plot."""
     target = tmp_path / "folder"
-    shutil.copytree(model_folder, target)
+    shutil.copytree(tiny_model_folder, target)
     (target / CARD).write_text(model_card(random_model_config()))
     (target / "report.json").write_text("{}")
     (target / "roc.png").write_bytes(b"\x89PNG")
@@ -151,6 +161,15 @@ def test_a_push_that_fails_leaves_the_repository_as_it_was(
     assert commits(hub) == 2
 
 
+def test_a_card_that_the_hub_refuses_is_one_sentence_with_its_reason(hub, folder, capsys):
+    answer = {"errors": [{"message": '"license" must be one of apache-2.0, mit'}], "warnings": []}
+    hub.fail("validate-yaml", status=400, answer=answer)
+    assert main([str(folder), NAME]) == 1
+    reason = '("license" must be one of apache-2.0, mit)'
+    assert refusal(capsys).endswith(f"the Hub does not accept the model card {reason}")
+    assert commits(hub) == 1
+
+
 def test_private_is_refused_for_a_repository_that_is_public(hub, folder, capsys):
     hub.add(NAME, {"README.md": b""})
     assert main([str(folder), NAME, "--private"]) == 1
@@ -168,6 +187,18 @@ def test_a_tag_is_never_moved(hub, folder, capsys):
     assert (hub.model(NAME).tags["v1"], commits(hub)) == (first, 2)
 
 
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [(["--revision", "a b"], "name of a branch"), (["--tag", "../v1"], "name of a tag")],
+)
+def test_a_branch_or_tag_that_cannot_be_is_refused_before_anything_is_sent(
+    hub, folder, option, sentence, capsys
+):
+    assert main([str(folder), NAME, *option]) == 1
+    assert sentence in refusal(capsys)
+    assert hub.requests == []
+
+
 # ---------------------------------------------------------------------------------- faults
 
 
@@ -183,10 +214,84 @@ def test_a_fault_that_passes_is_repeated_and_makes_one_commit(hub, folder, reque
     assert commits(hub) == 2
 
 
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub, folder):
-    hub.fail("/commit/", "lost")
+@pytest.mark.parametrize("request_", ["/commit/", "/tag/"])
+def test_a_commit_or_tag_whose_answer_was_lost_is_not_made_twice(hub, folder, request_):
+    hub.fail(request_, "lost")
+    assert main([str(folder), NAME, "--tag", "v1"]) == 0
+    assert not hub.faults
+    assert commits(hub) == 2
+    assert hub.model(NAME).tags == {"v1": hub.model(NAME).branches["main"]}
+
+
+@pytest.mark.parametrize("request_", ["whoami", "repos/create", "PUT /lfs/", "/commit/"])
+def test_an_answer_that_does_not_come_is_asked_for_again(hub, folder, request_, monkeypatch):
+    monkeypatch.setattr(push, "_TIMEOUT", 0.3)
+    hub.fail(request_, "hold")
     assert main([str(folder), NAME]) == 0
     assert commits(hub) == 2
+
+
+def test_a_push_that_is_interrupted_leaves_the_repository_as_it_was(hub, folder, tmp_path):
+    before = hub.add(NAME, {"README.md": b"# mine"})
+    hub.fail("PUT /lfs/", "hold")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "train.push", str(folder), NAME],
+        env=hub.environment(tmp_path / "cache"), cwd=ROOT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert hub.stuck.wait(120)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "train.push: interrupted; a push is one commit, whole or not at all\n" in err
+    assert "Published" not in out
+    assert TOKEN not in out + err
+    assert hub.model(NAME).branches["main"] == before
+    hub.let_go()
+    assert main([str(folder), NAME]) == 0
+    assert commits(hub) == 2
+
+
+# ------------------------------------------------------------- the client's own way to send
+
+
+@pytest.fixture
+def by_xet(hub, monkeypatch, tmp_path):
+    """The client sends large files in chunks ("xet"), as it does wherever `hf_xet` is installed."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+
+
+def test_a_push_by_chunks_arrives_whole_in_one_commit(hub, folder, by_xet, capsys):
+    assert main([str(folder), NAME]) == 0
+    repository = hub.model(NAME)
+    assert repository.commits[repository.branches["main"]][WEIGHTS] == (
+        (folder / WEIGHTS).read_bytes()
+    )
+    assert hub.count("POST /v1/shards") >= 1
+    assert hub.count("/lfs/") == 0
+    assert commits(hub) == 2
+    hub.requests.clear()
+    assert main([str(folder), NAME]) == 0
+    assert hub.count("POST ") == 0
+    written = capsys.readouterr()
+    assert TOKEN not in written.out + written.err
+
+
+@pytest.mark.parametrize("request_", ["xet-write-token", "/v1/shards"])
+def test_a_push_by_chunks_that_is_refused_leaves_the_repository_as_it_was(
+    hub, folder, by_xet, request_, capsys
+):
+    hub.fail(request_, status=403, times=99)
+    assert main([str(folder), NAME]) == 1
+    assert refusal(capsys).startswith("train.push: not published: this account may not do that")
+    assert hub.waits == []
+    assert commits(hub) == 1
+    hub.faults.clear()
+    hub.fail("/v1/xorbs/", status=500)
+    assert main([str(folder), NAME]) == 0
 
 
 # --------------------------------------------------------------------------- what is there
@@ -214,6 +319,14 @@ def test_the_same_content_again_is_no_new_commit_and_nothing_is_sent(hub, folder
     assert "Already there" in capsys.readouterr().out
 
 
+def test_weights_of_an_earlier_push_go_and_what_others_added_stays(hub, folder):
+    others = {"members/0-a/model.safetensors": b"old", "notes.txt": b"mine"}
+    hub.add(NAME, others)
+    assert main([str(folder), NAME]) == 0
+    sent = hub.model(NAME).commits[hub.model(NAME).branches["main"]]
+    assert set(sent) == {CONFIG, WEIGHTS, CARD, "report.json", "roc.png", "notes.txt"}
+
+
 def test_a_dry_run_lists_what_would_be_sent_and_sends_nothing(hub, folder, capsys):
     assert main([str(folder), NAME, "--dry-run", "--private"]) == 0
     out = capsys.readouterr().out
@@ -229,7 +342,7 @@ def test_without_a_name_it_is_made_of_user_architecture_and_data_set(hub, folder
     config["cft"]["provenance"]["dataset"] = "NIH 14"
     (folder / CONFIG).write_text(json.dumps(config))
     assert main([str(folder)]) == 0
-    assert ("models", f"{USER}/cft-resnet10t-nih-14") in hub.repositories
+    assert ("models", f"{USER}/cft-test_resnet-nih-14") in hub.repositories
 
 
 def test_private_branch_and_tag_are_as_asked(hub, folder):
@@ -239,6 +352,133 @@ def test_private_branch_and_tag_are_as_asked(hub, folder):
     assert WEIGHTS not in repository.commits[repository.branches["main"]]
     assert repository.tags["v1"] == repository.branches["trial"]
     assert WEIGHTS in repository.commits[repository.tags["v1"]]
+
+
+@pytest.fixture
+def ensemble(tiny_model_folder, tmp_path) -> Path:
+    """An ensemble of two models, as `train.evaluate --save-ensemble` writes it."""
+    config = random_model_config()
+    config = {**config, "architecture": "ensemble", "cft": {"provenance": {"stage": "ensemble"}}}
+    members = [("a", tiny_model_folder, 1.0), ("b", tiny_model_folder, 3.0)]
+    target = tmp_path / "ensemble"
+    return write_ensemble(target, members, average="logits", config=config, card=model_card(config))
+
+
+def test_an_ensemble_is_pushed_with_its_members_and_loads_as_it_was(hub, ensemble, films):
+    assert main([str(ensemble), NAME]) == 0
+    sent = hub.model(NAME).commits[hub.model(NAME).branches["main"]]
+    inside = {f"members/{m}/{name}" for m in ("0-a", "1-b") for name in (CONFIG, WEIGHTS, CARD)}
+    assert set(sent) == {".gitattributes", CONFIG, CARD} | inside
+    pulled, local = cft.load(f"hf-hub:{NAME}", "cpu"), cft.load(ensemble, "cpu")
+    assert pulled.weights_sha256 == local.weights_sha256
+    assert pulled.predict(films[0]).probabilities == local.predict(films[0]).probabilities
+    assert pulled.commit == hub.model(NAME).branches["main"]
+    assert f"(tester/model@main, commit {pulled.commit[:12]})" in pulled.name
+
+
+def test_an_ensemble_of_other_weights_than_its_config_names_is_refused(hub, ensemble, capsys):
+    assert main([str(ensemble), NAME]) == 0
+    name = f"members/1-b/{WEIGHTS}"
+    tensors = safetensors.torch.load((ensemble / name).read_bytes())
+    tensors["fc.bias"] += 1
+    config = json.loads((ensemble / "members/1-b" / CONFIG).read_text())
+    del config["cft"]["weights_sha256"]
+    other = {
+        name: safetensors.torch.save(tensors, {"format": "pt"}),
+        f"members/1-b/{CONFIG}": json.dumps(config).encode(),
+    }
+    hub.add(NAME, other)
+    with pytest.raises(cft.ModelFolderError, match="not the file that the ensemble"):
+        cft.load(NAME)
+
+
+def test_an_ensemble_that_lacks_a_member_is_refused(hub, ensemble):
+    assert main([str(ensemble), NAME]) == 0
+    hub.model(NAME).commit({f"members/0-a/{WEIGHTS}": None})
+    with pytest.raises(cft.ModelFolderError, match=f"0-a has no {WEIGHTS}"):
+        cft.load(NAME)
+
+
+def test_an_ensemble_whose_members_lie_elsewhere_is_refused(hub, ensemble, capsys):
+    shutil.move(ensemble / "members" / "0-a", ensemble / "elsewhere")
+    config = json.loads((ensemble / CONFIG).read_text())
+    config["cft"]["members"][0]["folder"] = "elsewhere"
+    (ensemble / CONFIG).write_text(json.dumps(config))
+    assert main([str(ensemble), NAME]) == 1
+    assert "a member in 'elsewhere'; on the Hub members have to be" in refusal(capsys)
+    assert hub.requests == []
+
+
+# ------------------------------------------------------------------ the commands that train
+
+
+MACHINE = ["--device", "cpu", "--threads", "1", "--workers", "1"]
+TINY = ["--arch", "test_resnet", "--phantoms", "100", "--epochs", "1", "--batch-size", "32"]
+
+
+def test_both_stages_push_under_the_default_name_and_are_pulled_back(
+    hub, tmp_path, capsys, caplog, films
+):
+    name = f"{USER}/cft-test_resnet-phantoms"
+    first, second = tmp_path / "negative", tmp_path / "cft"
+    assert train.negative.main([*TINY, *MACHINE, "--out", str(first), "--push"]) == 0
+    assert train.cft.main(
+        ["--model", str(first), "--out", str(second), *MACHINE, "--push", "--tag", "stage-2"]
+    ) == 0  # fmt: skip
+    repository = hub.model(name)
+    assert commits(hub, name) == 3
+    assert repository.tags == {"stage-2": repository.branches["main"]}
+    assert "HTTP Request" not in caplog.text
+    out = capsys.readouterr().out
+    assert f"Commit to pin: {name}@{repository.tags['stage-2']}" in out
+    for folder, commit in zip((first, second), list(repository.commits)[1:], strict=True):
+        pulled, local = cft.load(f"hf-hub:{name}@{commit}", "cpu"), cft.load(folder, "cpu")
+        assert pulled.commit == commit
+        assert pulled.predict(films[0]).probabilities == local.predict(films[0]).probabilities
+    card = repository.commits[repository.tags["stage-2"]][CARD].decode()
+    assert "python -m train.negative --preset rehearsal --arch test_resnet" in card
+    assert "python -m train.cft --model MODEL" in card
+
+
+def test_a_run_whose_push_fails_says_that_the_model_is_there(hub, folder):
+    hub.fail("/commit/", status=403)
+    options = argparse.Namespace(push=NAME, private=False, revision=None, tag=None, dry_run=False)
+    with pytest.raises(push.PushError, match=r"the model is whole in .*: `python -m train.push`"):
+        push.push_from_arguments(options, folder)
+    push.push_from_arguments(options, folder)
+    assert commits(hub) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        (["--push", "a/b/c"], "cannot be the name of a repository"),
+        (["--push", "--tag", "a b"], "cannot be the name of a tag"),
+        (["--push", NAME], "run `hf auth login`"),
+        (["--push", "--dry-run"], "run `hf auth login`"),
+    ],
+)
+@pytest.mark.parametrize("stage", [train.negative, train.cft])
+def test_a_push_that_cannot_be_is_refused_before_the_run(
+    hub, tmp_path, tiny_model_folder, stage, option, sentence, monkeypatch, capsys
+):
+    monkeypatch.delenv("HF_TOKEN")
+    words = ["--out", str(tmp_path / "out"), *MACHINE, *option]
+    if stage is train.cft:
+        words += ["--model", str(tiny_model_folder), "--data", str(tmp_path)]
+    assert stage.main(words) == 1
+    assert sentence in refusal(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_details_of_a_push_without_one_are_wrong_usage(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train.negative.main(["--out", str(tmp_path / "out"), "--dry-run"])
+    assert caught.value.code == 2
+    assert "--dry-run goes with --push" in refusal(capsys)
+
+
+# --------------------------------------------------------------------------------- the card
 
 
 def test_the_card_on_the_hub_is_valid_and_names_the_repository(hub, folder):
@@ -257,6 +497,15 @@ def test_the_card_of_the_bundled_model_lists_each_category_in_its_index():
     results = ModelCard(model_card(config)).data.eval_results
     names = {result.metric_name for result in results}
     assert {f"AUROC of {label}" for label in config["label_names"]} <= names
+
+
+def test_the_card_names_the_branch_that_it_is_pushed_to(hub, folder):
+    assert main([str(folder), NAME, "--revision", "trial"]) == 0
+    repository = hub.model(NAME)
+    text = repository.commits[repository.branches["trial"]][CARD].decode()
+    assert f'cft.load("hf-hub:{NAME}@trial")' in text
+    assert main([str(folder), NAME, "--revision", "trial"]) == 0
+    assert len(repository.commits) == 2
 
 
 def test_the_token_is_nowhere(hub, folder, capsys, caplog, tmp_path):

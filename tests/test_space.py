@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
+import cft
 from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError
+from tests.conftest import ROOT
 from tests.hub_server import USER
 from train.push import main
 from train.space import build_space
@@ -36,13 +39,26 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     assert "not empty" in capsys.readouterr().err
 
 
-def test_a_space_of_a_hub_model_is_pinned_and_has_no_weights(hub, model_folder, tmp_path):
-    files = {name: (model_folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+def test_a_space_of_a_model_that_cannot_be_loaded_is_refused(hub, tiny_model_folder, tmp_path):
+    files = {name: (tiny_model_folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+    hub.add(NAME, {**files, WEIGHTS: files[WEIGHTS][:-4] + b"abcd"})
+    with pytest.raises(ModelFolderError, match="is not the file"):
+        build_space(tmp_path / "space", NAME)
+    assert not (tmp_path / "space").exists()
+
+
+def test_a_space_of_a_hub_model_is_pinned_and_has_no_weights(hub, tiny_model_folder, tmp_path):
+    files = {name: (tiny_model_folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
     commit = hub.add(NAME, files)
     space = build_space(tmp_path / "space", NAME)
     front = front_matter(space)
-    assert front["preload_from_hub"] == [f"{NAME} {CONFIG},{WEIGHTS},{CARD} {commit}"]
+    assert front["preload_from_hub"] == [f"{NAME} {CARD},{CONFIG},{WEIGHTS} {commit}"]
     assert front["models"] == [NAME]
+    required = (ROOT / "requirements.txt").read_text()
+    assert f"\ngradio=={front['sdk_version']} " in required
+    assert front["sdk"] == "gradio"
+    assert re.fullmatch(r"3\.\d+", front["python_version"])
+    assert front["app_file"] == "app.py"
     assert f'"CFT_MODEL", "hf-hub:{NAME}@{commit}"' in (space / "app.py").read_text()
     top = {path.name for path in space.iterdir()}
     assert top == {"app.py", "cft", "requirements.txt", "LICENSE", "README.md"}
@@ -58,18 +74,39 @@ def test_a_space_is_published_in_one_commit(hub, capsys):
     assert f"{hub.url}/spaces/{USER}/page" in capsys.readouterr().out
 
 
-def test_the_space_starts_alone(tmp_path):
-    space = build_space(tmp_path / "space")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("CFT_", "PYTHON"))}
-    environment = {**kept, "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path)}
+def test_the_space_of_a_hub_model_starts_alone_and_answers_with_it(
+    hub, tiny_model_folder, films, tmp_path
+):
+    files = {name: (tiny_model_folder / name).read_bytes() for name in (CONFIG, WEIGHTS, CARD)}
+    commit = hub.add(NAME, files)
+    space = build_space(tmp_path / "space", NAME)
+    hub.add(NAME, {"README.md": b"# later"})  # the Space is pinned, so this changes nothing
+    kept = {k: v for k, v in hub.environment(tmp_path / "fresh").items() if k != "PYTHONPATH"}
+    guard = {"PYTHONPATH": str(ROOT / "tests" / "loopback"), "HOME": str(tmp_path)}
     page = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=space, env=environment, text=True,
+        [sys.executable, "app.py"], cwd=space, env={**kept, **guard}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     try:
-        line = page.stdout.readline()
-        assert re.search(r"http://\S+", line), page.communicate(timeout=5)[1]
+        found = re.search(r"http://[^/\s]+", page.stdout.readline())
+        assert found, page.communicate(timeout=5)[1]
+        answer = predict(found[0], films[0])
     finally:
         page.send_signal(signal.SIGTERM)
         page.communicate(timeout=60)
-    assert front_matter(space)["app_file"] == "app.py"
+    assert (answer["model"]["reference"], answer["model"]["commit"]) == (f"{NAME}@{commit}", commit)
+    expected = cft.load(tiny_model_folder, "cpu").predict(films[0]).probabilities
+    given = {f["label"]: f["probability"] for f in answer["films"][0]["findings"]}
+    assert given == pytest.approx(expected, abs=1e-6)
+
+
+def predict(address: str, film: Path) -> dict:
+    """The answer of a page's API, asked with nothing but HTTP."""
+    with film.open("rb") as file:
+        uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).json()
+    film_data = {"path": uploaded[0], "meta": {"_type": "gradio.FileData"}}
+    call = f"{address}/gradio_api/call/predict"
+    event = httpx.post(call, json={"data": [[film_data]]}).json()["event_id"]
+    lines = httpx.get(f"{call}/{event}", timeout=60).text.splitlines()
+    assert lines[0] == "event: complete", lines
+    return json.loads(lines[1].removeprefix("data: "))[0]
