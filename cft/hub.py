@@ -50,6 +50,9 @@ BUNDLED = Path(__file__).resolve().parent.parent / "weights"
 #: that anyone reads films with, far below 4.
 MAX_BYTES = {CONFIG: 4 * 2**20, CARD: 4 * 2**20, WEIGHTS: 4 * 2**30}
 
+#: Most bytes of an ensemble with its members.
+MAX_TOTAL = 8 * 2**30
+
 _PREFIX = "hf-hub:"
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
@@ -222,6 +225,12 @@ def _fetch(repository: str, revision: str, quick: bool) -> Source:
     config = _fetch_file(repository, info.sha, own[0])
     members = [f"{folder}/{name}" for folder in _members(config) for name in MAX_BYTES]
     inside = [_offered(repository, listed[name]) for name in members if name in listed]
+    total = sum(file.size for file in (*own, *inside))
+    if total > MAX_TOTAL:
+        raise ModelFolderError(
+            f"{repository} on the Hub has {total / 2**30:,.2f} GiB with all its members, more than "
+            f"the {MAX_TOTAL / 2**30:,.2f} GiB that are fetched"
+        )
     for file in (*own[1:], *inside):
         _fetch_file(repository, info.sha, file)
     _remember(repository, revision, info.sha)
@@ -265,7 +274,7 @@ def _members(config: Path) -> list[str]:
         folders = [member["folder"] for member in members]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []  # no ensemble; what is wrong with it is said when the folder is read
-    return [f for f in folders if is_member_folder(f)]
+    return list(dict.fromkeys(f for f in folders if is_member_folder(f)))
 
 
 def is_member_folder(name: object) -> bool:

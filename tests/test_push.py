@@ -206,7 +206,7 @@ def test_a_branch_or_tag_that_cannot_be_is_refused_before_anything_is_sent(
     "request_",
     ["whoami", "repos/create", "/revision/", "/preupload/", "/objects/batch", "PUT /lfs/"],
 )
-@pytest.mark.parametrize("facts", [{"status": 500}, {"kind": "cut"}, {"status": 429}])
+@pytest.mark.parametrize("facts", [{"status": 429}, {"kind": "cut"}])
 def test_a_fault_that_passes_is_repeated_and_makes_one_commit(hub, folder, request_, facts):
     hub.fail(request_, **facts)
     assert main([str(folder), NAME]) == 0
@@ -397,6 +397,18 @@ def test_an_ensemble_that_lacks_a_member_is_refused(hub, ensemble):
     hub.model(NAME).commit({f"members/0-a/{WEIGHTS}": None})
     with pytest.raises(cft.ModelFolderError, match=f"0-a has no {WEIGHTS}"):
         cft.load(NAME)
+
+
+def test_an_ensemble_of_too_many_bytes_is_refused_before_its_members_are_fetched(hub, ensemble):
+    config = json.loads((ensemble / CONFIG).read_text())
+    (entry, _) = config["cft"]["members"]
+    names = ["members/0-a", "members/1-b", "members/2-c"]
+    config["cft"]["members"] = [{**entry, "folder": name} for name in names]
+    hub.add(NAME, {CONFIG: json.dumps(config).encode(), **{f"{n}/{WEIGHTS}": b"" for n in names}})
+    hub.model(NAME).lies |= {f"{name}/{WEIGHTS}": {"size": 3 * 2**30} for name in names}
+    with pytest.raises(cft.ModelFolderError, match=r"9\.00 GiB with all its members, more than"):
+        resolve(NAME)
+    assert hub.count("/members/") == 0
 
 
 def test_an_ensemble_whose_members_lie_elsewhere_is_refused(hub, ensemble, capsys):
