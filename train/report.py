@@ -727,13 +727,19 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stages_table(result: Mapping[str, Any]) -> str:
-    """Per category the AUROC of both stages, and the Brier score before and after Platt scaling."""
-    columns = ["Category", "Stage 1", "Stage 2", "Change (DeLong)", "Brier, stage 1", "Stage 2"]
-    rows = [[*columns, "Stage 2 uncalibrated"]]
+    """Per category the AUROC of both stages, and the Brier score before and after Platt scaling.
+
+    Of a model that stage 2 left as it was, only the latter.
+    """
+    changed = any(row["difference"] for row in result["change"]["categories"].values())
+    columns = ["Category", "AUROC, stage 1", "AUROC, stage 2", "Change (DeLong)"]
+    rows = [[*columns, "Brier, stage 1", "Brier, stage 2", "Brier, uncalibrated"]]
     for label, row in result["categories"].items():
         before, raw = result["stage_1"]["categories"][label], result["uncalibrated"][label]
-        areas = (_figure(before["auroc"]), _figure(row["auroc"]), _change(result, label))
-        rows.append([label, *areas, *map(_figure, (before["brier"], row["brier"], raw["brier"]))])
+        cells = [_figure(before["auroc"]), _figure(row["auroc"]), _change(result, label)]
+        cells.append(_figure(before["brier"]))
+        after = [_figure(row["brier"]), _figure(raw["brier"])]
+        rows.append([label, *(cells if changed else [""] * len(cells)), *after])
     return _table(_without_empty_columns(rows))
 
 
