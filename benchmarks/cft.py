@@ -15,9 +15,10 @@ the exact kernel.
 after all its generations? On a tenth of the films that fitness is known, as the published search is
 run out there. On all films it is estimated: the gain on the tenth, times the share that the first
 generations gain on all films of what they gain on the tenth. mlcpl's time and that of pygad with
-scikit-learn's AUROC are extrapolated from a few generations of each category. ``--mlcpl-in-full``
-names categories for which mlcpl itself is run out on the tenth as well. What has been computed is
-kept in FOLDER.
+scikit-learn's AUROC are extrapolated from a few generations of each category. ``--in-full`` names
+categories whose published search is run out on all films instead of estimated, ``--mlcpl-in-full``
+those for which mlcpl itself is run out on the tenth as well. What has been computed is kept in
+FOLDER.
 
 Peers that are not installed take no part: pip install mlcpl pygad.
 """
@@ -210,10 +211,12 @@ def compared(data: Data, c: int, found: dict[str, list[float]]) -> str:
 
 def speed(options: argparse.Namespace) -> str:
     options.work.mkdir(parents=True, exist_ok=True)
-    gains = published_gains(options)
+    gains: dict[str, tuple[float, float | None]] = {}
     parts = []
     for share in (0.1, 1.0):
         data = data_of(options.data, share, options.device)
+        known = published_gains(data, share, options)
+        gains |= {name: (gain, None) for name, gain in known.items()}
         started = time.perf_counter()
         basis = basis_of(data.z - data.z.mean(0))
         _wait(basis)
@@ -223,8 +226,8 @@ def speed(options: argparse.Namespace) -> str:
             name = data.names[c]
             lines[name] = race(data, c, gains[name], basis, options)
             print(f"{share:g} {name}: {lines[name]}", file=sys.stderr, flush=True)
-        if share < 1:  # what the first generations gain there, to compare the sizes by
-            gains = {x: (gains[x][0], line["measured gain"]) for x, line in lines.items()}
+        # What the first generations gain here, to compare the sizes by.
+        gains = {x: (gains[x][0], line["measured gain"]) for x, line in lines.items()}
         parts += [f"{len(data.z):,} films x {data.z.shape[1]} features", "", *table(lines), ""]
         parts += [*summary(lines, seconds), ""]
     return "\n".join([*parts, *growth(data, basis)])
@@ -275,9 +278,9 @@ def race(
 ) -> dict:
     """One category: some generations of each peer, then the default.
 
-    `gain` is what the published search adds on a tenth of the films in all its generations and in
-    the first ones that are measured. On more films less can be added: as much less, in all, as in
-    these first ones.
+    `gain` is what the published search adds in all its generations, and None if it was run out on
+    these films. Else it was on a tenth of them, and the second number is what its first generations
+    added there: on all films less can be added, as much less, in all, as in these first ones.
     """
     whole = Genetic.paper().generations / options.measured
     own = data.search(c, Genetic.paper())
@@ -339,11 +342,13 @@ def growth(data: Data, basis: torch.Tensor, generations: int = 10) -> list[str]:
     return rows
 
 
-def published_gains(options: argparse.Namespace) -> dict[str, tuple[float, None]]:
-    """Category -> what the published search adds to the training AUROC on a tenth of the films."""
-    path = options.work / "gains.json"
+def published_gains(data: Data, share: float, options: argparse.Namespace) -> dict[str, float]:
+    """Category -> what the published search, run out, adds to the training AUROC.
+
+    On a tenth of the films for every category, on all films for those of ``--in-full``.
+    """
+    path = options.work / f"gains-{share:g}.json"
     found = json.loads(path.read_text()) if path.exists() else {"here": {}, "mlcpl": {}}
-    data = data_of(options.data, 0.1, options.device)
     how = replace(Genetic.paper(), patience=10**9)
 
     def here(c: int) -> float:
@@ -357,16 +362,19 @@ def published_gains(options: argparse.Namespace) -> dict[str, tuple[float, None]
             weights, _ = mlcpl_search(data, c, how.generations, 0)
         return fitness(data, c, weights) - fitness(data, c, data.weights[c])
 
-    def fill(name: str, columns: Sequence[int], gain: Callable[[int], float]) -> None:
-        for c in columns:
-            if data.names[c] not in found[name]:
-                found[name][data.names[c]] = gain(c)
+    def fill(name: str, labels: Sequence[str], gain: Callable[[int], float]) -> None:
+        for label in labels:
+            if label not in found[name]:
+                found[name][label] = gain(data.names.index(label))
                 atomic_write(path, json.dumps(found, indent=1))
-                print(name, data.names[c], found[name][data.names[c]], file=sys.stderr, flush=True)
+                print(share, name, label, found[name][label], file=sys.stderr, flush=True)
 
-    fill("here", data.trainable, here)
-    fill("mlcpl", [data.names.index(name) for name in options.mlcpl_in_full], peer)
-    return {name: (gain, None) for name, gain in found["here"].items()}
+    if share < 1:
+        fill("here", [data.names[c] for c in data.trainable], here)
+        fill("mlcpl", options.mlcpl_in_full, peer)
+    else:
+        fill("here", options.in_full, here)
+    return found["here"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -379,6 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     fast = commands.add_parser("speed")
     fast.add_argument("--work", type=Path, required=True, help="of what is computed")
     fast.add_argument("--measured", type=int, default=50, help="generations of each peer")
+    fast.add_argument("--in-full", nargs="*", default=[], metavar="CATEGORY")
     fast.add_argument("--mlcpl-in-full", nargs="*", default=[], metavar="CATEGORY")
     for command in (same, fast):
         command.add_argument("--data", type=Path, required=True, help="CheXpert's train.csv")
