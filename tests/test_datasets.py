@@ -642,7 +642,7 @@ def test_the_command_fails_with_one_sentence(tmp_path):
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == f"error: there is no {tmp_path / 'nowhere'}\n"
+    assert done.stderr == f"train.datasets: there is no {tmp_path / 'nowhere'}\n"
 
 
 def test_the_command_with_impossible_usage_says_so_with_status_two(capsys):

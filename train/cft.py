@@ -34,13 +34,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cft.classifier import Classifier
 from cft.model_folder import (
     ModelFolder,
-    ModelFolderError,
     atomic_write,
     read_model_folder,
     write_model_folder,
 )
 from train import refit, report
 from train.checkpoint import CheckpointError
+from train.command import Stopped, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments, read_dataset
 from train.distributed import processes
 from train.export import calibrate, evaluate, provenance_of, rounded, test_tables
@@ -48,12 +48,11 @@ from train.features import Features, features_of, linear_head
 from train.figures import calibration_figures, compare_scores, sigmoid
 from train.genetic import Evolution, Genetic
 from train.gradient import Descent, descend
-from train.labels import DatasetError, LabelTable
+from train.labels import LabelTable
 from train.losses import loss_named
-from train.negative import Stop, Stopped, films_of, prepare_folder, rows_of_splits
+from train.negative import ERRORS, Stop, films_of, prepare_folder, rows_of_splits
 from train.push import (
     PUSH_OPTIONS,
-    PushError,
     add_push_arguments,
     check_login,
     push_from_arguments,
@@ -757,22 +756,10 @@ def provenance(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code (0 done, 1 failed; wrong usage exits with 2)."""
-    try:
-        work_through(argv)
-    except Stopped:
-        print("stopped; what is finished is kept: add --resume to go on", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train.cft: interrupted; add --resume to go on", file=sys.stderr)
-        return 1
-    except (DatasetError, TrainingError, CheckpointError, ModelFolderError, PushError) as error:
-        print(f"train.cft: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"train.cft: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(
+        *("train.cft", lambda: work_through(argv), *ERRORS),
+        interrupted="add --resume to go on",
+    )
 
 
 if __name__ == "__main__":

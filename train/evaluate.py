@@ -21,6 +21,7 @@ from cft.hub import resolve
 from cft.labels import CHEXPERT_5, DESCRIPTIONS
 from cft.model_folder import WEIGHTS, ModelFolderError, atomic_write, read_config
 from train import plots, report
+from train.command import exit_code
 from train.datasets import DatasetError, add_dataset_arguments, dataset_from_arguments
 from train.ensemble import SPACES, combine, greedy_weights
 from train.figures import named_subsets
@@ -474,27 +475,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         optimistic_thresholds=args.optimistic_thresholds,
         threshold_rule=args.threshold_rule,
     )
-    try:
-        _check_places(args)
-        run_ = _run_models(args) if args.model else _score_tables(args)
-        _check_subsets(settings, run_)
-        results = _results(run_, settings)
-        _write(args, results, run_)
-        if args.save_ensemble:
-            _save_ensemble(args, results, run_)
-    except (
-        EvaluationError,
-        TableError,
-        StudyError,
-        DatasetError,
-        ModelFolderError,
-        OSError,
-    ) as error:
-        print(f"train.evaluate: {error}", file=sys.stderr)
-        return 1
+    errors = EvaluationError, TableError, StudyError, DatasetError, ModelFolderError
+    return exit_code(
+        *("train.evaluate", lambda: _work_through(args, settings), *errors),
+        interrupted="run the same command again",
+    )
+
+
+def _work_through(args: argparse.Namespace, settings: Settings) -> None:
+    _check_places(args)
+    run_ = _run_models(args) if args.model else _score_tables(args)
+    _check_subsets(settings, run_)
+    results = _results(run_, settings)
+    _write(args, results, run_)
+    if args.save_ensemble:
+        _save_ensemble(args, results, run_)
     print(report.summary(results))
     print(f"written to {args.out}")
-    return 0
 
 
 def _check_places(args: argparse.Namespace) -> None:

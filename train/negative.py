@@ -35,6 +35,7 @@ from cft.model_folder import ModelFolderError, atomic_write
 from cft.preprocess import Preprocess
 from train.augment import Augmentation, augment
 from train.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
+from train.command import Stopped, exit_code
 from train.datasets import dataset_from_arguments, read_dataset
 from train.distributed import Processes, processes, share_batch_statistics
 from train.export import calibrate, evaluate, export, provenance_of, test_tables
@@ -59,9 +60,8 @@ _ORDER, _AUGMENTATION, _NETWORK = range(3)
 
 _RUN, _LOG = "run.json", "log.jsonl"
 
-
-class Stopped(Exception):
-    """The user asked for the end (SIGINT or SIGTERM); the state is saved."""
+#: What either stage may say to the user and end with.
+ERRORS = DatasetError, TrainingError, CheckpointError, ModelFolderError, PushError, Stopped
 
 
 class Run:
@@ -550,23 +550,11 @@ def data_arguments(options: Any) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
-    try:
-        work_through(argv)
-    except Stopped:
-        print("stopped; the state is saved: add --resume to go on", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train.negative: interrupted; add --resume to go on", file=sys.stderr)
-        return 1
-    except (DatasetError, TrainingError, CheckpointError, ModelFolderError, PushError) as error:
-        print(f"train.negative: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        print(f"train.negative: {error.strerror or error}{where}", file=sys.stderr)
-        return 1
-    return 0
+    """Run the command; returns its exit code (0 done, 1 failed; wrong usage exits with 2)."""
+    return exit_code(
+        *("train.negative", lambda: work_through(argv), *ERRORS),
+        interrupted="add --resume to go on",
+    )
 
 
 if __name__ == "__main__":

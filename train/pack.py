@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.command import exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments
 from train.labels import DatasetError
 from train.network import preprocess_of
@@ -34,16 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.data is None:
         parser.error("name the --data to pack; phantoms are drawn at their size")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        table = dataset_from_arguments(options, options.seed)
-        preprocess = preprocess_of(Settings(image_size=options.image_size))
-        pixels = pack(table.images, preprocess, options.cache, options.workers)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 1
-    except (DatasetError, ValueError, OSError) as error:
-        print(f"train.pack: {error}", file=sys.stderr)
-        return 1
+    return exit_code(
+        *("train.pack", lambda: _work_through(options), DatasetError, ValueError),
+        interrupted="the same command goes on from here",
+    )
+
+
+def _work_through(options: argparse.Namespace) -> int:
+    table = dataset_from_arguments(options, options.seed)
+    preprocess = preprocess_of(Settings(image_size=options.image_size))
+    pixels = pack(table.images, preprocess, options.cache, options.workers)
     for row, reason in pixels.unreadable.items():
         print(f"{table.images[row]}: {reason}", file=sys.stderr)
     print(f"{len(table) - len(pixels.unreadable):,} films packed in {options.cache}")

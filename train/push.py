@@ -30,6 +30,7 @@ from huggingface_hub.utils import get_session
 from cft.classifier import build_network
 from cft.hub import explain, git_hash, is_member_folder, parse_reference, patiently
 from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError, read_config, read_model_folder
+from train.command import exit_code
 from train.report import PLACEHOLDER
 
 #: The options of `add_push_arguments`, as attributes: none belongs into a model's provenance.
@@ -521,37 +522,33 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = parse_arguments(arguments)
-    try:
-        if options.space:
-            from train.space import build_space
+    return exit_code(
+        *("train.push", lambda: _work_through(options), PushError, ModelFolderError),
+        interrupted="a push is one commit, whole or not at all",
+    )
 
-            with tempfile.TemporaryDirectory() as scratch:
-                folder = build_space(options.build or Path(scratch) / "space", options.model)
-                if options.build:
-                    print(f"wrote the Space {folder}")
-                    return 0
-                files = {
-                    str(file.relative_to(folder)): file
-                    for file in sorted(folder.rglob("*"))
-                    if file.is_file()
-                }
-                _check_names(options, options.space)
-                if not options.dry_run:
-                    login()
-                _publish_and_print(options, options.space, files, "space")
-        else:
-            options.push = options.repo or ""
-            _push(options, options.folder)
-    except (PushError, ModelFolderError) as error:
-        print(f"train.push: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train.push: interrupted; a push is one commit, whole or not at all", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"train.push: {error.strerror or error} ({error.filename})", file=sys.stderr)
-        return 1
-    return 0
+
+def _work_through(options: argparse.Namespace) -> None:
+    if not options.space:
+        options.push = options.repo or ""
+        _push(options, options.folder)
+        return
+    from train.space import build_space
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = build_space(options.build or Path(scratch) / "space", options.model)
+        if options.build:
+            print(f"wrote the Space {folder}")
+            return
+        files = {
+            str(file.relative_to(folder)): file
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        _check_names(options, options.space)
+        if not options.dry_run:
+            login()
+        _publish_and_print(options, options.space, files, "space")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from train.command import exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments, missing_images
 from train.datasets.reading import note_names
 from train.labels import SPLITS, DatasetError, LabelTable
@@ -32,11 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--check-images", action="store_true", help="look for every image")
     options = parser.parse_args(arguments)
-    try:
-        table = dataset_from_arguments(options, options.seed, check_images=False)
-    except DatasetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_code(
+        *("train.datasets", lambda: _work_through(options), DatasetError),
+        interrupted="nothing was changed",
+    )
+
+
+def _work_through(options: argparse.Namespace) -> int:
+    table = dataset_from_arguments(options, options.seed, check_images=False)
     facts = summary(table)
     missing = table.names[missing_images(table)].tolist() if options.check_images else []
     if options.check_images:

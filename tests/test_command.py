@@ -1,0 +1,53 @@
+"""How a command ends."""
+
+from pathlib import Path
+
+import pytest
+
+from train.command import Stopped, exit_code
+
+
+class Expected(ValueError):
+    pass
+
+
+def ended(capsys, work):
+    code = exit_code("train.it", work, Expected, Stopped, interrupted="run it again")
+    return code, capsys.readouterr().err
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1)])
+def test_the_work_says_its_own_exit_code(capsys, returned, code):
+    assert ended(capsys, lambda: returned) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (Expected("the table is empty"), "the table is empty"),
+        (KeyboardInterrupt(), "interrupted; run it again"),
+        (Stopped(), "stopped; what is finished is kept: add --resume to go on"),
+        (OSError("odd"), "odd"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_what_may_go_wrong_is_one_sentence_and_exit_code_1(capsys, error, sentence):
+    assert ended(capsys, raising(error)) == (1, f"train.it: {sentence}\n")
+
+
+def test_the_file_of_an_error_is_named(capsys, tmp_path):
+    code, err = ended(capsys, lambda: Path(tmp_path / "absent").read_text())
+    assert code == 1
+    assert err == f"train.it: No such file or directory ({tmp_path / 'absent'})\n"
+
+
+def test_a_fault_of_the_program_is_not_hidden():
+    with pytest.raises(ValueError, match="a fault"):
+        exit_code("train.it", raising(ValueError("a fault")), Expected, interrupted="")
