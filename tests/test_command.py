@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from train.command import Stopped, exit_code
+from train.labels import UsageError
 
 
 class Expected(ValueError):
@@ -40,6 +41,10 @@ def test_the_work_says_its_own_exit_code(capsys, returned, code):
 )
 def test_what_may_go_wrong_is_one_sentence_and_exit_code_1(capsys, error, sentence):
     assert ended(capsys, raising(error)) == (1, f"train.it: {sentence}\n")
+
+
+def test_wrong_usage_is_exit_code_2(capsys):
+    assert ended(capsys, raising(UsageError("no"))) == (2, "train.it: no\n")
 
 
 def test_the_file_of_an_error_is_named(capsys, tmp_path):

@@ -1039,6 +1039,29 @@ def test_a_rare_finding_fills_its_panel(largest, limit):
     assert axis.get_xlim() == axis.get_ylim() == pytest.approx((-0.02 * limit, 1.02 * limit))
 
 
+def test_every_mark_of_calibration_lies_within_its_panel():
+    """Also of a model whose errors are larger than the first one's."""
+    truth = Truth("t", ("1", "2"), ("A",), np.array([[0.0], [1.0]]), np.array([1, 2]), "patient")
+    models = [
+        Predictions(name, ("A",), np.zeros((2, 1)), None, True, {}, "")
+        for name in ("first", "other")
+    ]
+    results = {
+        "models": {
+            name: {
+                "categories": {"A": {"auroc": 0.5, "ece": after}},
+                "uncalibrated": {"A": {"ece": before}},
+            }
+            for name, before, after in (("first", 0.02, 0.01), ("other", 0.3, 0.2))
+        }
+    }
+    figure = plots._calibration_dumbbells(results, truth, models)
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        assert low == 0
+        assert high >= max(x for line in axis.lines[:2] for x in line.get_xdata())
+
+
 def test_only_models_that_were_run_have_a_plot_of_calibration(official):
     assert not (official / "plots" / "calibration.png").exists()
 

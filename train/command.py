@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from train.labels import UsageError
+
 __all__ = ["Stopped", "exit_code"]
 
 
@@ -35,12 +37,15 @@ def exit_code(
     Returns
     -------
     int
-        Of `work`; 1 after a sentence on stderr. Wrong usage exits with 2 before.
+        Of `work`; 1 after a sentence on stderr, 2 if that is a `UsageError`.
     """
     try:
         return work() or 0
     except KeyboardInterrupt:
         sentence = f"interrupted; {interrupted}"
+    except UsageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
     except expected as error:
         sentence = str(error)
     except OSError as error:

@@ -31,6 +31,10 @@ class DatasetError(ValueError):
     """A data set that cannot be used as it is; the message says what, where and what to do."""
 
 
+class UsageError(DatasetError):
+    """Options that are wrong whatever the data: a command exits with 2."""
+
+
 class Paths(Sequence):
     """A sequence of paths that are made when they are asked for.
 
@@ -254,7 +258,7 @@ def hide_labels(table: LabelTable, known: float, seed: int) -> LabelTable:
         See `stable_uniform`; draws go by film and category.
     """
     if not 0 < known <= 1:
-        raise DatasetError(f"the share of known labels is {known}; it must be in (0, 1]")
+        raise UsageError(f"the share of known labels is {known}; it must be in (0, 1]")
     if known == 1:
         return table
     draws = stable_uniform(seed, "known", table.names.tolist(), table.label_names)
@@ -335,7 +339,7 @@ class LabelPolicy:
             given = [getattr(self, kind), *self.overrides.get(kind, {}).values()]
             for value in given:
                 if value not in allowed:
-                    raise DatasetError(
+                    raise UsageError(
                         f"{kind} labels cannot be {value!r}; choose from {', '.join(allowed)}"
                     )
         if set(self.overrides) - {"unknown", "uncertain"}:
@@ -393,7 +397,7 @@ def policy_from_arguments(options: argparse.Namespace) -> LabelPolicy:
         words = getattr(options, kind)
         plain = [word for word in words if "=" not in word]
         if len(plain) > 1:
-            raise DatasetError(f"--{kind} has two policies for all: {plain[0]} and {plain[1]}")
+            raise UsageError(f"--{kind} has two policies for all: {plain[0]} and {plain[1]}")
         general[kind] = plain[0] if plain else default
         pairs = [word.rpartition("=") for word in words if "=" in word]
         overrides[kind] = {name: value for name, _, value in pairs}

@@ -575,6 +575,7 @@ def _dots(
         color=colour,
         label=name,
         zorder=3,
+        clip_on=False,  # a mark at the end of the axis stays whole
     )
 
 
@@ -641,10 +642,10 @@ def _calibration_dumbbells(
             **look,
         )
         axis.set_title(name)
-        axis.set_xlim(left=0)
         axis.locator_params(axis="x", nbins=10 // columns)
         axis.set_xlabel("Expected calibration error")
         _category_axis(axis, rows, truth)
+    axes[0].set_xlim(left=0)  # of all, and not before all are drawn
     _heading(figure, "Calibration error before and after calibration", _films(truth))
     _legend(figure, axes[: len(run)])
     return figure

@@ -18,7 +18,7 @@ import numpy as np
 from cft.labels import CHEXPERT_5, CHEXPERT_14
 from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
 from train.datasets.reading import Options, note_names
-from train.labels import DatasetError, LabelTable, hide_labels
+from train.labels import DatasetError, LabelTable, UsageError, hide_labels
 
 __all__ = [
     "READERS",
@@ -96,7 +96,7 @@ def read_dataset(
     settings = Options(seed=seed, **options)
     if data is None:
         if name not in (None, "phantoms"):
-            raise DatasetError(f"{name} needs --data: the folder or the table of labels")
+            raise UsageError(f"{name} needs --data: the folder or the table of labels")
         name = "phantoms"
     elif not Path(data).exists():
         raise DatasetError(f"there is no {data}")
@@ -104,10 +104,10 @@ def read_dataset(
     if name not in READERS:
         raise DatasetError(f"no data set is called {name!r}; choose from {', '.join(READERS)}")
     if name == "phantoms" and data is not None:
-        raise DatasetError(f"phantoms are drawn, not read; omit {data} or name another data set")
+        raise UsageError(f"phantoms are drawn, not read; omit {data} or name another data set")
     for option, (flag, reader) in _OF_ONE_READER.items():
         if getattr(settings, option) and name != reader:
-            raise DatasetError(f"{flag} is for the data set {reader}, and this is {name}")
+            raise UsageError(f"{flag} is for the data set {reader}, and this is {name}")
     table = READERS[name].read(None if data is None else Path(data), settings)
     if check_images:
         table = _without_missing_images(table)
@@ -262,8 +262,8 @@ def _mapping(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, sign, column = pair.partition("=")
         if not (name and sign and column):
-            raise DatasetError(f"--map {pair}: write NAME=COLUMN, such as image=filename")
+            raise UsageError(f"--map {pair}: write NAME=COLUMN, such as image=filename")
         if mapping.get(name, column) != column:
-            raise DatasetError(f"--map names two columns for {name}: {mapping[name]} and {column}")
+            raise UsageError(f"--map names two columns for {name}: {mapping[name]} and {column}")
         mapping[name] = column
     return mapping
