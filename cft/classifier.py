@@ -60,11 +60,14 @@ class Category:
     operating_point
         {"threshold", "sensitivity", "specificity", "rule"} with the threshold in units of
         probability, chosen on validation data; None if there were too few cases to choose one.
+    best_f1
+        The same with the threshold of the best F1. Nothing but an evaluation uses it.
     """
 
     label: str
     platt: tuple[float, float] | None = None
     operating_point: dict[str, Any] | None = None
+    best_f1: dict[str, Any] | None = None
 
     def probability(self, score: np.ndarray) -> np.ndarray:
         """Score (logit), any shape -> calibrated probability in [0, 1]."""
@@ -455,14 +458,16 @@ def _categories(folder: ModelFolder) -> dict[str, Category]:
 
 
 def _category(label: str, stored: dict[str, Any]) -> Category:
-    platt, point = stored.get("platt"), stored.get("operating_point")
+    platt = stored.get("platt")
     if platt is not None:
         platt = (float(platt["scale"]), float(platt["bias"]))
         if not (platt[0] > 0 and math.isfinite(platt[0]) and math.isfinite(platt[1])):
             raise ValueError(f"impossible Platt scaling of {label}: {platt}")
-    if point is not None and not 0 <= float(point["threshold"]) <= 1:
-        raise ValueError(f"impossible operating point of {label}: {point['threshold']}")
-    return Category(label, platt, point)
+    points = stored.get("operating_point"), stored.get("best_f1")
+    for point in points:
+        if point is not None and not 0 <= float(point["threshold"]) <= 1:
+            raise ValueError(f"impossible operating point of {label}: {point['threshold']}")
+    return Category(label, platt, *points)
 
 
 def _has_linear_head(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:

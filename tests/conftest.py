@@ -90,6 +90,12 @@ def random_model_config() -> dict:
                         "specificity": 0.7,
                         "rule": "youden",
                     },
+                    "best_f1": {
+                        "threshold": 0.5,
+                        "sensitivity": 0.6,
+                        "specificity": 0.9,
+                        "rule": "f1",
+                    },
                 },
                 "Effusion": {
                     "platt": None,

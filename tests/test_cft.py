@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors import safe_open
 
 import cft as use
 from cft.model_folder import CONFIG, WEIGHTS, read_model_folder
@@ -99,7 +101,7 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path, capsys):
 
 def test_data_that_is_not_phantoms_has_to_be_named(parent, tmp_path, capsys):
     model = tmp_path / "model"
-    shutil.copytree(parent, model, ignore=shutil.ignore_patterns("checkpoint"))
+    shutil.copytree(parent, model, ignore=shutil.ignore_patterns("checkpoint", "run.json"))
     config = json.loads((model / CONFIG).read_text())
     # As after a run that recognised its data: its name is not among the arguments.
     config["cft"]["provenance"]["arguments"]["dataset"] = None
@@ -107,6 +109,54 @@ def test_data_that_is_not_phantoms_has_to_be_named(parent, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         cft.main(["--model", str(model), "--out", str(tmp_path / "out")])
     assert "was trained on csv: say where it is, --data" in capsys.readouterr().err
+
+
+def test_the_data_of_a_run_on_this_machine_need_not_be_named(parent, tmp_path):
+    fixed = f"--model {parent} --out {tmp_path / 'out'} --device cpu --threads 1 --workers 1"
+    assert cft.main([*fixed.split(), "--cache", str(parent.parent)]) == 0
+    provenance = json.loads((tmp_path / "out" / CONFIG).read_text())["cft"]["provenance"]
+    assert provenance["dataset"] == "csv"
+    assert provenance["command"] == "python -m train.cft --model MODEL --data DATA"
+
+
+def test_data_that_is_no_longer_there_has_to_be_named(parent, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(parent, model, ignore=shutil.ignore_patterns("checkpoint"))
+    (model / "run.json").write_text(json.dumps({"data": str(tmp_path / "gone.csv")}))
+    with pytest.raises(SystemExit, match="2"):
+        cft.main(["--model", str(model), "--out", str(tmp_path / "out")])
+    assert "say where it is, --data" in capsys.readouterr().err
+
+
+def test_the_model_itself_is_not_written_over(parent, data, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(parent, model, ignore=shutil.ignore_patterns("checkpoint", "run.json"))
+    with pytest.raises(SystemExit, match="2"):
+        cft.main(words(model, data, tmp_path / "elsewhere" / ".." / "model"))
+    assert "is the model itself" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_wrong_usage(parent, data, tmp_path, capsys):
+    assert cft.main([*words(parent, data, tmp_path / "out"), "--device", "nonsense"]) == 2
+    assert "--device nonsense cannot be used" in capsys.readouterr().err
+
+
+def test_an_unreadable_film_is_no_sign_of_other_data(parent, data, tmp_path, caplog):
+    """The parent's count is of the films that it could read."""
+    films = tmp_path / "films"
+    shutil.copytree(data.parent, films)
+    (films / "0.png").write_bytes(b"no film")
+    model = tmp_path / "model"
+    shutil.copytree(parent, model, ignore=shutil.ignore_patterns("checkpoint"))
+    config = json.loads((model / CONFIG).read_text())
+    config["cft"]["provenance"]["splits"]["train"]["films"] -= 1
+    (model / CONFIG).write_text(json.dumps(config))
+    options = words(model, films / "table.csv", tmp_path / "out")
+    assert cft.main([*options, "--cache", str(tmp_path)]) == 0
+    assert "films that trained it may test it" not in caplog.text
+    options = words(model, data, tmp_path / "other")
+    assert cft.main(options) == 0
+    assert "120 training films are here, and the parent was trained on 119" in caplog.text
 
 
 def test_a_model_of_unknown_data_needs_data(model_folder, tmp_path, capsys):
@@ -135,22 +185,33 @@ def test_a_run_is_gone_on_with_only_as_it_began(parent, data, tmp_path, capsys):
 def test_parts_of_other_films_are_not_gone_on_with(parent, data, tmp_path, capsys):
     out = tmp_path / "out"
     assert cft.main(words(parent, data, out)) == 0
-    finished = cft.Finished(out / "checkpoint" / "last.safetensors", _key(parent, data))
+    finished = _finished(out)
     assert finished.get("auto/0")
     other = data.parent / "other.csv"
     other.write_text("\n".join(data.read_text().splitlines()[:-1]) + "\n")
     assert cft.main(words(parent, other, out, "--resume")) == 1
-    assert "another model or other films" in capsys.readouterr().err
+    assert "another model, other films" in capsys.readouterr().err
 
 
-def _key(parent: Path, data: Path) -> str:
-    """What names the features of the parent's own films."""
-    films = len(data.read_text().splitlines()) - 1
-    for folder in (parent.parent / "features").iterdir():
-        index = json.loads((folder / "index.json").read_text())
-        if index["shape"][0] == films:
-            return folder.name
-    raise AssertionError("no features")
+def test_parts_made_from_other_labels_are_not_gone_on_with(parent, data, tmp_path, capsys):
+    films = tmp_path / "films"
+    shutil.copytree(data.parent, films)
+    options = [*words(parent, films / "table.csv", tmp_path / "out"), "--resume"]
+    assert cft.main(options) == 0
+    lines = (films / "table.csv").read_text().splitlines()
+    name, *rest = lines[1].split(",")  # a training film
+    other = {"1": "0", "0": "1", "-1": "1", "": "1"}[rest[2]]
+    lines[1] = ",".join([name, *rest[:2], other, *rest[3:]])
+    (films / "table.csv").write_text("\n".join(lines) + "\n")
+    assert cft.main(options) == 1
+    assert "other films or other labels" in capsys.readouterr().err
+
+
+def _finished(out: Path) -> cft.Finished:
+    """The parts of a run, whatever they were made from."""
+    path = out / "checkpoint" / "last.safetensors"
+    with safe_open(path, framework="np") as file:
+        return cft.Finished(path, file.metadata()["made_from"])
 
 
 def test_patients_on_both_sides_are_refused(parent, data, tmp_path, capsys):
@@ -191,7 +252,7 @@ def test_everything_but_the_logistic_regressions_stays_byte_for_byte(
 def test_the_regressions_are_moved_as_far_as_the_evidence_allows(parent, data, tmp_path, a_gain):
     out = tmp_path / "out"
     assert cft.main(words(parent, data, out)) == 0
-    path = cft.Finished(out / "checkpoint" / "last.safetensors", _key(parent, data)).get("auto/1")
+    path = _finished(out).get("auto/1")
     trained, new = (read_model_folder(folder).state_dict for folder in (parent, out))
     share = 1 - (0.01 / 0.02) ** 2  # as James and Stein shrink a gain of two errors
     assert json.loads((out / "report.json").read_text())["share"] == pytest.approx(share)
@@ -310,15 +371,24 @@ def test_greedy_is_never_worse_on_validation(parent, data, tmp_path, searches):
     assert rows["Never"]["method"] == "original"
 
 
-def test_a_fine_tuned_model_is_fine_tuned_again_on_the_same_films(parent, data, tmp_path, a_gain):
-    assert cft.main(words(parent, data, tmp_path / "one", "--seed", "5")) == 0
-    assert cft.main(words(tmp_path / "one", data, tmp_path / "two")) == 0
-    one, two = (
-        json.loads((tmp_path / name / CONFIG).read_text())["cft"]["provenance"]
-        for name in ("one", "two")
-    )
-    assert two["parent"] != one["parent"]
-    assert two["splits"] == one["splits"]
+def test_a_model_that_stage_2_has_changed_is_refused(parent, data, tmp_path, capsys, a_gain):
+    assert cft.main(words(parent, data, tmp_path / "one")) == 0
+    assert cft.main(words(tmp_path / "one", data, tmp_path / "two")) == 1
+    assert "has been through stage 2" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_model_that_stage_2_left_alone_counts_as_one_of_stage_1(parent, data, tmp_path, capsys):
+    """Its films are split as stage 1 split them, however often that happens."""
+    before = json.loads((parent / CONFIG).read_text())["cft"]["provenance"]
+    model = parent
+    for name in ("one", "two", "three"):
+        assert cft.main(words(model, data, tmp_path / name, "--seed", "5")) == 0
+        model = tmp_path / name
+        its = json.loads((model / CONFIG).read_text())["cft"]["provenance"]
+        assert its["stage_1"]["command"] == before["command"]
+        assert its["stage_1"]["arguments"]["seed"] == before["arguments"]["seed"] == 0
+        assert its["splits"] == before["splits"]
 
 
 def test_average_precision_can_be_the_fitness(parent, data, tmp_path):
@@ -377,12 +447,21 @@ def test_the_search_goes_as_far_as_all_categories_gain_together(parent, data, tm
     assert found["chosen"] == 6  # the fifth of the places
     methods = {label: row["method"] for label, row in found["categories"].items()}
     assert methods == {"Bright": "ga", "Dark": "ga", "Never": "original"}
-    parts = cft.Finished(out / "checkpoint" / "last.safetensors", _key(parent, data))
+    parts = _finished(out)
     trained, new = (read_model_folder(f).state_dict["fc.weight"].numpy() for f in (parent, out))
     for c in (0, 1):
         passed = parts.get(f"ga-path/{c}")["weights"][4]
         expected = trained[c] + (1 - (0.01 / 0.02) ** 2) * (passed - trained[c])
         np.testing.assert_allclose(new[c], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_history_of_the_searches_is_kept(parent, data, tmp_path):
+    assert cft.main(words(parent, data, tmp_path / "out", "--method", "ga")) == 0
+    rows = list(csv.DictReader((tmp_path / "out" / "search.csv").open()))
+    assert [row["category"] for row in rows] == ["Bright"] * 40 + ["Dark"] * 40
+    best = [float(row["best"]) for row in rows[:40]]
+    assert best == sorted(best)
+    assert all(0 <= float(row["mean"]) <= float(row["best"]) <= 1 for row in rows)
 
 
 def test_the_search_sees_no_validation_label(parent, data, tmp_path, a_gain):

@@ -77,6 +77,7 @@ def test_a_missing_folder_is_named_with_where_the_name_came_from(monkeypatch):
         ({"cft": {"categories": {"Hernia": {"platt": {"scale": -1, "bias": 0}}}}}, "Hernia"),
         ({"cft": {"categories": {"Hernia": {"platt": {"scale": 1}}}}}, "bias"),
         ({"cft": {"categories": {"Hernia": {"operating_point": {"threshold": 7}}}}}, "Hernia"),
+        ({"cft": {"categories": {"Hernia": {"best_f1": {"threshold": -1}}}}}, "Hernia"),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(copy, changes, named):

@@ -803,9 +803,12 @@ def test_different_labels_within_a_study_are_refused(table):
 
 
 def test_operating_points_come_from_the_model_folder(table, classifier):
-    model = predictions_of("m", classifier, run(classifier, [table]), table, "max")
+    scores = run(classifier, [table])
+    model = predictions_of("m", classifier, scores, table, "max")
     assert model.operating_points == {"Cardiomegaly": 0.25, "Effusion": 0.0}
     assert "the model folder" in model.source
+    other = predictions_of("m", classifier, scores, table, "max", "f1")
+    assert other.operating_points == {"Cardiomegaly": 0.5, "Effusion": None}
     results = evaluate_models(truth_of(table, "max"), [model], settings=Settings(replicates=5))
     assert results["models"]["m"]["categories"]["Effusion"]["sensitivity"] == 1
     before = results["models"]["m"]["uncalibrated"]["Cardiomegaly"]["brier"]

@@ -134,6 +134,24 @@ def test_an_array_of_the_wrong_size_is_computed_again(classifier, pixels, tmp_pa
     np.testing.assert_array_equal(compute(classifier, pixels, tmp_path).z, whole)
 
 
+def test_no_index_vouches_for_an_array_that_is_begun_anew(
+    classifier, pixels, tmp_path, monkeypatch
+):
+    """The array was lost, and the program ends before the first block of the new one."""
+    whole = np.array(compute(classifier, pixels, tmp_path).z)
+    (array,) = tmp_path.glob("*/features.f32")
+    array.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "atomic_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            compute(classifier, pixels, tmp_path)
+    np.testing.assert_array_equal(compute(classifier, pixels, tmp_path).z, whole)
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_an_unreadable_index_is_the_same_as_none(classifier, pixels, tmp_path):
     whole = np.array(compute(classifier, pixels, tmp_path).z)
     (index,) = tmp_path.glob("*/index.json")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from train.genetic import Evolution, Genetic, full_precision, pulls_of
+from train.genetic import Evolution, Genetic, pulls_of
+from train.network import full_precision
 
 D = 20
 PAPER, GUIDED = Genetic.paper(), Genetic()
@@ -212,6 +213,15 @@ def test_roulette_is_proportional_to_fitness():
     parents = search.state()["population"][1:, 0]
     assert parents.max() < 20  # no fitness, no child
     assert (parents >= 10).float().mean() == pytest.approx(0.75, abs=0.05)
+
+
+@pytest.mark.parametrize("metric", ["auroc", "ap"])
+def test_regressions_that_rank_every_pair_wrongly_are_a_beginning_too(metric):
+    """Their fitness is 0, and there is nobody whom roulette would prefer."""
+    z, y = torch.tensor([[1.0], [2.0], [3.0]]).expand(-1, D), torch.tensor([1.0, 0.0, 0.0])
+    search = start(PAPER, metric=metric, z=z, y=y, weights=torch.ones(D))
+    run(search, 3)
+    assert len(search.history) == 3
 
 
 # --- Operators that look where they go ----------------------------------------------------------

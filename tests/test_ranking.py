@@ -135,7 +135,9 @@ def test_every_real_dtype_is_ranked_by_its_own_values(metric, dtype):
     np.testing.assert_allclose(metric[0](scores, labels), reference, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.int64, torch.bfloat16, torch.float32, torch.float64]
+)
 def test_labels_may_have_any_dtype(metric, dtype):
     labels = (torch.arange(50) % 4 == 0).to(dtype)
     scores = torch.rand(50, generator=torch.Generator().manual_seed(1))

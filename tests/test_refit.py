@@ -8,6 +8,7 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from cft.calibration import MIN_CASES
 from train import refit
 from train.ranking import auroc
 from train.refit import STRENGTHS, Path, Refitter, choose
@@ -98,6 +99,22 @@ def test_the_strongest_penalty_within_one_error_of_the_best_is_chosen(gains, err
 )
 def test_the_share_of_the_way_grows_with_the_evidence(index, gain, share):
     assert refit.Choice(index, np.array([gain]), np.array([1.0])).share == share
+
+
+def test_categories_with_few_cases_have_no_vote_and_go_the_way_of_the_others():
+    """A bootstrap sees no doubt in an area over one positive: it is perfect in every draw."""
+    generator = np.random.default_rng(0)
+    y = (generator.random((300, 2)) < 0.5).astype(np.float32)
+    y[:, 1] = 0
+    y[:MIN_CASES, 1] = 1
+    trained = generator.standard_normal((300, 2)).astype(np.float32)
+    worse = np.tile(trained[:, 0], (3, 1))
+    better = np.tile(10 * y[:, 1] + trained[:, 1], (3, 1))
+    paths = {c: Path(np.zeros((3, D)), np.zeros(3), s) for c, s in enumerate((worse, better))}
+    assert choose(paths, trained, y, np.arange(300)).index == 0
+    y[0, 1] = 0  # one case fewer, as good as ever
+    assert choose(paths, trained, y, np.arange(300)).index is None
+    assert choose({1: paths[1]}, trained, y, np.arange(300)).share == 0
 
 
 # --- A gain -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import logging
 import sys
@@ -50,7 +51,14 @@ from train.genetic import Evolution, Genetic
 from train.gradient import Descent, descend
 from train.labels import LabelTable
 from train.losses import loss_named
-from train.negative import ERRORS, Stop, films_of, prepare_folder, rows_of_splits
+from train.negative import (
+    ERRORS,
+    Stop,
+    films_of,
+    place_of_data,
+    prepare_folder,
+    rows_of_splits,
+)
 from train.push import (
     PUSH_OPTIONS,
     add_push_arguments,
@@ -154,7 +162,8 @@ class Finished:
             raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
         if found.get("made_from") != made_from:
             raise CheckpointError(
-                f"{path} was made from another model or other films; choose another --out"
+                f"{path} was made from another model, other films or other labels; choose another "
+                "--out"
             )
 
     def get(self, part: str) -> dict[str, np.ndarray] | None:
@@ -211,6 +220,8 @@ class Tuner:
         self.columns = [c for c, x in enumerate(self.label_names) if x not in self.skipped]
         self._finished, self._stop, self._device = finished, stop, device
         self.trained_scores = valid.logits(self.weights, self.biases)
+        #: Category -> (G, 3) of its search: the generation's best and mean fitness, and validation.
+        self.history: dict[str, np.ndarray] = {}
 
     def tune(self) -> Tuned:
         """Run the method that the options name."""
@@ -277,9 +288,9 @@ class Tuner:
                 search = self._evolution(c)
                 self._evolve(search, c)
                 passed = torch.stack([search.path[place] for place in _PLACES])
-                found = {"weights": passed.numpy(force=True)}
+                found = {"weights": passed.numpy(force=True), "history": search.history_array()}
                 self._finished.keep(f"ga-path/{c}", found, instead_of=f"ga-state/{c}")
-            weights = found["weights"]
+            weights, self.history[self.label_names[c]] = found["weights"], found["history"]
             biases = np.full(len(weights), self.biases[c])
             paths[c] = refit.Path(weights, biases, weights @ self.valid.z.T + self.biases[c])
         return paths
@@ -326,9 +337,12 @@ class Tuner:
             if found is None:
                 search = self._evolution(c)
                 self._evolve(search, c)
-                found = {"weights": search.weights.numpy(force=True)}
+                found = {
+                    "weights": search.weights.numpy(force=True),
+                    "history": search.history_array(),
+                }
                 self._finished.keep(f"ga/{c}", found, instead_of=f"ga-state/{c}")
-            weights[c] = found["weights"]
+            weights[c], self.history[self.label_names[c]] = found["weights"], found["history"]
         return weights, self.biases.copy()
 
     def _evolution(self, c: int) -> Evolution:
@@ -347,7 +361,12 @@ class Tuner:
         )
         state = self._finished.get(f"ga-state/{c}")
         if state is not None:
-            search.resume({name: torch.from_numpy(x) for name, x in state.items()})
+            try:
+                search.resume({name: torch.from_numpy(x) for name, x in state.items()})
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{self.label_names[c]}: {error}; choose another --out"
+                ) from None
         return search
 
     def _evolve(self, search: Evolution, c: int) -> None:
@@ -472,7 +491,18 @@ def finish(
         "metrics": metrics,
     }
     atomic_write(out / "report.json", json.dumps(results, indent=2) + "\n")
+    if tuner.history:
+        atomic_write(out / "search.csv", search_csv(tuner.history))
     return results
+
+
+def search_csv(history: Mapping[str, np.ndarray]) -> str:
+    """A line for each category and generation of the genetic algorithm; 0 is the beginning."""
+    lines = ["category,generation,best,mean,validation"]
+    for label, rows in history.items():
+        name = f'"{label}"' if "," in label else label
+        lines += [f"{name},{g},{','.join(f'{x:.6f}' for x in row)}" for g, row in enumerate(rows)]
+    return "\n".join(lines) + "\n"
 
 
 def both_stages(
@@ -591,6 +621,10 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelFolder, 
     except ValueError as error:
         parser.error(str(error))
     trained_on = origin.get("dataset")
+    if options.out.resolve() == options.model.resolve():
+        parser.error(f"--out {options.out} is the model itself; choose another folder")
+    if options.data is None and trained_on != "phantoms":
+        options.data = place_of_data(options.model)
     if options.data is None and trained_on is None:
         parser.error(f"{options.model} does not say what it was trained on: name it with --data")
     if options.data is None and trained_on != "phantoms":
@@ -606,8 +640,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.cft",
         description="Stage 2: fine-tune a model's logistic regressions category by category, on "
-        "known labels only. Options of the data are those that the model was trained with, except "
-        "for --data, its place; a model trained on phantoms needs none.",
+        "known labels only. Options of the data are those that the model was trained with; so is "
+        "--data, its place, if the model is a run of stage 1 on this machine.",
     )
     add = parser.add_argument
     add("--model", type=Path, default=Path("runs/negative"), help="model folder (%(default)s)")
@@ -646,6 +680,7 @@ def _parser() -> argparse.ArgumentParser:
 def work_through(argv: Sequence[str] | None) -> None:
     """The whole of ``python -m train.cft``."""
     options, parent, trained_with = parse(argv)
+    refuse_fine_tuned(options.model, parent)
     check_login(options)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -665,13 +700,14 @@ def work_through(argv: Sequence[str] | None) -> None:
             workers=options.workers,
         )
         arguments = arguments_of(options)
-        prepare_folder(work, {**arguments, "parent": parent.weights_sha256})
+        prepare_folder(work, {**arguments, "parent": parent.weights_sha256}, options.data)
         pixels = films_of(table, classifier.preprocess, work, here)
         rows = rows_of_splits(table, pixels, options.judge_width or 0)
+        warn_of_other_films(parent, len(rows["train"]))
         refuse_overlap(table, rows)
         features = features_of(classifier, pixels, cache / "features")
         sides = {side: Films(table.subset(r), features.z[r]) for side, r in rows.items()}
-        finished = Finished(work.last, features.key)
+        finished = Finished(work.last, made_from(features, sides))
         with Stop() as stop:
             tuner = Tuner(
                 *(features, sides["train"], sides["valid"]),
@@ -697,15 +733,43 @@ def the_parents_table(
     table = dataset_from_arguments(options, trained_with.get("seed", 0))
     for note in table.notes:
         logger.info("%s", note)
+    return table.with_labels(parent.label_names)
+
+
+def refuse_fine_tuned(name: Path, parent: ModelFolder) -> None:
+    """Raise if stage 2 has changed the parent already.
+
+    It was fitted to, or chosen by, validation films; on these its scores are too good, and what
+    they would choose and calibrate now would be wrong.
+    """
+    methods = parent.config.get("cft", {}).get("provenance", {}).get("methods", {})
+    if set(methods.values()) - {"original"}:
+        raise TrainingError(
+            f"{name} has been through stage 2, so its validation films can judge nothing more; "
+            "begin from the model of stage 1"
+        )
+
+
+def warn_of_other_films(parent: ModelFolder, films: int) -> None:
+    """Say so if the parent was trained on another number of films."""
     splits = parent.config.get("cft", {}).get("provenance", {}).get("splits", {})
-    here, there = int((table.split == "train").sum()), splits.get("train", {}).get("films")
-    if there not in (here, None):
+    trained = splits.get("train", {}).get("films", films)
+    if trained != films:
         logger.warning(
             "%d training films are here, and the parent was trained on %d: unless it is the same "
             "data, films that trained it may test it",
-            *(here, there),
+            *(films, trained),
         )
-    return table.with_labels(parent.label_names)
+
+
+def made_from(features: Features, sides: Mapping[str, Films]) -> str:
+    """Names what decides a fit: weights, pixels, and the films and labels that fit and choose."""
+    digest = hashlib.sha256(features.key.encode())
+    for side in ("train", "valid"):
+        table = sides[side].table
+        digest.update(np.nan_to_num(table.y, nan=-1).tobytes())
+        digest.update(json.dumps([side, table.names.tolist(), table.patients.tolist()]).encode())
+    return digest.hexdigest()[:16]
 
 
 def refuse_overlap(table: LabelTable, rows: Mapping[str, np.ndarray]) -> None:
@@ -739,7 +803,7 @@ def provenance(
     rows: Mapping[str, np.ndarray],
     parent: ModelFolder,
 ) -> dict[str, Any]:
-    """Where the model comes from: this stage, and in ``stage_1`` what the parent says of itself."""
+    """Where the model comes from: this stage, and in ``stage_1`` what stage 1 says of itself."""
     before = parent.config.get("cft", {}).get("provenance", {})
     told = ("command", "label_policy", "seed", "best_epoch", "arguments", "versions", "date")
     return {
@@ -750,7 +814,8 @@ def provenance(
         "arguments": dict(arguments),
         "seed": options.seed,
         "label_policy": {"unknown": "ignore", "uncertain": "ignore", "overrides": {}},
-        "stage_1": {key: before[key] for key in told if key in before},
+        # A parent that stage 2 left as it was says what its own parent was.
+        "stage_1": before.get("stage_1") or {key: before[key] for key in told if key in before},
     }
 
 

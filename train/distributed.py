@@ -18,6 +18,8 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 
+from train.labels import UsageError
+
 # The main process packs the films while the others wait, which takes as long as it takes.
 _PATIENCE = timedelta(hours=24)
 
@@ -67,6 +69,16 @@ class Processes:
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
 
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)  # torch says here, not before, what is not there
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {name} cannot be used ({reason})") from None
+    return device
+
+
 @contextmanager
 def processes(device: str | None) -> Iterator[Processes]:
     """Join the processes that torchrun started.
@@ -76,9 +88,14 @@ def processes(device: str | None) -> Iterator[Processes]:
     device
         Such as "cpu", "cuda" or "cuda:1"; None takes a GPU if there is one. With several
         processes "cuda" is a GPU for each.
+
+    Raises
+    ------
+    UsageError
+        If there is no such device.
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if world == 1:
         yield Processes(0, 1, chosen)
         return

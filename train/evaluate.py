@@ -250,7 +250,10 @@ def _run_models(args: argparse.Namespace) -> _Run:
     def score(one: LabelTable) -> _Scored:
         one = readable(one, list(films.values()))
         models = [
-            predictions_of(name, classifiers[name], films[name], one, args.films) for name in names
+            predictions_of(
+                *(name, classifiers[name], films[name], one, args.films, args.threshold_rule)
+            )
+            for name in names
         ]
         models = [_with_warnings(m, classifiers[m.name], one, splits, args.split) for m in models]
         return _Scored(truth_of(one, args.films, args.unit), models)
@@ -623,7 +626,13 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--replicates", type=_positive, default=1000)
     figures.add_argument("--seed", type=_not_negative, default=0)
     figures.add_argument("--level", type=_share, default=0.95)
-    figures.add_argument("--threshold-rule", choices=RULES, default="youden")
+    figures.add_argument(
+        "--threshold-rule",
+        choices=RULES,
+        default="youden",
+        help="of operating points, the model folder's or those chosen here: the largest "
+        "sensitivity + specificity, or the best F1 (%(default)s)",
+    )
     figures.add_argument(
         "--optimistic-thresholds",
         action="store_true",

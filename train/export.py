@@ -90,8 +90,9 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
     Returns
     -------
     dict
-        Label -> ``platt`` (scale, bias) and ``operating_point``, each None where there are too few
-        cases; the threshold is in units of the calibrated probability.
+        Label -> ``platt`` (scale, bias), ``operating_point`` (Youden's) and ``best_f1`` (another
+        one), each None where there are too few cases; thresholds are in units of the calibrated
+        probability.
     """
     categories = {}
     for c, label in enumerate(table.label_names):
@@ -100,6 +101,7 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
         categories[label] = {
             "platt": platt and {"scale": platt[0], "bias": platt[1]},
             "operating_point": operating_point(chances, table.y[:, c]),
+            "best_f1": operating_point(chances, table.y[:, c], "f1"),
         }
     return categories
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from cft.classifier import Classifier
 from cft.model_folder import ModelFolderError, atomic_write
+from train.network import full_precision
 from train.pixels import Pixels
 
 __all__ = ["Features", "features_of"]
@@ -70,7 +71,7 @@ def features_of(
     Parameters
     ----------
     classifier
-        The model; its backbone computes in float32.
+        The model; its backbone computes in float32 of full precision, on any device.
     pixels
         The films, packed for the model's own preprocessing.
     cache
@@ -144,7 +145,8 @@ def _compute(
     noted = start
     with tqdm(total=n, initial=start, unit="film", desc="features", disable=not progress) as bar:
         for rows, batch in zip(parts, films.batches(parts), strict=True):
-            array[rows] = _features(classifier, batch).numpy(force=True)
+            with full_precision():
+                array[rows] = _features(classifier, batch).numpy(force=True)
             done = int(rows[-1]) + 1
             if done - noted >= _BLOCK or done == n:
                 array.flush()  # the rows are on disk before the index says so
@@ -189,6 +191,7 @@ def _open(folder: Path, made_from: dict) -> dict:
     except (FileNotFoundError, ValueError, TypeError):
         pass  # nothing there, or the remains of something else: begin
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / _INDEX).unlink(missing_ok=True)  # it would vouch for rows that are not there yet
     with open(folder / _ARRAY, "wb") as file:
         # Reserved now: a full disk is an error here, not a killed process (SIGBUS) later.
         if hasattr(os, "posix_fallocate"):

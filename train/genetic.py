@@ -25,17 +25,18 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from train.network import full_precision
 from train.ranking import METRICS
 from train.refit import basis_of
 
-__all__ = ["Evolution", "Genetic", "full_precision", "pulls_of"]
+__all__ = ["Evolution", "Genetic", "pulls_of"]
 
 # Of the default's directions: two scores count as close, and their order as one that a step can
 # change, within this share of the scores' standard deviation.
@@ -204,10 +205,14 @@ class Evolution:
         else:
             self._published_generation()
 
+    def history_array(self) -> np.ndarray:
+        """(G, 3) float64: best and mean fitness of each generation, and validation of the best."""
+        rows = [[row["best"], row["mean"], row["validation"]] for row in self.history]
+        return np.array(rows, np.float64).reshape(-1, 3)
+
     def state(self) -> dict[str, Tensor]:
         """All that `resume` needs to go on exactly as this search would."""
         numbers = [self.fitness, self.validation, self.generation, self._since]
-        history = [[row["best"], row["mean"], row["validation"]] for row in self.history]
         found = {
             "of": torch.tensor(self._identity()),
             "population": self._population,
@@ -216,7 +221,7 @@ class Evolution:
             "random": self._random.get_state(),
             "weights": self.weights,
             "numbers": torch.tensor(numbers, dtype=torch.float64),
-            "history": torch.tensor(history, dtype=torch.float64).reshape(-1, 3),
+            "history": torch.from_numpy(self.history_array()),
         }
         if self.settings.guided:
             path = torch.stack(self.path) if self.path else self._population[:0]
@@ -282,8 +287,10 @@ class Evolution:
 
     def _roulette(self) -> Tensor:
         """(P,) individuals, drawn with replacement in proportion to their fitness."""
-        count = self.settings.population
-        return torch.multinomial(self._fitness, count, replacement=True, generator=self._random)
+        count, fitness = self.settings.population, self._fitness
+        if not fitness.any():  # all rank every pair wrongly: nobody is preferred
+            fitness = torch.ones_like(fitness)
+        return torch.multinomial(fitness, count, replacement=True, generator=self._random)
 
     # --- Operators that look where they go ----------------------------------------------------
 
@@ -404,14 +411,3 @@ def _within(values: Tensor, points: Tensor, width: Tensor) -> Tensor:
     """How many of the sorted `values` lie within `width` of each point."""
     not_above = torch.searchsorted(values, points + width, right=True)
     return not_above - torch.searchsorted(values, points - width)
-
-
-@contextmanager
-def full_precision():
-    """Products in float32 as such, whatever the program has allowed elsewhere."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

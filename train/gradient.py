@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.genetic import full_precision
 from train.losses import Loss
+from train.network import full_precision
 from train.ranking import METRICS
 
 __all__ = ["Descent", "descend"]

@@ -108,17 +108,20 @@ def predictions_of(
     scores: FilmScores,
     table: LabelTable,
     rule: str,
+    threshold_rule: str = "youden",
 ) -> Predictions:
     """A model's scores for the rows of `truth_of` of the same table and rule.
 
-    Operating points are those of the model folder, which were chosen on its validation films.
+    Operating points are those of the model folder, which were chosen on its validation films by
+    `threshold_rule`, one of `cft.calibration.RULES`.
     """
     _, _, member = _rows(table, rule)
     shared = [label for label in classifier.label_names if label in table.label_names]
     columns = [classifier.label_names.index(label) for label in shared]
     films = table.names.tolist()
     calibrated = any(category.platt for category in classifier.categories.values())
-    points = {label: classifier.categories[label].operating_point for label in shared}
+    stored = {"youden": "operating_point", "f1": "best_f1"}[threshold_rule]
+    points = {label: getattr(classifier.categories[label], stored) for label in shared}
     unlabelled = [label for label in classifier.label_names if label not in shared]
     missing = [label for label in table.label_names if label not in shared]
     notes = []

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,9 @@ _LOOK_EVERY = 16
 _ORDER, _AUGMENTATION, _NETWORK = range(3)
 
 _RUN, _LOG = "run.json", "log.jsonl"
+
+# Key of a run's file under which its data's place is; the model folder does not hold it.
+_PLACE = "data"
 
 #: What either stage may say to the user and end with.
 ERRORS = DatasetError, TrainingError, CheckpointError, ModelFolderError, PushError, Stopped
@@ -480,8 +484,11 @@ def finish(run: Run, facts: dict[str, Any], others: Sequence[LabelTable]) -> Non
             )
 
 
-def prepare_folder(work: Work, arguments: dict[str, Any]) -> None:
-    """Make the run's folder; a run is gone on with only by the arguments that began it."""
+def prepare_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
+    """Make the run's folder; a run is gone on with only by the arguments that began it.
+
+    Where the data is, is noted for stage 2, but may change.
+    """
     work.out.mkdir(parents=True, exist_ok=True)
     there = work.last.exists()
     if there and not work.resume:
@@ -491,6 +498,7 @@ def prepare_folder(work: Work, arguments: dict[str, Any]) -> None:
         )
     if there:
         begun = json.loads((work.out / _RUN).read_text())
+        begun.pop(_PLACE, None)
         changed = [key for key in begun if begun[key] != arguments.get(key, begun[key])]
         if changed:
             key = changed[0]
@@ -498,7 +506,17 @@ def prepare_folder(work: Work, arguments: dict[str, Any]) -> None:
                 f"the run in {work.out} began with {key} = {begun[key]!r}, not "
                 f"{arguments[key]!r}; resume it with the arguments that began it"
             )
-    atomic_write(work.out / _RUN, json.dumps(arguments, indent=2) + "\n")
+    place = {_PLACE: str(data.resolve())} if data else {}
+    atomic_write(work.out / _RUN, json.dumps({**arguments, **place}, indent=2) + "\n")
+
+
+def place_of_data(folder: Path) -> Path | None:
+    """Where the data of the run in a folder is, if it was on this machine and still is."""
+    try:
+        place = Path(json.loads((folder / _RUN).read_text())[_PLACE])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return place if place.exists() else None
 
 
 def work_through(argv: Sequence[str] | None) -> None:
@@ -519,7 +537,7 @@ def work_through(argv: Sequence[str] | None) -> None:
         warn_of_missing_positives(table, y[table.split == "train"])
         arguments = {**dataclasses.asdict(settings), **data_arguments(options)}
         if here.is_main:
-            prepare_folder(work, arguments)
+            prepare_folder(work, arguments, options.data)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
         run = Run(settings, work, table, y, films, here)

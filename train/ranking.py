@@ -88,6 +88,8 @@ def _evaluate(
     """Bring the inputs into shape (B, N) and hand them to the CPU's or the device's kernel."""
     scores = _as_scores(_as_tensor(scores))
     labels = _as_tensor(labels).to(scores.device)
+    if labels.dtype in (torch.float16, torch.bfloat16):  # numpy has no name for the latter
+        labels = labels.float()
     _check_shapes(scores, labels)
     batch, n = scores.shape[:-1], scores.shape[-1]
     label_rows = labels.expand(*labels.shape[:-1], n).reshape(math.prod(labels.shape[:-1]), n)
@@ -109,7 +111,7 @@ def _as_tensor(values: Tensor | np.ndarray) -> Tensor:
 
 
 def _as_scores(scores: Tensor) -> Tensor:
-    """Scores in a dtype that every kernel sorts; the conversion keeps their order."""
+    """Scores in a dtype that every kernel sorts; it keeps the order of integers below 2^53."""
     if scores.dtype in (torch.float32, torch.float64):
         return scores
     if scores.dtype in (torch.float16, torch.bfloat16):

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cft.calibration import fit_platt
+from cft.calibration import MIN_CASES, fit_platt
 from train.statistics import Bootstrap, bootstrap_auroc, bootstrap_average_precision
 
 __all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "basis_of", "choose"]
@@ -128,11 +128,12 @@ class Refitter:
     """Fits paths, category by category.
 
     The penalty on a change ``d`` of the weights is ``strength / 2 * d' S^(1/2) d`` with the
-    features' covariance S, scaled to a mean variance of one: half-way between the distance in the
-    features' metric, where a direction of little variance may change as much as any, and the plain
-    distance, where it can change next to nothing. The logit is ``slope * trained logit + bias +
-    d'z``; slope and bias are free, and the result is divided by the slope, so that it keeps the
-    trained logits' scale.
+    features' covariance S: half-way between the distance in the features' metric, where a direction
+    of little variance may change as much as any, and the plain distance, where it can change next
+    to nothing. The scale is such that a change of penalty 1/2 along a direction, averaged over the
+    directions, changes the logits by a variance of one. The logit is ``slope * trained logit + bias
+    + d'z``; the slope is that of Platt's scaling, the bias is free, and the result is divided by
+    the slope, so that it keeps the trained logits' scale.
 
     Parameters
     ----------
@@ -294,8 +295,16 @@ def choose(
     -----
     The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984,
     section 3.4.3), with the standard error of the paired difference.
+
+    Categories with fewer than `cft.calibration.MIN_CASES` positive or negative validation films
+    have no vote: a bootstrap cannot see how uncertain an area over one or two films is. They go the
+    way of the others.
     """
-    columns = sorted(paths)
+    counts = np.stack([(y_valid == value).sum(0) for value in (0, 1)]).min(0)
+    columns = [c for c in sorted(paths) if counts[c] >= MIN_CASES]
+    steps = len(next(iter(paths.values())).scores)
+    if not columns:
+        return Choice(None, np.zeros(steps), np.zeros(steps))
     labels = y_valid[:, columns]
     draw = {"auroc": bootstrap_auroc, "ap": bootstrap_average_precision}[metric]
 
@@ -304,7 +313,7 @@ def choose(
 
     before = measured(trained[:, columns])
     gains, replicates = [], []
-    for s in range(len(paths[columns[0]].scores)):
+    for s in range(steps):
         after = measured(np.stack([paths[c].scores[s] for c in columns], axis=1))
         gains.append(_mean(after.estimate - before.estimate))
         replicates.append(_mean(after.replicates - before.replicates))

@@ -97,7 +97,10 @@ def fine_tuning(results: Mapping[str, Any]) -> str:
     parts = []
     if test:
         lead = f"Test AUROC, labels of {test[0]} (change: 95 % DeLong interval, by patient):"
-        parts = [f"{name}: {_stages(result)}" for name, result in results["metrics"].items()]
+        parts = [
+            f"{name}: {_stages(result)}\nBefore and after Platt scaling: {_scaling(result)}"
+            for name, result in results["metrics"].items()
+        ]
     if "chosen" in results:
         what = {
             "penalty": "Strength of the penalty, chosen by cross-validation",
@@ -133,6 +136,18 @@ def _stages(result: Mapping[str, Any]) -> str:
         brier, brier_after, ece, ece_after = map(_figure, pairs)
         text += f"; Brier score {brier} and {brier_after}, calibration error {ece} and {ece_after}"
     return text + "."
+
+
+def _scaling(result: Mapping[str, Any]) -> str:
+    """One sentence on the means over the categories before and after Platt scaling."""
+    told = []
+    for key, name in (("brier", "Brier score"), ("ece", "calibration error")):
+        rows = [(before, result["categories"][x]) for x, before in result["uncalibrated"].items()]
+        pairs = [(a[key], b[key]) for a, b in rows if None not in (a[key], b[key])]
+        if pairs:
+            before, after = (sum(x) / len(pairs) for x in zip(*pairs, strict=True))
+            told.append(f"mean {name} {_figure(before)} and {_figure(after)}")
+    return f"{', '.join(told) or 'not measured'}."
 
 
 def _p_text(mean: Mapping[str, Any]) -> str:
@@ -712,7 +727,10 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
         )
         if "stage_1" in result:
             yield f"Before and after category-wise fine-tuning: {_stages(result)}"
-            yield _stages_table(result)
+            if any(row["difference"] for row in result["change"]["categories"].values()):
+                yield _stages_table(result)
+            yield f"Before and after Platt scaling: {_scaling(result)}"
+            yield _calibration_table(result)
         yield _category_table(result["categories"])
         yield (
             "AP: average precision. Brier: mean squared error of the probability. ECE: expected "
@@ -727,19 +745,13 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _stages_table(result: Mapping[str, Any]) -> str:
-    """Per category the AUROC of both stages, and the Brier score before and after Platt scaling.
-
-    Of a model that stage 2 left as it was, only the latter.
-    """
-    changed = any(row["difference"] for row in result["change"]["categories"].values())
+    """Per category the AUROC and the Brier score of both stages."""
     columns = ["Category", "AUROC, stage 1", "AUROC, stage 2", "Change (DeLong)"]
-    rows = [[*columns, "Brier, stage 1", "Brier, stage 2", "Brier, uncalibrated"]]
+    rows = [[*columns, "Brier, stage 1", "Brier, stage 2"]]
     for label, row in result["categories"].items():
-        before, raw = result["stage_1"]["categories"][label], result["uncalibrated"][label]
-        cells = [_figure(before["auroc"]), _figure(row["auroc"]), _change(result, label)]
-        cells.append(_figure(before["brier"]))
-        after = [_figure(row["brier"]), _figure(raw["brier"])]
-        rows.append([label, *(cells if changed else [""] * len(cells)), *after])
+        before = result["stage_1"]["categories"][label]
+        areas = (_figure(before["auroc"]), _figure(row["auroc"]), _change(result, label))
+        rows.append([label, *areas, _figure(before["brier"]), _figure(row["brier"])])
     return _table(_without_empty_columns(rows))
 
 
