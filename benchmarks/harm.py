@@ -150,7 +150,7 @@ def tables(results: dict[str, list[dict]]) -> str:
                 "| Method | Change | 95 % interval | Each seed |",
                 "| --- | ---: | ---: | --- |",
             ]
-            for name in runs[0]["change"]:
+            for name in (name for name in METHODS if name in runs[0]["change"]):
                 each = np.array([1e4 * run["change"][name][truth]["mean"] for run in runs])
                 seeds = " ".join(f"{x:+.0f}" for x in each)
                 parts.append(f"| {name} | {' | '.join(interval(each))} | {seeds} |")
