@@ -273,7 +273,9 @@ def serve(classifier: cft.Classifier, fallback: str = "") -> Iterator[str]:
             mcp_server=False,
             pwa=False,
             ssr_mode=False,
-            max_file_size=MAX_BYTES,
+            # The reader refuses from MAX_BYTES on, with a sentence in the film's place; what Gradio
+            # refuses takes all the other films of the drop along.
+            max_file_size=2 * MAX_BYTES,
             # Gradio remembers the last answer of so many visitors, films and all.
             state_session_capacity=1,
             footer_links=["api"],  # "settings" offers to record the screen

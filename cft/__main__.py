@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -66,21 +67,21 @@ def main(arguments: list[str] | None = None) -> int:
     if not paths:
         return _usage_error(f"no films in {', '.join(map(str, options.films))}")
 
-    import cft  # heavy: after the arguments are known to be right
-
+    refusal = _unwritable(options)
+    if refusal:
+        return _usage_error(refusal)
     try:
-        if options.heatmaps:
-            options.heatmaps.mkdir(parents=True, exist_ok=True)
+        import cft  # heavy: after the arguments are known to be right
+    except KeyboardInterrupt:
+        return _interrupted()
+    try:
         classifier = cft.load(options.model, options.device)
+    except KeyboardInterrupt:
+        return _interrupted()
     except cft.ModelFolderError as error:
         return _usage_error(str(error))
-    except KeyboardInterrupt:
-        print("interrupted: no film was read", file=sys.stderr)
-        return 130
     except (RuntimeError, AssertionError) as error:  # torch's word on an impossible --device
         return _usage_error(f"--device {options.device} cannot be used ({error})")
-    except OSError as error:
-        return _usage_error(f"cannot write to {options.heatmaps} ({error.strerror})")
 
     run = _Run(classifier, options)
     try:
@@ -189,6 +190,27 @@ def find_films(arguments: Iterable[Path]) -> Iterator[Path]:
             hidden = any(part.startswith(".") for part in path.relative_to(argument).parts)
             if path.is_file() and not hidden and path.suffix.lower() in _SUFFIXES:
                 yield path
+
+
+def _unwritable(options: argparse.Namespace) -> str | None:
+    """Why a result could not be written in the end; asked before the first film is read."""
+    table = Path(options.csv) if options.csv not in (None, "-") else None
+    for place, folder in ((options.heatmaps, options.heatmaps), (table, table and table.parent)):
+        try:
+            if place is not None and place == options.heatmaps:
+                place.mkdir(parents=True, exist_ok=True)
+            if folder is not None:
+                tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            return f"cannot write to {place} ({error.strerror})"
+    if table and table.is_dir():
+        return f"cannot write to {table} (it is a folder)"
+    return None
+
+
+def _interrupted() -> int:
+    print("interrupted: no film was read", file=sys.stderr)
+    return 130
 
 
 def _usage_error(sentence: str) -> int:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from cft.ensemble import Ensemble
 
 # Arguments of timm.create_model that would load something else than the folder's own tensors.
+#: Note on a lateral film, unless lateral films trained the model.
+LATERAL = "a lateral film: the model knows frontal ones only, so these numbers mean nothing"
+
 _FORBIDDEN_MODEL_ARGS = {
     "cache_dir",
     "checkpoint_path",
@@ -222,6 +225,11 @@ class Classifier:
         """
         return f"{self.config['architecture']} {self.weights_sha256[:8]}{origin(self)}"
 
+    def _knows(self, view: str | None) -> bool:
+        """Whether films of that view trained the model; frontal ones always did."""
+        views = self.config.get("cft", {}).get("provenance", {}).get("views", {})
+        return view != "lateral" or bool(views.get("lateral"))
+
     def predict(self, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
         """Predict the findings of one film or of a list of films.
 
@@ -313,7 +321,7 @@ class Classifier:
                 for label, category in self.categories.items()
             },
             view=film.view,
-            notes=film.notes,
+            notes=film.notes if self._knows(film.view) else (LATERAL, *film.notes),
             shape=film.shape,
             _categories=self.categories,
             _region=self.preprocess.seen_region(*film.shape),

@@ -75,7 +75,10 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     The data goes to a temporary file in the same folder, is flushed to disk and renamed.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:  # of the temporary file, whose name nobody asked for
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file

@@ -19,6 +19,7 @@ import numpy as np
 
 import cft
 from cft import heatmap, results
+from cft.classifier import LATERAL
 from cft.labels import DESCRIPTIONS
 from cft.radiograph import MAX_BYTES
 
@@ -125,11 +126,13 @@ def film_html(
     facts = [
         f"{findings.view} view" if findings.view else None,
         f"{findings.shape[1]} × {findings.shape[0]} pixels",
-        *findings.notes,
+        *(note for note in findings.notes if note != LATERAL),
     ]
+    warning = f"<p class='warning'>{LATERAL.capitalize()}.</p>" if _is_lateral(findings) else ""
     return (
         f"<article class='film'><header><h2><bdi>{escape(name)}</bdi></h2>"
-        f"<p class='facts'>{' · '.join(escape(fact) for fact in facts if fact)}</p></header>"
+        f"<p class='facts'>{' · '.join(escape(fact) for fact in facts if fact)}</p>"
+        f"{warning}</header>"
         f"<div class='reading'>{_figure(classifier, number, findings, rows, picture)}"
         f"{_table(number, name, rows, chosen)}</div></article>"
     )
@@ -148,8 +151,14 @@ def _count(findings: cft.Findings) -> str:
 
 
 def _gist(findings: cft.Findings) -> str:
+    if _is_lateral(findings):
+        return "a lateral film: the numbers mean nothing"
     positives = ", ".join(escape(_plain(label)) for label in findings.positives)
     return _count(findings) + (f": {positives}" if positives else "")
+
+
+def _is_lateral(findings: cft.Findings) -> bool:
+    return LATERAL in findings.notes
 
 
 def _failed(result: results.Result) -> bool:

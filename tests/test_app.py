@@ -315,8 +315,20 @@ def test_a_film_that_two_visitors_upload_at_once_is_read_for_both(served, films)
     assert not files_in(served.folder)
 
 
+def test_a_film_that_is_too_large_does_not_take_the_others_along(served, films):
+    paths = [
+        post_upload(served, name, data).json()[0]
+        for name, data in (("large.dcm", bytes(50 * 2**20 + 1)), ("a.png", films[0].read_bytes()))
+    ]
+    answer = call(served, [{"path": p, "meta": {"_type": "gradio.FileData"}} for p in paths])
+    large, other = json.loads(answer.partition("data: ")[2])[0]["films"]
+    assert large["error"] == "the file is larger than 50 MB"
+    assert len(other["findings"]) == 3
+    assert not files_in(served.folder)
+
+
 def test_an_upload_over_the_limit_is_refused(served):
-    response = post_upload(served, "large.dcm", bytes(50 * 2**20 + 1))
+    response = post_upload(served, "large.dcm", bytes(100 * 2**20 + 1))
     assert response.status_code == 413
     assert not files_in(served.folder)
 

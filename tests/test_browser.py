@@ -17,6 +17,7 @@ from cft.model_folder import write_model_folder
 from cft.phantom import draw_phantom
 from tests import chromium
 from tests.conftest import random_model_config
+from tests.films import dataset, dicom, phantom
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{value}}.png"
 
@@ -127,6 +128,16 @@ def test_dropped_films_get_findings_and_a_broken_one_its_sentence_in_place(visit
     entries.nth(2).locator("summary").click()
     assert visit.locator("tbody tr:visible").count() == 14  # the first has closed
     assert entries.nth(2).locator("tbody tr:visible").count() == 14
+
+
+def test_a_lateral_film_is_shown_with_a_warning(visit):
+    lateral = dicom(dataset(phantom(height=128, width=128), ViewPosition="LL"))
+    chromium.drop(visit, [("lateral.dcm", lateral)])
+    assert visit.locator(".warning").inner_text().startswith("A lateral film: the model knows")
+    chromium.drop(visit, [("lateral.dcm", lateral), ("other.png", film(1))])
+    gists = visit.locator("#answer .gist")
+    gists.nth(1).wait_for()
+    assert ["lateral" in gist for gist in gists.all_inner_texts()] == [True, False]
 
 
 def test_films_can_be_dropped_again_and_again(visit):

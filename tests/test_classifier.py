@@ -15,7 +15,7 @@ from PIL import Image
 
 import cft
 from cft.__main__ import main
-from cft.classifier import Classifier
+from cft.classifier import LATERAL, Classifier
 from tests.conftest import ROOT, random_model_config
 
 LABELS = ["Cardiomegaly", "Effusion", "Hernia"]
@@ -189,6 +189,16 @@ def test_positives_are_those_at_or_above_their_operating_point(classifier, films
         assert findings.operating_points["Hernia"] is None
 
 
+def test_a_lateral_film_is_answered_with_a_warning(classifier, model_folder, tmp_path):
+    pixels = np.random.default_rng(0).random((64, 64), np.float32)
+    lateral, frontal = cft.Radiograph(pixels, "lateral", ("note",)), cft.Radiograph(pixels, "PA")
+    assert classifier.predict(lateral).notes == (LATERAL, "note")
+    assert classifier.predict(frontal).notes == ()
+    shutil.copytree(model_folder, tmp_path / "model")
+    rewrite(tmp_path / "model", cft={"provenance": {"views": {"PA": 3, "lateral": 2}}})
+    assert cft.load(tmp_path / "model").predict(lateral).notes == ("note",)
+
+
 def test_the_dictionary_is_plain_json_sorted_by_probability(classifier, films):
     answer = json.loads(json.dumps(classifier.predict(films[0]).to_dict()))
     probabilities = [row["probability"] for row in answer["findings"]]
@@ -289,6 +299,25 @@ def run(capsys):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "why"),
+    [
+        ("--csv", "nowhere/x.csv", "No such file or directory"),
+        ("--csv", "folder", "it is a folder"),
+        ("--heatmaps", "file/maps", "Not a directory"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_a_film_is_read(
+    run, films, tmp_path, option, name, why, model_folder, monkeypatch
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Classifier, "stream", None)
+    status, stdout, stderr = run(films[0], option, tmp_path / name, model=model_folder)
+    assert (status, stdout) == (2, "")
+    assert stderr == f"python -m cft: cannot write to {tmp_path / name} ({why})\n"
 
 
 def test_the_command_runs_as_a_module(films, model_folder):

@@ -120,6 +120,19 @@ def test_options_that_do_not_fit_the_data_are_refused(tmp_path, words, message):
         arguments("--data", str(path), *words)
 
 
+@pytest.mark.parametrize("lateral", ["lateral", "Lateral", "LL", " LAT "])
+def test_laterals_are_known_however_they_are_written(tmp_path, lateral):
+    rows = (f"a.png,{lateral},m,1", "b.png,pa,FEMALE,0", "c.png,oblique,x,0", "d.png,,,1")
+    path = write(tmp_path / "t.csv", "image,view,sex,Edema", *rows)
+    table = arguments("--data", str(path), "--dataset", "csv")
+    assert table.attributes["view"].tolist() == ["lateral", "PA", "", ""]
+    assert table.attributes["sex"].tolist() == ["M", "F", "", ""]
+    assert "Took 1 unknown value of the column view for frontal: oblique." in table.notes
+    assert "Took 1 unknown value of the column sex for unknown: x." in table.notes
+    frontal = arguments("--data", str(path), "--dataset", "csv", "--view", "frontal")
+    assert frontal.names.tolist() == ["b.png", "c.png", "d.png"]
+
+
 def test_a_share_for_a_split_that_the_source_names_is_refused(tmp_path):
     path = write(tmp_path / "t.csv", "image,split,Edema", "a,train,1", "b,valid,1")
     with pytest.raises(DatasetError, match="has a valid split of its own; leave out --valid"):

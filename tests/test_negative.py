@@ -186,6 +186,13 @@ def test_a_run_is_not_overwritten_by_accident(trained, data, capsys):
     assert weights(trained) == before
 
 
+def test_a_folder_that_no_run_made_is_not_overwritten(data, tmp_path, capsys):
+    (tmp_path / "README.md").write_text("mine")
+    assert negative.main(arguments(data, tmp_path)) == 1
+    assert "holds README.md that no run made; choose another --out" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
 # --- Failures -----------------------------------------------------------------------------------
 
 
@@ -253,13 +260,32 @@ def test_what_cannot_work_is_one_sentence(data, tmp_path, capsys, changes, messa
         ["--augment", "shear=1"],
         ["--schedule", "up"],
         ["--lr", "fast"],
+        ["--lr", "-1"],
+        ["--lr", "0"],
+        ["--lr", "nan"],
+        ["--lr", "inf"],
+        ["--image-size", "0"],
+        ["--batch-size", "0"],
+        ["--accumulate", "0"],
+        ["--epochs", "0"],
+        ["--threads", "-2"],
+        ["--workers", "0"],
+        ["--seed", "-1"],
+        ["--patience", "-1"],
+        ["--judge-width", "-1"],
+        ["--clip", "-1"],
+        ["--weight-decay", "-1"],
+        ["--checkpoint-minutes", "nan"],
+        ["--dropout", "3"],
+        ["--ema", "2"],
+        ["--warmup", "5"],
     ],
 )
 def test_a_wrong_option_is_wrong_usage(data, wrong, capsys):
     with pytest.raises(SystemExit) as exit_:
         negative.main(["--data", str(data), *wrong])
     assert exit_.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    assert capsys.readouterr().err.splitlines()[-1].startswith("python -m train.negative: error: ")
 
 
 # --- The loop, from inside ----------------------------------------------------------------------
@@ -497,6 +523,12 @@ def test_an_option_beside_a_preset_wins():
     assert options.command == (
         "python -m train.negative --preset u-ones --data DATA --epochs 7 --uncertain ignore"
     )
+
+
+@pytest.mark.parametrize("option", ["--patience", "--clip", "--warmup", "--ema", "--dropout"])
+def test_nought_switches_off_what_can_be_off(option):
+    _, settings, _ = parse(["--data", "somewhere", option, "0"])
+    assert getattr(settings, option[2:]) == 0
 
 
 def test_without_data_the_run_is_a_rehearsal():

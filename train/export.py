@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -146,12 +147,14 @@ def provenance_of(table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str
         for split, used in rows.items()
     }
     trained = counts["train"]
+    views = table.attributes["view"][rows["train"]] if "view" in table.attributes else []
     return {
         "trained_on": f"{trained['films']:,} films of {trained['patients']:,} patients of the data "
         f"set {table.dataset!r}" + (_FEW if trained["films"] < _MANY else ""),
         "stage": "negative",
         "dataset": table.dataset,
         "splits": counts,
+        "views": {view or "unknown": n for view, n in Counter(map(str, views)).items()},
         "notes": list(table.notes),
         "parent": None,
         "versions": {"cft": cft.__version__, "torch": torch.__version__, "timm": timm.__version__},

@@ -32,7 +32,7 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cft.model_folder import ModelFolderError, atomic_write
+from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError, atomic_write
 from cft.preprocess import Preprocess
 from train.augment import Augmentation, augment
 from train.checkpoint import CheckpointError, load_checkpoint, read_facts, save_checkpoint
@@ -377,6 +377,7 @@ class Stop:
         if self.asked:  # the second time the user means it
             raise KeyboardInterrupt
         self.asked = True
+        print("stopping; once more: at once, without saving", file=sys.stderr)
 
 
 def validation(scores: np.ndarray, table: LabelTable) -> dict[str, Any]:
@@ -491,6 +492,12 @@ def prepare_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> 
     """
     work.out.mkdir(parents=True, exist_ok=True)
     there = work.last.exists()
+    if not (work.out / _RUN).exists():
+        theirs = [name for name in (CONFIG, WEIGHTS, CARD) if (work.out / name).exists()]
+        if theirs:
+            raise TrainingError(
+                f"{work.out} holds {' and '.join(theirs)} that no run made; choose another --out"
+            )
     if there and not work.resume:
         raise TrainingError(
             f"{work.out} already holds a run; add --resume to go on with it, or choose another "

@@ -123,8 +123,10 @@ def _attributes(table: Columns) -> tuple[dict[str, np.ndarray], list[str]]:
         attributes["age"], notes = reading.read_ages(table["age"])
     if "sex" in table.cells:
         attributes["sex"] = reading.read_choice(table["sex"], SEX)
+        notes += reading.note_unknown_values(table, "sex", SEX, "unknown")
     if "view" in table.cells:
         attributes["view"] = reading.read_choice(table["view"], VIEW)
+        notes += reading.note_unknown_values(table, "view", {*VIEW, "frontal"}, "frontal")
     if "width" in table.cells:
         attributes["width"] = reading.read_widths(table)
     return attributes, notes

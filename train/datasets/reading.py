@@ -31,9 +31,9 @@ from train.labels import SPLITS, DatasetError, LabelTable, Paths, stable_uniform
 BLANK, UNCERTAIN = 2, -1
 _Y = np.array([0, 1, np.nan, np.nan], np.float32)
 
-#: How tables write sex and projection.
-SEX = {"M": "M", "F": "F", "Male": "M", "Female": "F"}
-VIEW = {"PA": "PA", "AP": "AP", "lateral": "lateral"}
+#: How tables write sex and projection, in lower case.
+SEX = {"m": "M", "f": "F", "male": "M", "female": "F"}
+VIEW = {"pa": "PA", "ap": "AP", **dict.fromkeys(("lateral", "lat", "ll", "rl", "l"), "lateral")}
 
 # Fewer than the young objects that start Python's garbage collector (700), which would otherwise
 # look at every row again and again: reading takes half the time.
@@ -260,10 +260,20 @@ def _age(value: str) -> float:
 
 
 def read_choice(column: Sequence[str], choices: Mapping[str, str]) -> np.ndarray:
-    """(N,) str: each value as ``choices`` translates it; "" for anything else."""
+    """(N,) str: each value as ``choices`` translates it in lower case; "" for anything else."""
     number = {value: number for number, value in enumerate(dict.fromkeys(column))}
-    meaning = np.array([choices.get(value, "") for value in number])
+    meaning = np.array([choices.get(value.strip().lower(), "") for value in number])
     return meaning[np.fromiter(map(number.__getitem__, column), np.int64, len(column))]
+
+
+def note_unknown_values(
+    table: Columns, name: str, known: Collection[str], taken_for: str
+) -> list[str]:
+    """A note on the values of a column that are none of ``known`` (in lower case) nor blank."""
+    strange = {value.strip() for value in table[name] if value.strip()}
+    strange = sorted(value for value in strange if value.lower() not in known)
+    sentence = f"Took {{}} unknown {{}} of the column {name} for {taken_for}"
+    return note_names(sentence, strange, "value", "values")
 
 
 def read_widths(table: Columns) -> np.ndarray:
