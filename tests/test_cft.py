@@ -94,6 +94,14 @@ def searches(monkeypatch):
 # --- What is refused ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("wrong", ["--seed=-1", "--threads=-2", "--workers=0", "--judge-width=-1"])
+def test_a_wrong_number_is_wrong_usage(tmp_path, wrong, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cft.main(["--model", str(tmp_path), "--out", str(tmp_path / "out"), wrong])
+    assert exit_.value.code == 2
+    assert "is not a whole number" in capsys.readouterr().err
+
+
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path, capsys):
     assert cft.main(["--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
     assert "is not a folder" in capsys.readouterr().err

@@ -1,10 +1,21 @@
-"""How a command ends."""
+"""The numbers that options take, and how a command ends."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
-from train.command import Stopped, exit_code
+from train import pack
+from train.command import (
+    ABOVE_ZERO,
+    BETWEEN_ZERO_AND_ONE,
+    FROM_ZERO,
+    POSITIVE,
+    SHARE,
+    WHOLE,
+    Stopped,
+    exit_code,
+)
 from train.labels import UsageError
 
 
@@ -56,3 +67,29 @@ def test_the_file_of_an_error_is_named(capsys, tmp_path):
 def test_a_fault_of_the_program_is_not_hidden():
     with pytest.raises(ValueError, match="a fault"):
         exit_code("train.it", raising(ValueError("a fault")), Expected, interrupted="")
+
+
+@pytest.mark.parametrize(
+    ("number", "right", "wrong"),
+    [
+        (POSITIVE, ["1", "40"], ["0", "-1", "1.5", "nan", "many"]),
+        (WHOLE, ["0", "7"], ["-1", "0.5", "nan", ""]),
+        (ABOVE_ZERO, ["1e-9", "3"], ["0", "-1", "nan", "inf", "fast"]),
+        (FROM_ZERO, ["0", "0.5", "9"], ["-0.1", "nan", "inf"]),
+        (SHARE, ["0", "0.99"], ["1", "-0.1", "nan"]),
+        (BETWEEN_ZERO_AND_ONE, ["0.5"], ["0", "1", "95", "nan"]),
+    ],
+)
+def test_a_number_is_in_its_range_or_refused(number, right, wrong):
+    assert [number(text) for text in right] == [float(text) for text in right]
+    for text in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^{text!r} is not {number.words}$"):
+            number(text)
+
+
+@pytest.mark.parametrize("wrong", ["--seed=-1", "--workers=0", "--image-size=0"])
+def test_packing_refuses_wrong_numbers(wrong, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        pack.main(["--data", "somewhere", wrong])
+    assert exit_.value.code == 2
+    assert "is not a whole number" in capsys.readouterr().err

@@ -91,11 +91,29 @@ def test_a_table_that_cannot_be_is_refused_with_the_place_named(tmp_path, lines,
         (b"image,Edema", "is not a whole gzip file"),
     ],
 )
-def test_a_file_that_is_not_text_is_refused(tmp_path, content, message):
+@pytest.mark.parametrize("name", ["csv", None])
+def test_a_file_that_is_not_text_is_refused(tmp_path, name, content, message):
     path = tmp_path / ("table.csv" if content[0] == 0xFF else "table.csv.gz")
     path.write_bytes(content)
     with pytest.raises(DatasetError, match=message):
-        read_dataset("csv", path)
+        read_dataset(name, path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,\u00d6dem\na.png,1\n".encode("cp1252"), "is not UTF-8 text"),
+        ("image,Edema\na.png,1\n".encode("utf-16"), "is not UTF-8 text"),
+        (b"", "holds no rows"),
+        (b"image,Edema", "holds no rows"),
+        (b"image\na.png\n", "is none of the data sets"),
+    ],
+)
+def test_what_is_wrong_with_a_table_that_nothing_recognises_is_said(tmp_path, content, message):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(None, path)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +128,8 @@ def test_a_file_that_is_not_text_is_refused(tmp_path, content, message):
         (["--min-width", "100"], "csv does not tell the width of films; omit --min-width"),
         (["--valid", "0.5", "--test", "0.5"], "leave nothing to train on"),
         (["--valid", "-0.1"], "must be in"),
+        (["--valid", "nan"], "must be in"),
+        (["--test", "nan"], "must be in"),
         (["--known", "0"], "share of known labels is 0"),
         (["--phantoms", "5"], "--phantoms is for the data set phantoms, and this is csv"),
     ],
@@ -131,6 +151,49 @@ def test_laterals_are_known_however_they_are_written(tmp_path, lateral):
     assert "Took 1 unknown value of the column sex for unknown: x." in table.notes
     frontal = arguments("--data", str(path), "--dataset", "csv", "--view", "frontal")
     assert frontal.names.tolist() == ["b.png", "c.png", "d.png"]
+
+
+WAY_OUT = "; if this is no category, name the categories with --labels, or its role with --map "
+
+
+@pytest.mark.parametrize(
+    ("column", "pair"),
+    [("Age", "age=Age"), ("report_id", "ROLE=report_id"), ("Row no", "'ROLE=Row no'")],
+)
+def test_a_column_that_is_no_category_is_refused_with_a_way_out(tmp_path, column, pair):
+    path = write(tmp_path / "t.csv", f"image,Edema,{column}", "a.png,1,41", "b.png,0,50")
+    with pytest.raises(DatasetError, match=f"'41' cannot be; expected .*{WAY_OUT}{pair}$"):
+        arguments("--data", str(path))
+    assert arguments("--data", str(path), "--labels", "Edema").label_names == ("Edema",)
+    mapped = arguments("--data", str(path), "--map", pair.strip("'").replace("ROLE", "age"))
+    assert mapped.label_names == ("Edema",)
+
+
+@pytest.mark.parametrize("words", [["--labels", "Edema,Age"], ["--map", "Sepsis=Age"]])
+def test_a_column_that_was_named_as_a_category_is_one(tmp_path, words):
+    path = write(tmp_path / "t.csv", "image,Edema,Age", "a.png,1,41")
+    with pytest.raises(DatasetError, match=r"'41' cannot be; expected .* \(unknown\)$"):
+        arguments("--data", str(path), *words)
+
+
+def test_the_help_of_map_names_every_role():
+    parser = argparse.ArgumentParser()
+    add_dataset_arguments(parser)
+    text = " ".join(parser.format_help().split())
+    assert "(image, patient, study, split, age, sex, view, width)" in text
+
+
+@pytest.mark.parametrize("words", [["--valid", "0.9"], ["--valid", "0.5", "--test", "0.49"]])
+def test_a_draw_that_leaves_no_training_films_is_refused(tmp_path, words):
+    path = write(tmp_path / "t.csv", "image,Edema", *(f"{i}.png,1" for i in range(10)))
+    with pytest.raises(DatasetError, match="no training films are left: make --valid or --test"):
+        arguments("--data", str(path), *words)
+    arguments("--data", str(path), "--valid", "0.7")
+
+
+def test_a_table_of_test_films_alone_is_read(tmp_path):
+    path = write(tmp_path / "t.csv", "image,split,Edema", "a,test,1", "b,test,0", "c,test,0")
+    assert set(arguments("--data", str(path)).split) == {"test"}
 
 
 def test_a_share_for_a_split_that_the_source_names_is_refused(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,9 @@ from sklearn.metrics import average_precision_score, roc_curve
 from cft import page
 from cft.labels import CHEXPERT_5
 from train import chexpert, plots
+from train.datasets import add_dataset_arguments
 from train.ensemble import combine, greedy_weights
-from train.evaluate import _training_plots, main
+from train.evaluate import _parser, _training_plots, main
 from train.inference import predictions_of, run, truth_of
 from train.labels import LabelTable
 from train.predictions import (
@@ -227,6 +229,12 @@ def test_a_missing_file_is_named(tables, tmp_path, capsys):
     assert "none.csv cannot be read" in message
 
 
+def test_every_option_has_a_help_text_and_shows_its_default():
+    parser = _parser()
+    assert not [action.option_strings for action in parser._actions if not action.help]
+    assert "films to score (default: test)" in " ".join(parser.format_help().split())
+
+
 def test_two_models_of_one_name_are_refused(tables, tmp_path, capsys):
     truth, a, _ = tables
     (tmp_path / "other").mkdir()
@@ -394,6 +402,52 @@ def test_the_folder_holds_report_predictions_and_plots(official):
             assert len(image.convert("L").getcolors(256)) > 50  # not a blank page
         assert (official / "plots" / f"{name}.svg").read_text().rstrip().endswith("</svg>")
         assert f"plots/{name}.png" in (official / "report.md").read_text()
+
+
+def all_files(folder) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_report_lists_the_files_of_its_folder(official, report):
+    assert report["files"] == all_files(official)
+
+
+def test_plots_of_an_earlier_report_are_removed_and_other_files_stay(tables, tmp_path):
+    truth, a, _ = tables
+    out = tmp_path / "out"
+    evaluate("--predictions", a, "--truth", truth, out=out)
+    assert (out / "plots" / "subgroups.png").exists()
+    (out / "plots" / "mine.png").write_text("mine")
+    rewrite(truth, lambda rows: [{k: r[k] for k in ("Study", "Edema", "Mass")} for r in rows])
+    report = evaluate("--predictions", a, "--truth", truth, out=out)
+    assert not list((out / "plots").glob("subgroups.*"))
+    assert all_files(out) == sorted([*report["files"], "plots/mine.png"])
+
+
+@pytest.mark.parametrize("damaged", ["", "[]", "null", '{"files": 5}', '{"files": [5, null, []]}'])
+def test_a_damaged_report_is_written_anew(tables, tmp_path, no_plots, damaged):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text(damaged)
+    report = evaluate("--predictions", tables[1], "--truth", tables[0], out=out)
+    assert report["files"] == ["predictions.csv", "report.json", "report.md"]
+
+
+def test_only_plots_within_the_folder_are_ever_removed(tables, tmp_path, no_plots):
+    out, elsewhere = tmp_path / "out", tmp_path / "plots"
+    inside = [out / name for name in ("notes.txt", "plots/notes.txt", "films/a.png")]
+    outside = [elsewhere / "roc.png", tmp_path / "a.png"]
+    (out / "plots" / "folder.png").mkdir(parents=True)
+    (out / "plots" / "linked").symlink_to(elsewhere)
+    for path in (*inside, *outside):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    listed = [str(path.relative_to(out)) for path in inside] + list(map(str, outside))
+    listed += ["../plots/roc.png", "plots/../../a.png", "plots/../../plots/roc.png"]
+    listed += ["plots/linked/roc.png", "plots/folder.png", "plots/gone.png", "\0/a.png"]
+    (out / "report.json").write_text(json.dumps({"files": listed}))
+    evaluate("--predictions", tables[1], "--truth", tables[0], out=out)
+    assert all(path.read_text() == "mine" for path in (*inside, *outside))
 
 
 def test_the_ensemble_is_scored_among_the_models(report):
@@ -880,13 +934,17 @@ def test_a_model_without_a_common_category_is_refused(model_folder, tmp_path, ca
     assert "other predicts no category of the data set 'nih'" in message
 
 
-def trained_on_nih(model_folder, folder, seed, **arguments) -> Path:
+def trained_on(dataset, model_folder, folder, seed, **arguments) -> Path:
     """A copy of a model folder that says that it was trained on a data set drawn with a seed."""
     shutil.copytree(model_folder, folder)
     config = json.loads((folder / "config.json").read_text())
-    config["cft"]["provenance"] = {"dataset": "nih", "seed": seed, "arguments": arguments}
+    config["cft"]["provenance"] = {"dataset": dataset, "seed": seed, "arguments": arguments}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
+
+
+def trained_on_nih(model_folder, folder, seed, **arguments) -> Path:
+    return trained_on("nih", model_folder, folder, seed, **arguments)
 
 
 def seen_films(report, model) -> list[str]:
@@ -913,6 +971,78 @@ def test_films_that_the_model_was_trained_on_are_counted_and_named(
     assert "of the 12 films" in note
     assert "--seed 1" in note
     assert seen_films(report, "silent")  # with its default share of test films
+
+
+def test_a_fine_tuned_model_has_seen_the_films_of_its_stage_1(
+    drawn_nih, model_folder, tmp_path, no_plots
+):
+    """The seed of stage 2 draws folds, not splits."""
+    model = trained_on_nih(model_folder, tmp_path / "model", seed=1, test=0.5, valid=None)
+    config = json.loads((model / "config.json").read_text())
+    config["cft"]["provenance"]["stage_1"] = {"seed": 0}
+    (model / "config.json").write_text(json.dumps(config))
+    options = ("--dataset", "nih", "--data", drawn_nih, "--test", "0.5")
+    report = evaluate("--model", model, *options, out=tmp_path / "out")
+    assert not seen_films(report, "model")
+
+
+def typed(note: str) -> argparse.Namespace:
+    """What the options that a note advises say when they are typed in a shell."""
+    parser = argparse.ArgumentParser()
+    add_dataset_arguments(parser)
+    parser.add_argument("--seed")
+    return parser.parse_args(shlex.split(note.partition("are those of ")[2]))
+
+
+def test_the_options_of_a_models_own_splits_can_be_typed(nih, model_folder, tmp_path, no_plots):
+    columns = {
+        "File Name": [f"images/{i:08d}_000.png" for i in range(24)],
+        "an id": range(24),
+        "Effusion": [0, 1] * 12,
+    }
+    data = write_csv(nih / "own.csv", columns)
+    mapping = ["image=File Name", "patient=an id"]
+    model = trained_on("csv", model_folder, tmp_path / "model", 1, map=mapping, test=0.5)
+    report = evaluate(
+        "--model", model, "--data", data, "--test", "0.5", "--map", *mapping, out=tmp_path / "out"
+    )
+    (note,) = seen_films(report, "model")
+    options = typed(note)
+    assert (options.map, options.seed, options.test) == (mapping, "1", 0.5)
+
+
+def test_the_options_of_a_models_own_phantoms_are_named(model_folder, tmp_path, no_plots):
+    drawn = {"phantoms": 60, "phantom_size": 32, "missing": "none"}
+    model = trained_on("phantoms", model_folder, tmp_path / "model", 1, **drawn)
+    options = ("--dataset", "phantoms", "--phantoms", 60)
+    report = evaluate("--model", model, *options, out=tmp_path / "out")
+    (note,) = seen_films(report, "model")
+    assert drawn.items() <= vars(typed(note)).items()
+
+
+def test_phantoms_stand_in_only_for_a_model_that_was_trained_on_them(
+    model_folder, tmp_path, capsys, no_plots, monkeypatch
+):
+    monkeypatch.setattr("train.datasets.phantoms._FILMS", 60)
+    own = trained_on("phantoms", model_folder, tmp_path / "own", seed=0)
+    evaluate("--model", own, out=tmp_path / "out")
+    for models in ([model_folder], [own, model_folder]):
+        words = ["--model", *map(str, models), "--out", str(tmp_path / "none")]
+        assert main(words) == 2
+        assert f"{model_folder.name} was not trained on phantoms" in capsys.readouterr().err
+        assert not (tmp_path / "none").exists()
+    evaluate("--model", model_folder, "--dataset", "phantoms", out=tmp_path / "asked")
+
+
+def test_a_member_trained_on_phantoms_is_enough_for_an_ensemble(
+    model_folder, tmp_path, no_plots, monkeypatch
+):
+    monkeypatch.setattr("train.datasets.phantoms._FILMS", 60)
+    own = trained_on("phantoms", model_folder, tmp_path / "own", seed=0)
+    saved = tmp_path / "saved"
+    words = ("--dataset", "phantoms", "--ensemble", "mean", "--save-ensemble", saved)
+    evaluate("--model", own, model_folder, *words, out=tmp_path / "out")
+    evaluate("--model", saved, out=tmp_path / "again")
 
 
 def test_a_model_that_does_not_say_how_its_films_were_drawn_is_named(

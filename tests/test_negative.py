@@ -281,9 +281,9 @@ def test_what_cannot_work_is_one_sentence(data, tmp_path, capsys, changes, messa
         ["--warmup", "5"],
     ],
 )
-def test_a_wrong_option_is_wrong_usage(data, wrong, capsys):
+def test_a_wrong_option_is_wrong_usage(wrong, capsys):
     with pytest.raises(SystemExit) as exit_:
-        negative.main(["--data", str(data), *wrong])
+        parse(["--data", "somewhere", *wrong])
     assert exit_.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith("python -m train.negative: error: ")
 
@@ -529,6 +529,12 @@ def test_an_option_beside_a_preset_wins():
 def test_nought_switches_off_what_can_be_off(option):
     _, settings, _ = parse(["--data", "somewhere", option, "0"])
     assert getattr(settings, option[2:]) == 0
+
+
+def test_no_default_of_an_option_is_shown_as_nothing(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    assert "(default: )" not in " ".join(capsys.readouterr().out.split())
 
 
 def test_without_data_the_run_is_a_rehearsal():

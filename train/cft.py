@@ -41,7 +41,7 @@ from cft.model_folder import (
 )
 from train import refit, report
 from train.checkpoint import CheckpointError
-from train.command import Stopped, exit_code
+from train.command import POSITIVE, WHOLE, Stopped, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments, read_dataset
 from train.distributed import processes
 from train.export import calibrate, evaluate, provenance_of, rounded, test_tables
@@ -658,10 +658,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", choices=list(PRESETS), help="paper: the published method, greedy with its GA")
     add("--fitness", choices=list(METRICS), default="auroc", help="metric (%(default)s)")
     add("--loss", default="bce", help="of the gradient: bce, or asl:gamma_negative=,... (bce)")
-    add("--seed", type=int, default=0, help="of folds and GA; the data keeps its own (%(default)s)")
+    add(
+        "--seed",
+        type=WHOLE,
+        default=0,
+        help="of folds and GA; the data keeps its own (%(default)s)",
+    )
     add(
         "--judge-width",
-        type=int,
+        type=WHOLE,
         default=0,
         metavar="PIXELS",
         help="validate and test only on films stored at least this wide (default: the model's)",
@@ -670,8 +675,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="go on with what is finished")
     add("--device", help='such as "cpu" or "cuda" (default: a GPU if there is one)')
     add("--cache", type=Path, help="folder of packed films and features (default: beside --out)")
-    add("--workers", type=int, help="processes that pack films (default: one a core)")
-    add("--threads", type=int, help="CPU threads (default: PyTorch's choice)")
+    add("--workers", type=POSITIVE, help="processes that pack films (default: one a core)")
+    add("--threads", type=POSITIVE, help="CPU threads (default: PyTorch's choice)")
     add_dataset_arguments(parser)
     add_push_arguments(parser)
     return parser

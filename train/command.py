@@ -1,13 +1,70 @@
-"""How every command of `train` ends: an exit code, and one sentence if something went wrong."""
+"""What every command of `train` shares: the numbers that options take, and how it ends.
+
+It ends with an exit code, and one sentence if something went wrong.
+"""
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from train.labels import UsageError
 
-__all__ = ["Stopped", "exit_code"]
+__all__ = [
+    "ABOVE_ZERO",
+    "BETWEEN_ZERO_AND_ONE",
+    "FROM_ZERO",
+    "POSITIVE",
+    "SHARE",
+    "WHOLE",
+    "Number",
+    "Stopped",
+    "exit_code",
+]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A type of `argparse`: a number in a range. What is no number, or infinite, is refused.
+
+    Attributes
+    ----------
+    kind
+        int or float.
+    holds
+        Whether a number is in the range; false of NaN.
+    words
+        What it must be, for the user.
+
+    Examples
+    --------
+    >>> POSITIVE("3"), SHARE("0")
+    (3, 0.0)
+    """
+
+    kind: type[int] | type[float]
+    holds: Callable[[float], bool]
+    words: str
+
+    def __call__(self, text: str) -> int | float:
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = math.nan
+        if not self.holds(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {self.words}")
+        return value
+
+
+POSITIVE = Number(int, lambda x: x >= 1, "a whole number of at least 1")
+WHOLE = Number(int, lambda x: x >= 0, "a whole number of at least 0")
+ABOVE_ZERO = Number(float, lambda x: 0 < x < math.inf, "a number above 0")
+FROM_ZERO = Number(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
+SHARE = Number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+BETWEEN_ZERO_AND_ONE = Number(float, lambda x: 0 < x < 1, "a number between 0 and 1")
 
 
 class Stopped(Exception):

@@ -10,8 +10,9 @@ import argparse
 import dataclasses
 import json
 import re
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from cft.hub import resolve
 from cft.labels import CHEXPERT_5, DESCRIPTIONS
 from cft.model_folder import WEIGHTS, ModelFolderError, atomic_write, read_config
 from train import plots, report
-from train.command import exit_code
+from train.command import BETWEEN_ZERO_AND_ONE, POSITIVE, WHOLE, exit_code
 from train.datasets import DatasetError, add_dataset_arguments, dataset_from_arguments
 from train.ensemble import SPACES, combine, greedy_weights
 from train.figures import named_subsets
-from train.labels import LabelTable
+from train.labels import LabelTable, UsageError
 from train.predictions import (
     STUDY_RULES,
     Predictions,
@@ -232,6 +233,10 @@ def _run_models(args: argparse.Namespace) -> _Run:
     # Tables of predictions are scored without waiting for the import of networks.
     from train.inference import predictions_of, readable, run, truth_of
 
+    names = _model_names(args.model)
+    classifiers = {name: cft.load(ref) for name, ref in zip(names, args.model, strict=True)}
+    if args.data is None and args.dataset is None:
+        _check_phantoms(classifiers)
     table = dataset_from_arguments(args, args.seed)
     tested = table.subset(table.split == args.split)
     if not len(tested):
@@ -240,8 +245,6 @@ def _run_models(args: argparse.Namespace) -> _Run:
         )
     tables = [tested, *_other_labels(args, table)]
     held_out = _validation_films(args, table)
-    names = _model_names(args.model)
-    classifiers = {name: cft.load(ref) for name, ref in zip(names, args.model, strict=True)}
     _check_labels(classifiers, table)
     everything = [*tables, *held_out]
     films = {name: run(model, everything, args.batch_size) for name, model in classifiers.items()}
@@ -371,6 +374,26 @@ def _model_names(references: Sequence[str]) -> list[str]:
     return names
 
 
+def _members(model: Any) -> Sequence[Any]:
+    """An ensemble's members, or the model itself."""
+    return getattr(model, "members", [model])
+
+
+def _provenance(model: Any) -> Mapping[str, Any]:
+    return model.config.get("cft", {}).get("provenance", {})
+
+
+def _check_phantoms(classifiers: Mapping[str, cft.Classifier]) -> None:
+    """Phantoms are the films of a model that was trained on them; others must be asked for."""
+    for name, classifier in classifiers.items():
+        datasets = [_provenance(member).get("dataset") for member in _members(classifier)]
+        if "phantoms" not in datasets:
+            raise UsageError(
+                f"{name} was not trained on phantoms: name the films to score with --data, or "
+                "phantoms with --dataset phantoms"
+            )
+
+
 def _check_labels(classifiers: Mapping[str, cft.Classifier], table: LabelTable) -> None:
     for name, classifier in classifiers.items():
         if not set(classifier.label_names) & set(table.label_names):
@@ -382,8 +405,9 @@ def _check_labels(classifiers: Mapping[str, cft.Classifier], table: LabelTable) 
 
 # --- Films that a model has seen ----------------------------------------------------------------
 
-# Options of a data set that decide in which split a film is.
-_OF_SPLITS = ("valid", "test", "min_width", "shared_patients", "view", "map", "phantoms")
+# Options of a data set that decide which films there are, and in which split.
+_OF_SPLITS = ("valid", "test", "min_width", "shared_patients", "view", "map")
+_OF_SPLITS += ("phantoms", "phantom_size", "missing")
 
 
 class _Splits:
@@ -395,29 +419,31 @@ class _Splits:
 
     def seen(self, model: Any, films: Sequence[str], splits: Sequence[str]) -> str:
         """A phrase on the films among some that a model has seen in these splits; "" if none."""
-        members = getattr(model, "members", [model])  # an ensemble's, or the model itself
-        phrases = (self._seen_by(member.config, films, splits) for member in members)
+        phrases = (self._seen_by(_provenance(m), films, splits) for m in _members(model))
         return "; ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
 
     def _seen_by(
-        self, config: Mapping[str, Any], films: Sequence[str], splits: Sequence[str]
+        self, provenance: Mapping[str, Any], films: Sequence[str], splits: Sequence[str]
     ) -> str:
-        provenance = config.get("cft", {}).get("provenance", {})
         if provenance.get("dataset") != self._dataset:
             return ""
         own, chosen = None, {x: provenance.get("arguments", {}).get(x) for x in _OF_SPLITS}
-        if "arguments" in provenance and "seed" in provenance:
-            own = self._read(chosen, provenance["seed"])
+        seed = provenance.get("stage_1", provenance).get("seed")  # stage 2 keeps the splits
+        if "arguments" in provenance and seed is not None:
+            own = self._read(chosen, seed)
         if own is None:
             return "the model does not say how its films were drawn, so these may be among them"
         count = sum(own.get(film) in splits for film in films)
         if not count:
             return ""
-        given = {"seed": provenance["seed"], **chosen}
-        flags = (f"--{k.replace('_', '-')} {v}" for k, v in given.items() if v not in (None, []))
+        words = []
+        for option, value in {"seed": seed, **chosen}.items():
+            if value not in (None, []):
+                values = value if isinstance(value, list) else [value]
+                words += [f"--{option.replace('_', '-')}", *map(str, values)]
         return (
             f"the model has been trained on {count:,} of the {len(films):,} films; the splits of "
-            f"its own run are those of {' '.join(flags)}"
+            f"its own run are those of {shlex.join(words)}"
         )
 
     def _read(self, chosen: Mapping[str, Any], seed: int) -> dict[str, str] | None:
@@ -531,8 +557,16 @@ def _results(run_: _Run, settings: Settings) -> dict[str, Any]:
     return results
 
 
+# The files that are always written, and what the others may be called.
+_ALWAYS = ("predictions.csv", "report.json", "report.md")
+_PLOT = re.compile(r"plots/([\w-]+/)?[\w.-]+\.(png|svg)")
+
+
 def _write(args: argparse.Namespace, results: dict[str, Any], run_: _Run) -> None:
-    """Write report.json, report.md, predictions.csv and the plots."""
+    """Write report.json, report.md, predictions.csv and the plots, in place of an earlier report.
+
+    ``files`` of report.json lists them. Plots that only the earlier report lists are removed.
+    """
     args.out.mkdir(parents=True, exist_ok=True)
     images = []
     for i, one in enumerate(run_.scored):
@@ -541,11 +575,34 @@ def _write(args: argparse.Namespace, results: dict[str, Any], run_: _Run) -> Non
         drawn = plots.draw_all(args.out / folder, figures, one.truth, one.models)
         images += [str(folder / image) for image in drawn]
     images += _training_plots(args)
+    stems = [image.removesuffix(".png") for image in images]
+    files = sorted([*_ALWAYS, *(f"{stem}.{suffix}" for stem in stems for suffix in plots.SUFFIXES)])
+    _remove_plots(args.out, _files_of(args.out / "report.json") - set(files))
+    results["files"] = files
     text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     atomic_write(args.out / "report.json", text)
     atomic_write(args.out / "report.md", report.markdown(results, images))
     first = run_.scored[0]
     atomic_write(args.out / "predictions.csv", predictions_csv(first.truth, first.models, args.key))
+
+
+def _files_of(earlier: Path) -> set[str]:
+    """The files that an earlier report lists; none if it is absent or damaged."""
+    try:
+        files = json.loads(earlier.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+    return {file for file in files if isinstance(file, str)} if isinstance(files, list) else set()
+
+
+def _remove_plots(folder: Path, files: Iterable[str]) -> None:
+    """Remove plots from a report's folder; names of anything else, or elsewhere, are passed by."""
+    for file in files:
+        if not _PLOT.fullmatch(file):
+            continue
+        plot = folder / file
+        if plot.is_file() and plot.parent.resolve().is_relative_to(folder.resolve()):
+            plot.unlink()
 
 
 def _training_plots(args: argparse.Namespace) -> list[str]:
@@ -576,7 +633,10 @@ def _parser() -> argparse.ArgumentParser:
     models = parser.add_argument_group("models")
     models.add_argument("--model", nargs="+", metavar="REF", help="model folders to run")
     models.add_argument(
-        "--split", choices=("test", "valid", "train"), default="test", help="films to score"
+        "--split",
+        choices=("test", "valid", "train"),
+        default="test",
+        help="films to score (default: test)",
     )
     models.add_argument(
         "--films",
@@ -584,10 +644,19 @@ def _parser() -> argparse.ArgumentParser:
         default="max",
         help="how the films of a study are combined (default: max, CheXpert's rule)",
     )
-    models.add_argument("--batch-size", type=_positive, default=32)
+    models.add_argument(
+        "--batch-size", type=POSITIVE, default=32, help="films at a time (default: 32)"
+    )
     add_dataset_arguments(parser)
     tables = parser.add_argument_group("tables of predictions")
-    tables.add_argument("--predictions", nargs="+", type=Path, metavar="CSV")
+    tables.add_argument(
+        "--predictions",
+        nargs="+",
+        type=Path,
+        metavar="CSV",
+        help="scores: a row per film or study, a column per category; a file per model, or a "
+        "column 'model'",
+    )
     tables.add_argument("--truth", type=Path, metavar="CSV", help="labels 1, 0, blank (unknown)")
     tables.add_argument("--key", default="Study", help="column to join by (default: Study)")
     tables.add_argument(
@@ -597,7 +666,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="CSV",
         help="the same models on validation films: operating points and weights come from these",
     )
-    tables.add_argument("--validation-truth", type=Path, metavar="CSV")
+    tables.add_argument(
+        "--validation-truth", type=Path, metavar="CSV", help="labels of the validation films"
+    )
     readers = parser.add_argument_group("radiologists")
     readers.add_argument(
         "--radiologists", type=Path, metavar="DIR", help="one CSV of decisions for each reader"
@@ -622,10 +693,21 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=LABEL,LABEL",
         help="a further mean over categories",
     )
-    figures.add_argument("--unit", choices=("patient", "study"), default="patient")
-    figures.add_argument("--replicates", type=_positive, default=1000)
-    figures.add_argument("--seed", type=_not_negative, default=0)
-    figures.add_argument("--level", type=_share, default=0.95)
+    figures.add_argument(
+        "--unit",
+        choices=("patient", "study"),
+        default="patient",
+        help="what the bootstrap draws (default: patient)",
+    )
+    figures.add_argument(
+        "--replicates", type=POSITIVE, default=1000, help="of the bootstrap (default: 1000)"
+    )
+    figures.add_argument(
+        "--seed", type=WHOLE, default=0, help="of the bootstrap and of drawn splits (default: 0)"
+    )
+    figures.add_argument(
+        "--level", type=BETWEEN_ZERO_AND_ONE, default=0.95, help="of intervals (default: 0.95)"
+    )
     figures.add_argument(
         "--threshold-rule",
         choices=RULES,
@@ -638,7 +720,9 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="choose operating points on the films that are scored; the report marks them",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the report"
+    )
     return parser
 
 
@@ -681,27 +765,6 @@ def _named_subset(text: str) -> tuple[str, list[str]]:
     if len(set(labels)) < len(labels):
         raise argparse.ArgumentTypeError(f"{text!r} names a category twice")
     return name, labels
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return value
-
-
-def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("at least 0")
-    return value
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("between 0 and 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.command import exit_code
+from train.command import POSITIVE, WHOLE, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments
 from train.labels import DatasetError
 from train.network import preprocess_of
@@ -26,10 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m train.pack", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--image-size", type=int, default=Settings.image_size, metavar="PIXELS")
+    parser.add_argument(
+        "--image-size",
+        type=POSITIVE,
+        default=Settings.image_size,
+        metavar="PIXELS",
+        help="side of the network's input (default: %(default)s)",
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/pixels"), help="folder of packs")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
-    parser.add_argument("--seed", type=int, default=0, help="as in training")
+    parser.add_argument("--workers", type=POSITIVE, help="processes (default: one a core)")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="as in training (default: 0)")
     add_dataset_arguments(parser)
     options = parser.parse_args(argv)
     if options.data is None:

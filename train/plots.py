@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_all", "precision_recall_steps", "reliability_points", "training_curves"]
+__all__ = [
+    "SUFFIXES",
+    "draw_all",
+    "precision_recall_steps",
+    "reliability_points",
+    "training_curves",
+]
+
+#: Every plot is written once with each.
+SUFFIXES = ("png", "svg")
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (7, 2, 1, 2, 1, 2)), (0, (3, 1)), ":")
@@ -107,7 +116,7 @@ def draw_all(
 def _save(figure: Figure, stem: Path) -> str:
     """Write STEM.png and STEM.svg; returns the PNG's name."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in ("png", "svg"):
+    for suffix in SUFFIXES:
         data = io.BytesIO()  # the name may hold dots, so a suffix is added and none replaced
         metadata = {"Date": None} if suffix == "svg" else {"Software": None}
         figure.savefig(data, format=suffix, dpi=200, metadata=metadata, facecolor="white")

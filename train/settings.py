@@ -13,6 +13,7 @@ from typing import Any
 import timm
 
 from train.augment import Augmentation
+from train.command import ABOVE_ZERO, FROM_ZERO, POSITIVE, SHARE, WHOLE
 from train.datasets import add_dataset_arguments
 from train.labels import add_policy_arguments
 from train.losses import loss_named
@@ -34,31 +35,45 @@ class Settings:
     """Everything that decides a run, besides the data. Each field is an option of the command."""
 
     arch: str = _setting("resnet18d", "a timm architecture, or one of this project's")
-    image_size: int = _setting(224, "side of the network's input in pixels")
+    image_size: int = _setting(224, "side of the network's input in pixels", type=POSITIVE)
     init: str | None = _setting(None, "model folder whose tensors are the start (default: random)")
-    dropout: float = _setting(0.0, "dropout before the logistic regressions")
-    epochs: int = _setting(30, "passes over the training films")
-    batch_size: int = _setting(32, "films an optimiser step, over all processes")
-    accumulate: int = _setting(1, "parts in which a process computes its share of a batch")
-    lr: float = _setting(1e-3, "highest learning rate")
+    dropout: float = _setting(0.0, "dropout before the logistic regressions", type=SHARE)
+    epochs: int = _setting(30, "passes over the training films", type=POSITIVE)
+    batch_size: int = _setting(32, "films an optimiser step, over all processes", type=POSITIVE)
+    accumulate: int = _setting(
+        1, "parts in which a process computes its share of a batch", type=POSITIVE
+    )
+    lr: float = _setting(1e-3, "highest learning rate", type=ABOVE_ZERO)
     optimizer: str = _setting("adamw", "optimiser", choices=("adamw", "adam"))
-    weight_decay: float = _setting(0.05, "on weights; biases and normalisation have none")
+    weight_decay: float = _setting(
+        0.05, "on weights; biases and normalisation have none", type=FROM_ZERO
+    )
     schedule: str = _setting("one-cycle", "course of the learning rate", choices=SCHEDULES)
-    warmup: float = _setting(0.2, "share of the steps in which the learning rate rises")
-    clip: float = _setting(5.0, "largest norm of the gradient; 0: no limit")
+    warmup: float = _setting(0.2, "share of the steps in which the learning rate rises", type=SHARE)
+    clip: float = _setting(5.0, "largest norm of the gradient; 0: no limit", type=FROM_ZERO)
     loss: str = _setting("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...")
-    augment: str = _setting("", 'strengths, such as "flip=0.5,rotate=5"; "none": no augmentation')
-    ema: float = _setting(0.995, "decay of the averaged weights that are kept; 0: no average")
+    augment: str = _setting(
+        "",
+        'strengths other than those of train/augment.py, such as "flip=0.5,rotate=5"; "none": no '
+        "augmentation",
+    )
+    ema: float = _setting(
+        0.995, "decay of the averaged weights that are kept; 0: no average", type=SHARE
+    )
     metric: str = _setting("auroc", "validation metric that decides", choices=("auroc", "map"))
-    patience: int = _setting(0, "stop after this many epochs without a new best; 0: never")
+    patience: int = _setting(
+        0, "stop after this many epochs without a new best; 0: never", type=WHOLE
+    )
     precision: str = _setting(
         "auto",
         "of the network; auto: bfloat16 on a GPU that has it, float32 otherwise",
         choices=("auto", "float32", "bfloat16"),
     )
-    judge_width: int = _setting(0, "validate and test only on films stored at least this wide")
+    judge_width: int = _setting(
+        0, "validate and test only on films stored at least this wide", type=WHOLE
+    )
     also_test: str | None = _setting(None, "reader of further labels of the data to test on")
-    seed: int = _setting(0, "of everything random")
+    seed: int = _setting(0, "of everything random", type=WHOLE)
 
 
 @dataclass(frozen=True)
@@ -79,10 +94,16 @@ class Work:
     cache: Path | None = field(
         default=None, metadata={"help": "folder of packed films (default: pixels/ beside --out)"}
     )
-    workers: int | None = _setting(None, "processes that pack films (default: one a core)")
-    threads: int | None = _setting(None, "CPU threads of each process (default: PyTorch's choice)")
+    workers: int | None = _setting(
+        None, "processes that pack films (default: one a core)", type=POSITIVE
+    )
+    threads: int | None = _setting(
+        None, "CPU threads of each process (default: PyTorch's choice)", type=POSITIVE
+    )
     compile: bool = _setting(False, "torch.compile the network")
-    checkpoint_minutes: float = _setting(15.0, "also save the state this often within an epoch")
+    checkpoint_minutes: float = _setting(
+        15.0, "also save the state this often within an epoch", type=FROM_ZERO
+    )
     track: str = _setting(
         "none", "also log to this, if installed", choices=("none", "tensorboard", "trackio")
     )
@@ -188,6 +209,6 @@ def _add(group: argparse._ArgumentGroup, option: dataclasses.Field) -> None:
     if option.type == "bool":
         group.add_argument(flag, action="store_true", **argument)
         return
-    kind = {"int": int, "float": float, "str": str, "Path": Path}[option.type.split(" ")[0]]
-    argument["help"] += "" if option.default is None else f" (default: {option.default!s})"
-    group.add_argument(flag, type=kind, default=option.default, **argument)
+    argument.setdefault("type", Path if option.type.startswith("Path") else str)
+    argument["help"] += "" if option.default in (None, "") else f" (default: {option.default!s})"
+    group.add_argument(flag, default=option.default, **argument)

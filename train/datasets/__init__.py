@@ -17,7 +17,7 @@ import numpy as np
 
 from cft.labels import CHEXPERT_5, CHEXPERT_14
 from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
-from train.datasets.reading import Options, note_names
+from train.datasets.reading import Options, note_names, read_csv
 from train.labels import DatasetError, LabelTable, UsageError, hide_labels
 
 __all__ = [
@@ -123,6 +123,8 @@ def _recognise(data: Path) -> str:
         return found[0]
     if found:
         raise DatasetError(f"{data} holds {' and '.join(found)}; say which with --dataset")
+    if data.is_file() and data.name.lower().endswith((".csv", ".csv.gz")):
+        read_csv(data)  # says what is wrong with it, if anything
     raise DatasetError(
         f"{data} is none of the data sets {', '.join(READERS)}: name its folder or its table of "
         "labels, or say what it is with --dataset"
@@ -214,7 +216,8 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, positional: bool = Fa
         action="extend",
         default=[],
         metavar="NAME=COLUMN",
-        help="other spellings in your own CSV: image, patient, study, split, or a category",
+        help="other spellings in your own CSV; NAME is a category or a role "
+        f"({', '.join(csv_table.ROLES)})",
     )
     group.add_argument("--phantoms", type=int, metavar="N", help="films to draw (default: 1500)")
     group.add_argument(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from train.command import exit_code
+from train.command import WHOLE, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments, missing_images
 from train.datasets.reading import note_names
 from train.labels import SPLITS, DatasetError, LabelTable
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "splits, and the labels of each category.",
     )
     add_dataset_arguments(parser, positional=True)
-    parser.add_argument("--seed", type=int, default=0, help="of drawn splits (default: 0)")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="of drawn splits (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--check-images", action="store_true", help="look for every image")
     options = parser.parse_args(arguments)

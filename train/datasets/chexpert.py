@@ -17,10 +17,12 @@ import numpy as np
 
 from cft.labels import CHEXPERT_14
 from train.datasets import reading
-from train.datasets.reading import SEX, VIEW, Columns, Options
+from train.datasets.reading import SEX, Columns, Options
 from train.labels import SPLITS, DatasetError, LabelTable, Paths
 
 _TABLES = ("train.csv", "valid.csv", "test.csv", "test_labels.csv")
+# Of frontal films; a few have other codes there.
+_FRONTAL = {"pa": "PA", "ap": "AP"}
 _COLUMNS = {"Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_14}
 _PATH = ".../train/patient00001/study1/view1_frontal.jpg"
 
@@ -93,7 +95,7 @@ class _Part:
 
     def views(self) -> np.ndarray:
         lateral = np.array([name.endswith("_lateral.jpg") for name in self.names])
-        return np.where(lateral, "lateral", reading.read_choice(self.column("AP/PA"), VIEW))
+        return np.where(lateral, "lateral", reading.read_choice(self.column("AP/PA"), _FRONTAL))
 
     def images(self) -> list[str]:
         """Where the films lie: beside the table, or below the folder that its paths start with."""

@@ -13,6 +13,7 @@ Other spellings are mapped: ``--map image=filename`` ``"Pleural Effusion=effusio
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from train.datasets import reading
 from train.datasets.reading import SEX, VIEW, Columns, Options
 from train.labels import DatasetError, LabelTable, Paths
 
-_ROLES = ("image", "patient", "study", "split", "age", "sex", "view", "width")
+#: What a column can be besides a category.
+ROLES = ("image", "patient", "study", "split", "age", "sex", "view", "width")
 _SPLITS = {
     "": "",
     "train": "train",
@@ -44,10 +46,10 @@ def read(data: Path, options: Options) -> LabelTable:
     if path is None:
         raise DatasetError(f"{data} does not hold exactly one CSV table; name the table itself")
     table = _renamed(reading.read_csv(path), options)
-    label_names = options.labels or tuple(n for n in table.cells if n not in _ROLES)
+    label_names = options.labels or tuple(n for n in table.cells if n not in ROLES)
     if not label_names:
         raise DatasetError(f"{path} has no column of labels beside {', '.join(table.cells)}")
-    y, uncertain = reading.read_labels(table, label_names)
+    y, uncertain = reading.read_labels(table, label_names, lambda name: _advice(name, options))
     names = _filled(table, "image")
     patients, notes = names, []
     if "patient" in table.cells:
@@ -99,6 +101,17 @@ def _renamed(table: Columns, options: Options) -> Columns:
             f"(columns: {', '.join(table.cells)})"
         )
     return Columns(table.path, cells, table.row_numbers, options.mapping)
+
+
+def _advice(name: str, options: Options) -> str:
+    """What to do about a column that was taken for a category only because it has no role."""
+    if options.labels or name in options.mapping:
+        return ""
+    role = name.lower() if name.lower() in ROLES else "ROLE"
+    return (
+        "; if this is no category, name the categories with --labels, or its role with --map "
+        + shlex.quote(f"{role}={name}")
+    )
 
 
 def _filled(table: Columns, name: str) -> list[str]:

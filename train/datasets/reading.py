@@ -19,7 +19,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,7 @@ class Options:
 
     def __post_init__(self):
         shares = (self.valid or 0, self.test or 0)
-        if min(shares) < 0 or sum(shares) >= 1:
+        if not (min(shares) >= 0 and sum(shares) < 1):  # NaN is refused as well
             raise DatasetError(
                 f"shares of {shares[0]:g} for validation and {shares[1]:g} for testing leave "
                 "nothing to train on; each must be in [0, 1) and their sum below 1"
@@ -105,7 +105,9 @@ def read_text(path: Path) -> str:
             data = gzip.decompress(data)
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text (byte {error.start})") from error
+        raise DatasetError(
+            f"{path} is not UTF-8 text (byte {error.start}); save it as such"
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DatasetError(f"{path} is not a whole gzip file ({error})") from error
     except OSError as error:
@@ -204,24 +206,32 @@ def _delimiter(header: str) -> str:
 # --- Values -----------------------------------------------------------------------------------
 
 
-def read_labels(table: Columns, columns: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+def read_labels(
+    table: Columns, columns: Iterable[str], advice: Callable[[str], str] = lambda name: ""
+) -> tuple[np.ndarray, np.ndarray]:
     """Label columns with 1, 0, -1 (uncertain) and blank, also written as ``1.0``.
+
+    Parameters
+    ----------
+    advice
+        Column -> how the sentence ends that refuses a value of it.
 
     Returns
     -------
     y, uncertain
         (N, C) float32 in {1, 0, NaN} and (N, C) bool.
     """
-    codes = np.stack([_label_codes(table, name) for name in columns], axis=1)
+    codes = np.stack([_label_codes(table, name, advice(name)) for name in columns], axis=1)
     return _Y[codes], codes == UNCERTAIN
 
 
 class _Codes(dict):
     """The code of each spelling of a label; a spelling is looked at when it first turns up."""
 
-    def __init__(self, table: Columns, name: str):
+    def __init__(self, table: Columns, name: str, advice: str):
         super().__init__({"": BLANK})
         self.table, self.name = table, name
+        self.expected = f"1, 0, -1 (uncertain) or nothing (unknown){advice}"
 
     def __missing__(self, value: str) -> int:
         try:
@@ -229,14 +239,14 @@ class _Codes(dict):
         except ValueError:
             number = np.nan
         if value.strip() and number not in (0, 1, UNCERTAIN):
-            raise self.table.refuse(self.name, value, "1, 0, -1 (uncertain) or nothing (unknown)")
+            raise self.table.refuse(self.name, value, self.expected)
         self[value] = int(number)
         return self[value]
 
 
-def _label_codes(table: Columns, name: str) -> np.ndarray:
+def _label_codes(table: Columns, name: str, advice: str) -> np.ndarray:
     column = table[name]
-    return np.fromiter(map(_Codes(table, name).__getitem__, column), np.int8, len(column))
+    return np.fromiter(map(_Codes(table, name, advice).__getitem__, column), np.int8, len(column))
 
 
 def read_ages(column: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -471,6 +481,8 @@ def _draw_splits(
         ranked = ranked[number:]
         if number:
             notes.append(f"Drew {number:,} patients for {side} (seed {options.seed}).")
+    if notes and not len(ranked):
+        raise DatasetError("no training films are left: make --valid or --test smaller")
     drawn = split.copy()
     drawn[pool] = sides[numbers]
     return drawn, notes
