@@ -10,6 +10,7 @@ an address, and no file name is logged.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import signal
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -258,12 +259,19 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
 
 
 @contextlib.contextmanager
-def serve(classifier: cft.Classifier, fallback: str = "") -> Iterator[str]:
-    """Serve the page; gives its address. Uploads live in a folder that goes with it."""
+def serve(
+    classifier: cft.Classifier, fallback: str = "", **place: str | int | None
+) -> Iterator[str]:
+    """Serve the page; gives its address. Uploads live in a folder that goes with it.
+
+    `place` is Gradio's ``server_name`` and ``server_port``; without them its variables of the
+    environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
+    """
     torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
     with _upload_folder() as folder:
         demo = build(classifier, fallback)
         _, address, _ = demo.launch(
+            **place,
             prevent_thread_lock=True,
             quiet=True,
             share=False,
@@ -337,12 +345,24 @@ def load_model() -> tuple[cft.Classifier, str]:
         return cft.load(BUNDLED), str(error)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Serve the page until interrupted; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Serve the page. CFT_MODEL in the environment names another model than the "
+        "bundled one.",
+        epilog=cft.NOT_A_MEDICAL_DEVICE,
+    )
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="(default: the first that is free from 7860 on)")
+    options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads' folder goes, too
     try:
         classifier, fallback = load_model()
-        with serve(classifier, fallback) as address, contextlib.suppress(KeyboardInterrupt):
+        place = {"server_name": options.host, "server_port": options.port}
+        with (
+            serve(classifier, fallback, **place) as address,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
             print(f"Chest X-ray findings: {address}  (Ctrl+C to stop)", flush=True)
             threading.Event().wait()
     except (cft.ModelFolderError, OSError) as error:  # OSError: no port is free
@@ -352,4 +372,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

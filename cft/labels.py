@@ -96,3 +96,11 @@ DESCRIPTIONS = {
     "CVC - Normal": "A central venous catheter is well placed.",
     "Swan Ganz Catheter Present": "A pulmonary artery catheter is in place.",
 }
+
+#: What data sets are called outside this project, by the names that model folders give them.
+DATASETS = {
+    "nih": "NIH ChestX-ray14",
+    "nih-experts": "NIH ChestX-ray14, radiologists' labels",
+    "chexpert": "CheXpert",
+    "ranzcr": "RANZCR CLiP",
+}

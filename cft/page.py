@@ -20,7 +20,7 @@ import numpy as np
 import cft
 from cft import heatmap, results
 from cft.classifier import LATERAL
-from cft.labels import DESCRIPTIONS
+from cft.labels import DATASETS, DESCRIPTIONS
 from cft.radiograph import MAX_BYTES
 
 # Longest side of a heat map in pixels. It is smooth, being made of a few local scores across, so
@@ -341,7 +341,7 @@ def _metrics_table(name: str, result: dict[str, Any]) -> str:
     level = result.get("level")
     percent = f"{100 * level:g} % " if isinstance(level, (int, float)) else ""
     return (
-        f"<table><caption>Test set {escape(name)}{escape(films)}</caption><thead><tr>"
+        f"<table><caption>Test set {escape(DATASETS.get(name, name) + films)}</caption><thead><tr>"
         f"<th scope='col'>Finding</th><th scope='col'>AUROC ({percent}interval)</th>"
         f"<th scope='col'>Positives</th></tr></thead><tbody>{body}</tbody></table>"
     )

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -380,6 +381,20 @@ def call(served, files: list) -> str:
 
 
 # --------------------------------------------------------------------------------- main
+
+
+def test_an_option_that_there_is_not_is_refused(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        app.main(["--prot", "8080"])
+    assert "--prot" in capsys.readouterr().err
+
+
+def test_the_port_can_be_chosen(classifier):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with app.serve(classifier, server_port=port) as address:
+        assert address == f"http://127.0.0.1:{port}/"
 
 
 def test_a_missing_model_is_named_in_a_sentence(monkeypatch, capsys, tmp_path):

@@ -1099,7 +1099,7 @@ def test_a_saved_ensemble_is_loaded_and_scores_the_same(nih, model_folder, tmp_p
     card = (saved / "README.md").read_text()
     assert "An ensemble of networks" in card
     assert "14 studies of 14 patients" in card
-    assert "Test set nih: 14 studies" in page.about_html(ensemble)
+    assert "Test set NIH ChestX-ray14: 14 studies" in page.about_html(ensemble)
 
 
 @pytest.mark.parametrize("ensemble", [[], ["--ensemble", "ranks"]])

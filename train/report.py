@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cft import NOT_A_MEDICAL_DEVICE
+from cft.labels import DATASETS
 from train.figures import RATES, compare_scores, evaluate_scores, named_subsets
 from train.labels import SMOOTH
 
@@ -440,14 +441,6 @@ _ACKNOWLEDGEMENTS = {
     ),
 }
 
-# What data sets are called outside this project.
-_NAMES = {
-    "nih": "NIH ChestX-ray14",
-    "nih-experts": "NIH ChestX-ray14, radiologists' labels",
-    "chexpert": "CheXpert",
-    "ranzcr": "RANZCR CLiP",
-}
-
 # Data that put no condition on the use of a model; any other data have the last word.
 _FREE = ("nih", "nih-experts", "phantoms")
 
@@ -539,7 +532,7 @@ def model_card(config: Mapping[str, Any]) -> str:
 def _card_name(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
     stage = {"negative": " in Negative mode", "cft": " with CFT"}.get(provenance.get("stage"), "")
     dataset = provenance.get("dataset")
-    data = f" on {_NAMES.get(dataset, dataset)}" if dataset else ""
+    data = f" on {DATASETS.get(dataset, dataset)}" if dataset else ""
     return f"Chest X-ray findings: {config['architecture']}{data}{stage}"
 
 
@@ -582,7 +575,7 @@ def _index_entry(
         "task": {"type": "image-classification", "name": "Multi-label chest X-ray classification"},
         "dataset": {
             "type": provenance.get("dataset") or "chest-x-ray",
-            "name": _NAMES.get(name, name),
+            "name": DATASETS.get(name, name),
         },
         "metrics": [
             {"type": kind, "name": title, "value": round(value, 4)}
@@ -717,7 +710,7 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
         yield "Not measured."
     for name, result in metrics.items():
         mean, unit = result["subsets"]["all"], result.get("unit", "patient")
-        yield f"### {_NAMES.get(name, name)}"
+        yield f"### {DATASETS.get(name, name)}"
         yield (
             f"{_count(result['films'], result.get('row', 'film'))} of "
             f"{_count(result['groups'], unit)}. Mean AUROC over "
@@ -778,7 +771,7 @@ def _calibration(
     rows = [["Test films", "Mean Brier score", "Mean calibration error"]]
     for name, result in metrics.items():
         mean = result["subsets"]["all"]
-        rows.append([_NAMES.get(name, name), _figure(mean["brier"]), _figure(mean["ece"])])
+        rows.append([DATASETS.get(name, name), _figure(mean["brier"]), _figure(mean["ece"])])
     if len(rows) > 1:
         yield _table(rows)
 

@@ -158,7 +158,7 @@ def add_dataset_arguments(parser: argparse.ArgumentParser, positional: bool = Fa
     """Add the options that name and shape a data set; ``positional``: DATA without a flag."""
     group = parser.add_argument_group("data")
     data = {"type": Path, "metavar": "DATA"}
-    text = "folder, or table of labels (.csv, .csv.gz, .json); default: phantoms drawn by code"
+    text = "folder, or table of labels (.csv, .csv.gz, .json)"
     if positional:
         group.add_argument("data", nargs="?", help=text, **data)
     else:
