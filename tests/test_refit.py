@@ -8,7 +8,6 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from cft.calibration import MIN_CASES
 from train import refit
 from train.ranking import auroc
 from train.refit import STRENGTHS, Path, Refitter, choose
@@ -101,20 +100,36 @@ def test_the_share_of_the_way_grows_with_the_evidence(index, gain, share):
     assert refit.Choice(index, np.array([gain]), np.array([1.0])).share == share
 
 
-def test_categories_with_few_cases_have_no_vote_and_go_the_way_of_the_others():
+def test_a_category_with_one_case_has_no_vote_and_goes_the_way_of_the_others():
     """A bootstrap sees no doubt in an area over one positive: it is perfect in every draw."""
     generator = np.random.default_rng(0)
     y = (generator.random((300, 2)) < 0.5).astype(np.float32)
     y[:, 1] = 0
-    y[:MIN_CASES, 1] = 1
+    y[:2, 1] = 1
     trained = generator.standard_normal((300, 2)).astype(np.float32)
     worse = np.tile(trained[:, 0], (3, 1))
     better = np.tile(10 * y[:, 1] + trained[:, 1], (3, 1))
     paths = {c: Path(np.zeros((3, D)), np.zeros(3), s) for c, s in enumerate((worse, better))}
-    assert choose(paths, trained, y, np.arange(300)).index == 0
-    y[0, 1] = 0  # one case fewer, as good as ever
-    assert choose(paths, trained, y, np.arange(300)).index is None
-    assert choose({1: paths[1]}, trained, y, np.arange(300)).share == 0
+    two_patients, one_patient = np.arange(300), np.maximum(np.arange(300), 1)
+    assert choose(paths, trained, y, two_patients).gains[0] > 0
+    assert choose(paths, trained, y, one_patient).gains[0] == 0
+    assert choose({1: paths[1]}, trained, y, one_patient).share == 0
+
+
+@pytest.mark.parametrize("positives", [2, 3])
+def test_the_error_is_right_however_few_cases_there_are(positives):
+    """The mean of its square is the variance of the gain, over many sets of films."""
+    generator = np.random.default_rng(positives)
+    y = np.zeros((200, 1), np.float32)
+    y[:positives] = 1
+    gains, squares = [], []
+    for seed in range(150):
+        trained, other = generator.standard_normal((2, 200, 1)).astype(np.float32)
+        path = Path(np.zeros((1, D)), np.zeros(1), other.T)
+        choice = choose({0: path}, trained, y, np.arange(200), seed=seed)
+        gains.append(choice.gains[0])
+        squares.append(choice.errors[0] ** 2)
+    assert 0.8 < np.mean(squares) / np.var(gains, ddof=1) < 1.6
 
 
 # --- A gain -------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cft.calibration import MIN_CASES, fit_platt
+from cft.calibration import fit_platt
 from train.statistics import Bootstrap, bootstrap_auroc, bootstrap_average_precision
 
 __all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "basis_of", "choose"]
@@ -296,15 +296,16 @@ def choose(
     The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984,
     section 3.4.3), with the standard error of the paired difference.
 
-    Categories with fewer than `cft.calibration.MIN_CASES` positive or negative validation films
-    have no vote: a bootstrap cannot see how uncertain an area over one or two films is. They go the
-    way of the others.
+    A bootstrap over n cases has (n - 1) / n of the variance, and of a single case it has none. So
+    the deviations of a category with n patients of its rarer class are widened by the root of
+    n / (n - 1); categories with one such patient have no vote, and go the way of the others.
     """
-    counts = np.stack([(y_valid == value).sum(0) for value in (0, 1)]).min(0)
-    columns = [c for c in sorted(paths) if counts[c] >= MIN_CASES]
+    cases = _cases(y_valid, patients_valid)
+    columns = [c for c in sorted(paths) if cases[c] > 1]
     steps = len(next(iter(paths.values())).scores)
     if not columns:
         return Choice(None, np.zeros(steps), np.zeros(steps))
+    widened = np.sqrt(cases[columns] / (cases[columns] - 1))
     labels = y_valid[:, columns]
     draw = {"auroc": bootstrap_auroc, "ap": bootstrap_average_precision}[metric]
 
@@ -315,10 +316,18 @@ def choose(
     gains, replicates = [], []
     for s in range(steps):
         after = measured(np.stack([paths[c].scores[s] for c in columns], axis=1))
-        gains.append(_mean(after.estimate - before.estimate))
-        replicates.append(_mean(after.replicates - before.replicates))
+        gain = after.estimate - before.estimate
+        gains.append(_mean(gain))
+        replicates.append(_mean(gain + widened * (after.replicates - before.replicates - gain)))
     gains, replicates = np.array(gains), np.array(replicates)
     return Choice(_most_cautious(gains, replicates), gains, replicates.std(axis=1))
+
+
+def _cases(y: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """(C,) patients with films of the rarer class of each category; y is (M, C)."""
+    return np.array(
+        [min(len(np.unique(patients[column == value])) for value in (0, 1)) for column in y.T]
+    )
 
 
 def _most_cautious(gains: np.ndarray, replicates: np.ndarray) -> int | None:
