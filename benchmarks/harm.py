@@ -145,7 +145,8 @@ def tables(results: dict[str, list[dict]]) -> str:
     for cell, runs in results.items():
         for truth in runs[0]["before"]:
             mean = np.mean([np.nanmean(run["before"][truth]) for run in runs])
-            parts.append(f"{cell}, labels of {truth}: {mean:.4f} before, {len(runs)} seeds\n")
+            seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+            parts.append(f"{cell}, labels of {truth}: {mean:.4f} before, {seeds}\n")
             parts += [
                 "| Method | Change | 95 % interval | Each seed |",
                 "| --- | ---: | ---: | --- |",
@@ -161,7 +162,8 @@ def tables(results: dict[str, list[dict]]) -> str:
                 for name in _COMPARED:
                     found = [run["change"].get(name, {}).get(truth) for run in runs]
                     each = np.array([1e4 * x["categories"][c] for x in found if x])
-                    cells.append("{} ({})".format(*interval(each)))
+                    change, limits = interval(each)
+                    cells.append(f"{change} ({limits})" if limits else change)
                 parts.append(f"| {label} | {' | '.join(cells)} |")
             parts.append("")
     return "\n".join(parts)
