@@ -195,16 +195,17 @@ def find_films(arguments: Iterable[Path]) -> Iterator[Path]:
 def _unwritable(options: argparse.Namespace) -> str | None:
     """Why a result could not be written in the end; asked before the first film is read."""
     table = Path(options.csv) if options.csv not in (None, "-") else None
-    for place, folder in ((options.heatmaps, options.heatmaps), (table, table and table.parent)):
+    for place, is_folder in ((options.heatmaps, True), (table, False)):
+        if place is None:
+            continue
         try:
-            if place is not None and place == options.heatmaps:
+            if is_folder:
                 place.mkdir(parents=True, exist_ok=True)
-            if folder is not None:
-                tempfile.TemporaryFile(dir=folder).close()
+            elif place.is_dir():
+                return f"cannot write to {place} (it is a folder)"
+            tempfile.TemporaryFile(dir=place if is_folder else place.parent).close()
         except OSError as error:
             return f"cannot write to {place} ({error.strerror})"
-    if table and table.is_dir():
-        return f"cannot write to {table} (it is a folder)"
     return None
 
 
