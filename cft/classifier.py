@@ -227,8 +227,10 @@ class Classifier:
 
     def _knows(self, view: str | None) -> bool:
         """Whether films of that view trained the model; frontal ones always did."""
-        views = self.config.get("cft", {}).get("provenance", {}).get("views", {})
-        return view != "lateral" or bool(views.get("lateral"))
+        if view != "lateral":
+            return True
+        views = self.config.get("cft", {}).get("provenance", {}).get("views")
+        return isinstance(views, dict) and bool(views.get("lateral"))
 
     def predict(self, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
         """Predict the findings of one film or of a list of films.

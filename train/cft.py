@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import csv
 import hashlib
+import io
 import json
 import logging
 import sys
@@ -498,11 +500,12 @@ def finish(
 
 def search_csv(history: Mapping[str, np.ndarray]) -> str:
     """A line for each category and generation of the genetic algorithm; 0 is the beginning."""
-    lines = ["category,generation,best,mean,validation"]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["category", "generation", "best", "mean", "validation"])
     for label, rows in history.items():
-        name = f'"{label}"' if "," in label else label
-        lines += [f"{name},{g},{','.join(f'{x:.6f}' for x in row)}" for g, row in enumerate(rows)]
-    return "\n".join(lines) + "\n"
+        table.writerows([label, g, *(f"{x:.6f}" for x in row)] for g, row in enumerate(rows))
+    return text.getvalue()
 
 
 def both_stages(

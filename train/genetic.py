@@ -15,7 +15,7 @@ Two settings:
   their parents along directions in which the metric itself grows, so a generation gains what
   random steps in a thousand dimensions gain in hundreds. And as scores are linear in the weights,
   children are scored from their parents' scores and those of a few directions: a generation costs
-  eight products of a vector with the features instead of one for each individual.
+  sixteen products of a vector with the features instead of one for each individual.
 
 Each category is a search of its own, because each has its own known films: a tensor over all
 categories at once would score the unknown ones too, three quarters of CheXpert's.
