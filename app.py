@@ -1,7 +1,7 @@
 """The page: drop chest X-rays, see findings. A Hugging Face Space runs this file as it is.
 
 `build` wires the page, `serve` starts it; what it shows is computed by `cft` and written by
-`cft.page`.
+`cft.page.render`.
 
 Nothing of a visitor's is kept. An upload is deleted once it has been read (and by a sweeper if
 nobody asks for it), pictures and tables travel inside the answer instead of lying in files with
@@ -29,11 +29,11 @@ import numpy as np
 import torch
 
 import cft
-from cft import heatmap, page, results
-from cft.classifier import as_radiograph
-from cft.hub import BUNDLED
-from cft.phantom import draw_phantom
-from cft.radiograph import MAX_BYTES
+from cft import heatmap, results
+from cft.film.radiograph import MAX_BYTES
+from cft.film.read import as_radiograph
+from cft.model.hub import BUNDLED
+from cft.page import render
 
 MAX_FILMS = 20
 
@@ -48,10 +48,8 @@ _SWEEP_SECONDS = 60
 _THREADS = 2
 _WAITING = 16
 
-_EXAMPLE_FINDINGS = ("Cardiomegaly", "Pleural Effusion")
-_EXAMPLE_SEED = 4
-
-_CSS = Path(page.__file__).with_suffix(".css")
+_CSS = Path(render.__file__).with_name("page.css")
+_EXAMPLE = Path(render.__file__).with_name("example.png")  # a phantom that `train` draws
 
 Film = tuple[str, Any]  # name, and anything that `cft.Classifier.predict` takes
 
@@ -66,7 +64,7 @@ def predict(classifier: cft.Classifier, films: Iterable[Film]) -> dict[str, Any]
 
 def show(classifier: cft.Classifier, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
-    return page.films_html(classifier, list(examine(classifier, films)))
+    return render.films_html(classifier, list(examine(classifier, films)))
 
 
 def examine(
@@ -88,8 +86,7 @@ def examine(
 
 def example_film() -> Film:
     """The film for visitors who have none, drawn by code."""
-    pixels = draw_phantom(_EXAMPLE_FINDINGS, _FILM_SIDE, np.random.default_rng(_EXAMPLE_SEED))
-    film = cft.Radiograph.from_array(pixels)
+    film = cft.read_radiograph(_EXAMPLE)
     note = "drawn by a program: it shows no patient, and findings in it mean nothing"
     return "Synthetic example film", replace(film, notes=(note,))
 
@@ -219,7 +216,7 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
             with uploads.reading(files) as films:
                 answer = show(classifier, films)
         except gr.Error as refusal:
-            answer = page.refusal_html(refusal.message)
+            answer = render.refusal_html(refusal.message)
         return answer, None  # the drop zone is free for the next films
 
     def show_example() -> str:
@@ -229,9 +226,9 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
     heavy = {"concurrency_limit": 1, "concurrency_id": "model"}
     with _Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
         demo.upload_file_set = uploads
-        top = page.banner() + page.fallback_notice(fallback)
+        top = render.banner() + render.fallback_notice(fallback)
         gr.HTML(top, apply_default_css=False, elem_classes="top")
-        gr.HTML(page.TITLE, apply_default_css=False)
+        gr.HTML(render.TITLE, apply_default_css=False)
         with gr.Row(elem_classes="columns"):
             with gr.Column(elem_classes="side", min_width=0):
                 drop = gr.File(
@@ -239,11 +236,11 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
                 )
                 drop.async_move_resource_to_block_cache = _only_uploads
                 example = gr.Button("Show a synthetic example film", size="sm", elem_id="example")
-                gr.HTML(page.drop_help(MAX_FILMS), apply_default_css=False)
+                gr.HTML(render.drop_help(MAX_FILMS), apply_default_css=False)
             with gr.Column(elem_classes="main", min_width=0):
-                answer = gr.HTML(page.NO_RESULTS, apply_default_css=False, elem_id="answer")
+                answer = gr.HTML(render.NO_RESULTS, apply_default_css=False, elem_id="answer")
         with gr.Accordion("About this model", open=False):
-            gr.HTML(page.about_html(classifier), apply_default_css=False)
+            gr.HTML(render.about_html(classifier), apply_default_css=False)
         drop.upload(
             show_uploads, drop, [answer, drop], preprocess=False,
             show_progress_on=answer, api_visibility="private", **heavy,
@@ -288,7 +285,7 @@ def serve(
             state_session_capacity=1,
             footer_links=["api"],  # "settings" offers to record the screen
             theme=_theme(),
-            head=f"<style>{_CSS.read_text()}{page.choice_css(classifier)}</style>",
+            head=f"<style>{_CSS.read_text()}{render.choice_css(classifier)}</style>",
         )
         stopped = threading.Event()
         sweeper = threading.Thread(target=_sweep_until, args=(stopped, folder), daemon=True)

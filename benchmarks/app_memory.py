@@ -28,7 +28,7 @@ import numpy as np
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from cft.phantom import draw_phantom
+from train.datasets.phantom_drawing import draw_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
 

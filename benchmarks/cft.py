@@ -41,11 +41,11 @@ import torch
 from scipy.stats import ks_2samp, mannwhitneyu, t
 
 from benchmarks.problems import negative_mode, planted
-from cft.model_folder import atomic_write
-from train.cft import Films
-from train.genetic import Evolution, Genetic
-from train.ranking import auroc
-from train.refit import basis_of
+from cft.files import atomic_write
+from train.metrics.ranking import auroc
+from train.stage2.genetic import Evolution, Genetic
+from train.stage2.refit import basis_of
+from train.stage2.tuner import Films
 
 # Generations after which the default search counts as not reaching what it is asked for.
 _PATIENCE = 300

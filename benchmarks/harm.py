@@ -29,11 +29,12 @@ import torch
 from scipy.stats import t
 
 from benchmarks.problems import Problem, films_cells, synthetic_cells
-from cft.model_folder import atomic_write
-from train import refit
-from train.cft import Finished, Tuner
-from train.negative import Stop
-from train.refit import Refitter
+from cft.files import atomic_write
+from train.command import Stop
+from train.stage2 import refit
+from train.stage2.finished import Finished
+from train.stage2.refit import Refitter
+from train.stage2.tuner import Tuner
 
 
 def changes(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, dict]:

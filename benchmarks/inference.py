@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 
 import cft
-from cft.model_folder import write_model_folder
-from cft.phantom import draw_phantom
+from cft.model.folder import write_model_folder
+from train.datasets.phantom_drawing import draw_phantom
 
 SIZE, SIDE, LABELS = 224, 1024, 18
 

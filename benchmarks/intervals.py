@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from train.statistics import bootstrap_auroc, delong, draw_groups
+from train.metrics.bootstrap import bootstrap_auroc, draw_groups
+from train.metrics.delong import delong
 
 _LOOPED = 20
 

@@ -12,17 +12,27 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from cft.classifier import Classifier
-from cft.model_folder import WEIGHTS, read_model_folder
+from cft.model.classifier import Classifier
+from cft.model.folder import WEIGHTS, read_model_folder
 from train import negative
-from train.cft import Films
+from train.command import Stop
 from train.datasets import read_dataset
-from train.distributed import processes
-from train.export import test_tables
-from train.features import Features, features_of
-from train.labels import SPLITS, LabelTable, hide_labels, stable_uniform
-from train.ranking import auroc
-from train.settings import parse
+from train.datasets.labels import (
+    SPLITS,
+    LabelTable,
+    hide_labels,
+    policy_from_arguments,
+    stable_uniform,
+)
+from train.evaluation.of_run import test_tables
+from train.metrics.ranking import auroc
+from train.negative import parse
+from train.processes import processes
+from train.run_folder import films_of
+from train.stage1.network import preprocess_of
+from train.stage1.run import Run
+from train.stage2.features import Features, features_of
+from train.stage2.tuner import Films
 
 # Small enough for a minute or two on one core.
 _STAGE_1 = (
@@ -107,7 +117,7 @@ def films_problem(
     table = split_and_hide(whole, pattern, seed)
     run = stage_1(table, options.data, seed, options.work, options.work / f"{pattern}-{seed}")
     classifier = Classifier(read_model_folder(run.work.out), "cpu")
-    pixels = negative.films_of(table, run.preprocess, run.work, run.here)
+    pixels = films_of(table, run.preprocess, run.work, run.here)
     features = features_of(classifier, pixels, options.work / "features", progress=False)
     films = {side: Films(table.subset(r), features.z[r]) for side, r in run.rows.items()}
     truths = {
@@ -149,20 +159,20 @@ def _hide_as_reports_do(table: LabelTable, seed: int) -> LabelTable:
     return replace(table, y=np.where(hidden, np.float32(np.nan), table.y))
 
 
-def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> negative.Run:
+def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> Run:
     """Train in Negative mode, or go on with what is there; the model folder is in ``out``."""
     words = [*_STAGE_1.split(), "--data", data, "--seed", seed, "--out", out, "--resume"]
     words += ["--cache", work / "pixels", "--device", "cpu", "--workers", 1, "--threads", 1]
     options, settings, how = parse([str(word) for word in words])
-    policy = negative.policy_from_arguments(options)
+    policy = policy_from_arguments(options)
     with processes("cpu") as here:
         y = policy.apply(table, seed)
-        run = negative.Run(
+        run = Run(
             settings,
             how,
             table,
             y,
-            negative.films_of(table, negative.preprocess_of(settings), how, here),
+            films_of(table, preprocess_of(settings), how, here),
             here,
         )
         if (out / WEIGHTS).exists():
@@ -170,7 +180,7 @@ def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> 
         out.mkdir(parents=True, exist_ok=True)
         if how.last.exists():
             run.resume()
-        with negative.Stop() as stop:
+        with Stop() as stop:
             run.train(stop)
         facts = {"seed": seed, "label_policy": policy.to_dict()}
         negative.finish(run, facts, [])

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from train.ranking import auroc, average_precision
+from train.metrics.ranking import auroc, average_precision
 
 
 def main() -> None:

@@ -33,12 +33,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from train.distributed import Processes
-from train.labels import LabelTable
-from train.negative import Run
-from train.network import use_bfloat16
-from train.pixels import Pixels
-from train.settings import Settings, Work
+from train.datasets.labels import LabelTable
+from train.datasets.pixels import Pixels
+from train.precision import use_bfloat16
+from train.processes import Processes
+from train.run_folder import Work
+from train.stage1.run import Run
+from train.stage1.settings import Settings
 
 CHEXPERT_FILMS = 223_414
 LABELS = 14

@@ -36,21 +36,24 @@ NOT_A_MEDICAL_DEVICE = (
 # Public name -> module. Resolved on first use (PEP 562), so that `import cft` stays light:
 # torch and timm are imported only when a model is.
 _HOMES = {
-    "Classifier": "cft.classifier",
-    "Ensemble": "cft.ensemble",
-    "Findings": "cft.classifier",
-    "load": "cft.classifier",
-    "ModelFolderError": "cft.model_folder",
-    "Radiograph": "cft.radiograph",
-    "RadiographError": "cft.radiograph",
-    "read_radiograph": "cft.radiograph",
+    "Classifier": "cft.model.classifier",
+    "Ensemble": "cft.model.ensemble",
+    "Findings": "cft.model.findings",
+    "load": "cft.model.load",
+    "ModelFolderError": "cft.errors",
+    "Radiograph": "cft.film.radiograph",
+    "RadiographError": "cft.errors",
+    "read_radiograph": "cft.film.read",
 }
 
 if TYPE_CHECKING:
-    from cft.classifier import Classifier, Findings, load
-    from cft.ensemble import Ensemble
-    from cft.model_folder import ModelFolderError
-    from cft.radiograph import Radiograph, RadiographError, read_radiograph
+    from cft.errors import ModelFolderError, RadiographError
+    from cft.film.radiograph import Radiograph
+    from cft.film.read import read_radiograph
+    from cft.model.classifier import Classifier
+    from cft.model.ensemble import Ensemble
+    from cft.model.findings import Findings
+    from cft.model.load import load
 
 
 def __getattr__(name: str):

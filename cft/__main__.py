@@ -122,7 +122,7 @@ class _Run:
     def _results(self, paths: list[Path]) -> Iterator[tuple[str, object]]:
         from tqdm import tqdm
 
-        from cft.radiograph import RadiographError
+        from cft.errors import RadiographError
 
         stream = self.classifier.stream(paths, self.options.batch_size)
         progress = tqdm(
@@ -139,7 +139,7 @@ class _Run:
 
     def _print_text(self, named_results: Iterable[tuple[str, object]], several: bool) -> None:
         from cft import results
-        from cft.radiograph import RadiographError
+        from cft.errors import RadiographError
 
         for name, result in named_results:
             if isinstance(result, RadiographError):
@@ -156,7 +156,7 @@ class _Run:
             for line in lines:
                 sys.stdout.write(line)
             return
-        from cft.model_folder import atomic_write
+        from cft.files import atomic_write
 
         done: list[str] = []
         try:

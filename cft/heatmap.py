@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from cft.model_folder import atomic_write
-from cft.preprocess import resize
+from cft.files import atomic_write
+from cft.film.resize import resize
 
 # Colours of the overlay from weak to strong evidence; opacity carries the strength as well, so
 # that the map reads the same without colour vision.

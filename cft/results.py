@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cft import NOT_A_MEDICAL_DEVICE
-from cft.classifier import Classifier, Findings
-from cft.radiograph import RadiographError
+from cft.errors import RadiographError
+from cft.model.classifier import Classifier
+from cft.model.findings import Findings
 
 Result = Findings | RadiographError
 

@@ -47,7 +47,7 @@ def _random_model(folder: Path, config: dict) -> Path:
     import timm
     import torch
 
-    from cft.model_folder import write_model_folder
+    from cft.model.folder import write_model_folder
 
     torch.manual_seed(0)
     network = timm.create_model(config["architecture"], num_classes=3, in_chans=1).eval()

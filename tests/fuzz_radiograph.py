@@ -112,7 +112,9 @@ def judge(data: bytes, secret: str) -> tuple[str, str]:
     """Outcome and detail for one file; runs in a worker."""
     import numpy as np
 
-    from cft.radiograph import MAX_PIXELS, RadiographError, read_radiograph
+    from cft.errors import RadiographError
+    from cft.film.radiograph import MAX_PIXELS
+    from cft.film.read import read_radiograph
 
     try:
         film = read_radiograph(data)
@@ -138,7 +140,7 @@ def judge(data: bytes, secret: str) -> tuple[str, str]:
 
 def work(pipe, secret: str) -> None:
     """Answer (outcome, detail, seconds, peak memory in MB) to each file, until the pipe closes."""
-    from cft.radiograph import read_radiograph
+    from cft.film.read import read_radiograph
     from tests.films import every_film
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the native decoders' own remarks

@@ -12,7 +12,7 @@ from PIL import Image
 
 import app
 import cft
-from cft.model_folder import atomic_write
+from cft.files import atomic_write
 from tests.chromium import chromium
 from tests.conftest import ROOT
 

@@ -26,8 +26,8 @@ from PIL import Image
 
 import app
 import cft
-from cft import page
-from cft.model_folder import write_model_folder
+from cft.model.folder import write_model_folder
+from cft.page import render
 from tests.conftest import ROOT, random_model_config
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&${alert(2)}{{value}}\u202egnp.png"
@@ -192,7 +192,7 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
         tmp_path, state_dict=classifier.network.state_dict(), config=config, card=""
     )
     model = cft.load(folder, "cpu")
-    for html in (app.show(model, [("film", films[0])]), page.about_html(model)):
+    for html in (app.show(model, [("film", films[0])]), render.about_html(model)):
         assert "<script" not in html
         assert "<b>A" not in html
 
@@ -217,7 +217,7 @@ def test_the_example_film_says_that_it_is_synthetic(classifier):
 
 
 def test_a_model_folder_without_measurements_says_so(classifier):
-    html = page.about_html(classifier)
+    html = render.about_html(classifier)
     assert "The model folder states no measurements." in html
     assert classifier.weights_sha256 in html
     assert "Nothing: the weights are random." in html
@@ -239,7 +239,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
         weights_sha256=classifier.weights_sha256,
         commit=None,
     )
-    text = Elements(page.about_html(changed)).text
+    text = Elements(render.about_html(changed)).text
     assert "Test set films, experts: 395 films" in text
     assert "AUROC (90 % interval)" in text
     assert "Effusion0.812 (0.75 to 0.86)31" in text

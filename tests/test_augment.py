@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from train.augment import Augmentation, augment
+from train.stage1.augment import Augmentation, augment
 
 OFF = Augmentation(**{f.name: 0.0 for f in dataclasses.fields(Augmentation)})
 

@@ -13,11 +13,11 @@ from PIL import Image
 import app
 import cft
 from cft.labels import NIH_14
-from cft.model_folder import write_model_folder
-from cft.phantom import draw_phantom
+from cft.model.folder import write_model_folder
 from tests import chromium
 from tests.conftest import random_model_config
 from tests.films import dataset, dicom, phantom
+from train.datasets.phantom_drawing import draw_phantom
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{value}}.png"
 

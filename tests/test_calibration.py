@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from cft.calibration import MIN_CASES, apply_platt, fit_platt, operating_point
+from cft.model.calibration import MIN_CASES, apply_platt, fit_platt, operating_point
 
 
 def cases(n=400, slope=1.5, bias=-1.0, seed=0):

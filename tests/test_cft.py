@@ -14,10 +14,13 @@ import torch
 from safetensors import safe_open
 
 import cft as use
-from cft.model_folder import CONFIG, WEIGHTS, read_model_folder
+from cft.model.folder import CONFIG, WEIGHTS, read_model_folder
 from train import cft, negative
-from train.cft import Tuner
-from train.refit import STRENGTHS, Choice
+from train.command import Stop
+from train.stage2 import finished, refit, tuner
+from train.stage2.genetic import Evolution
+from train.stage2.refit import STRENGTHS, Choice
+from train.stage2.tuner import Tuner
 
 SIZE = 32
 LABELS = ("Bright", "Dark", "Never")
@@ -72,7 +75,7 @@ def words(parent: Path, data: Path, out: Path, *more: str) -> list[str]:
 def a_gain(monkeypatch):
     """As if cross-validation had shown a gain: what changes, changes."""
     found = Choice(4, np.full(len(STRENGTHS), 0.02), np.full(len(STRENGTHS), 0.01))
-    monkeypatch.setattr(cft, "choose", lambda *_: found)
+    monkeypatch.setattr(tuner, "choose", lambda *_: found)
 
 
 @pytest.fixture
@@ -215,11 +218,11 @@ def test_parts_made_from_other_labels_are_not_gone_on_with(parent, data, tmp_pat
     assert "other films or other labels" in capsys.readouterr().err
 
 
-def _finished(out: Path) -> cft.Finished:
+def _finished(out: Path) -> finished.Finished:
     """The parts of a run, whatever they were made from."""
     path = out / "checkpoint" / "last.safetensors"
     with safe_open(path, framework="np") as file:
-        return cft.Finished(path, file.metadata()["made_from"])
+        return finished.Finished(path, file.metadata()["made_from"])
 
 
 def test_patients_on_both_sides_are_refused(parent, data, tmp_path, capsys):
@@ -272,7 +275,7 @@ def test_the_regressions_are_moved_as_far_as_the_evidence_allows(parent, data, t
 
 def test_without_evidence_the_weights_are_the_parents(parent, data, tmp_path, monkeypatch):
     none = Choice(None, np.zeros(len(STRENGTHS)), np.zeros(len(STRENGTHS)))
-    monkeypatch.setattr(cft, "choose", lambda *_: none)
+    monkeypatch.setattr(tuner, "choose", lambda *_: none)
     assert cft.main(words(parent, data, tmp_path / "out")) == 0
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == (parent / WEIGHTS).read_bytes()
 
@@ -411,7 +414,7 @@ def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
     parent, data, tmp_path, monkeypatch, capsys, a_gain
 ):
     assert cft.main(words(parent, data, tmp_path / "whole")) == 0
-    fit, fitted = cft.Refitter.path, []
+    fit, fitted = refit.Refitter.path, []
 
     def stop_after_one(self, category, *labels):
         fitted.append(category)
@@ -420,9 +423,9 @@ def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
         return fit(self, category, *labels)
 
     cft_stop = []
-    enter = cft.Stop.__enter__
-    monkeypatch.setattr(cft.Stop, "__enter__", lambda self: cft_stop.append(self) or enter(self))
-    monkeypatch.setattr(cft.Refitter, "path", stop_after_one)
+    enter = Stop.__enter__
+    monkeypatch.setattr(Stop, "__enter__", lambda self: cft_stop.append(self) or enter(self))
+    monkeypatch.setattr(refit.Refitter, "path", stop_after_one)
     out = tmp_path / "out"
     assert cft.main(words(parent, data, out)) == 1
     assert "what is finished is kept" in capsys.readouterr().err
@@ -493,7 +496,7 @@ def test_the_search_sees_no_validation_label(parent, data, tmp_path, a_gain):
 def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, monkeypatch):
     more = ("--method", "ga")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
-    step, stops, steps = cft.Evolution.step, [], []
+    step, stops, steps = Evolution.step, [], []
 
     def stop_after_five(self):
         steps.append(self.generation)
@@ -501,9 +504,9 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, 
             stops[-1].asked = True
         step(self)
 
-    enter = cft.Stop.__enter__
-    monkeypatch.setattr(cft.Stop, "__enter__", lambda self: stops.append(self) or enter(self))
-    monkeypatch.setattr(cft.Evolution, "step", stop_after_five)
+    enter = Stop.__enter__
+    monkeypatch.setattr(Stop, "__enter__", lambda self: stops.append(self) or enter(self))
+    monkeypatch.setattr(Evolution, "step", stop_after_five)
     out = tmp_path / "out"
     assert cft.main(words(parent, data, out, *more)) == 1
     assert cft.main(words(parent, data, out, *more, "--resume")) == 0
@@ -514,17 +517,17 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, 
 def test_a_stopped_descent_is_begun_again(parent, data, tmp_path, monkeypatch, capsys):
     more = ("--method", "gradient")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
-    descend, calls = cft.descend, []
+    descend, calls = tuner.descend, []
 
     def stopped_at_first(*arguments, watch, **options):
         calls.append(1)
         ended = (lambda validation: True) if len(calls) == 1 else watch
         return descend(*arguments, watch=ended, **options)
 
-    monkeypatch.setattr(cft, "descend", stopped_at_first)
-    asked = cft.Tuner._stop_if_asked
+    monkeypatch.setattr(tuner, "descend", stopped_at_first)
+    asked = tuner.Tuner._stop_if_asked
     monkeypatch.setattr(
-        cft.Tuner,
+        tuner.Tuner,
         "_stop_if_asked",
         lambda self: setattr(self._stop, "asked", len(calls) == 1) or asked(self),
     )

@@ -15,7 +15,9 @@ from PIL import Image
 
 import cft
 from cft.__main__ import main
-from cft.classifier import LATERAL, Classifier
+from cft.model.classifier import Classifier
+from cft.model.findings import LATERAL
+from cft.model.folder import write_model_folder
 from tests.conftest import ROOT, random_model_config
 
 LABELS = ["Cardiomegaly", "Effusion", "Hernia"]
@@ -251,7 +253,7 @@ def test_a_network_whose_head_is_not_linear_says_that_it_has_no_maps(tmp_path, f
     config["architecture"] = "mobilenetv3_small_050"
     config["num_features"] = 1024
     network = timm.create_model("mobilenetv3_small_050", num_classes=3, in_chans=1)
-    folder = cft.model_folder.write_model_folder(
+    folder = write_model_folder(
         tmp_path / "model", state_dict=network.state_dict(), config=config, card=""
     )
     classifier = cft.load(folder, device="cpu")
@@ -273,7 +275,7 @@ def test_networks_of_other_families_load_and_agree_with_timm(architecture, tmp_p
     config = random_model_config()
     config["architecture"] = architecture
     config["pretrained_cfg"]["input_size"] = [1, 224, 224]
-    folder = cft.model_folder.write_model_folder(
+    folder = write_model_folder(
         tmp_path / "model", state_dict=network.state_dict(), config=config, card=""
     )
     batch = torch.randn(1, 1, 224, 224)

@@ -13,10 +13,9 @@ from train.command import (
     POSITIVE,
     SHARE,
     WHOLE,
-    Stopped,
     exit_code,
 )
-from train.labels import UsageError
+from train.errors import Stopped, UsageError
 
 
 class Expected(ValueError):

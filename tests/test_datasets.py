@@ -21,7 +21,7 @@ from train.datasets import (
     read_dataset,
 )
 from train.datasets.__main__ import main
-from train.labels import LabelTable
+from train.datasets.labels import LabelTable
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,7 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from cft.radiograph import RadiographError, read_radiograph
+from cft.errors import RadiographError
+from cft.film.read import read_radiograph
 from tests.films import SECRET, compressed, dataset, dicom, every_film, j2k, lut, phantom, rle
 
 #: The files that pydicom brings with it; all are bundled in its wheel.

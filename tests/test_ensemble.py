@@ -11,9 +11,10 @@ import timm
 import torch
 
 import cft
-from cft.averaging import combine, logit
-from cft.ensemble import write_ensemble
-from cft.model_folder import ModelFolderError, write_model_folder
+from cft.errors import ModelFolderError
+from cft.model.averaging import combine, logit
+from cft.model.ensemble import write_ensemble
+from cft.model.folder import write_model_folder
 from tests.conftest import random_model_config
 
 LABELS = ["Effusion", "Hernia"]

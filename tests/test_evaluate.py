@@ -17,25 +17,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_curve
 
-from cft import page
 from cft.labels import CHEXPERT_5
-from train import chexpert, plots
+from cft.page import render
 from train.datasets import add_dataset_arguments
-from train.ensemble import combine, greedy_weights
-from train.evaluate import _parser, _training_plots, main
-from train.inference import predictions_of, run, truth_of
-from train.labels import LabelTable
-from train.predictions import (
+from train.datasets.labels import LabelTable
+from train.errors import StudyError, TableError
+from train.evaluate import _parser, main
+from train.evaluation import competition, dots, figure, grids, plots, training_curves
+from train.evaluation.combine import combine, greedy_weights
+from train.evaluation.inference import predictions_of, run, truth_of
+from train.evaluation.predictions import (
     Predictions,
-    StudyError,
-    TableError,
     Truth,
     predictions_csv,
     read_decisions,
     read_predictions,
     read_truth,
 )
-from train.protocol import Settings, evaluate_models
+from train.evaluation.protocol import Settings, evaluate_models
+from train.evaluation.report_folder import training_plots
 
 # Official mean AUROC of the five tasks (the competition's server; ngango2's is the organisers'
 # data scored by the same rule) and readers below the curve, in the order of CHEXPERT_5.
@@ -291,7 +291,7 @@ def test_columns_spelt_otherwise_are_named_on_both_sides(tables, tmp_path, capsy
 def test_a_file_in_the_place_of_the_output_is_named_before_any_work(
     tables, tmp_path, capsys, monkeypatch, below
 ):
-    monkeypatch.setattr("train.evaluate.evaluate_models", None)  # never reached
+    monkeypatch.setattr("train.evaluation.report_folder.evaluate_models", None)  # never reached
     file = tmp_path / "file"
     file.write_text("mine")
     arguments = ["--predictions", tables[1], "--truth", tables[0], "--out", file / below]
@@ -494,7 +494,7 @@ SCORES, TRUTH = np.array([4.0, 3.0, 2.0, 1.0]), np.array([1.0, 0.0, 1.0, 0.0])
     ],
 )
 def test_the_step_rule_reads_the_curve_before_the_vertex(sensitivity, false_positive_rate, below):
-    result = chexpert.readers_below(SCORES, TRUTH, {"r": (sensitivity, false_positive_rate)})
+    result = competition.readers_below(SCORES, TRUTH, {"r": (sensitivity, false_positive_rate)})
     assert result == {"count": int(below), "readers": ["r"] if below else []}
 
 
@@ -504,17 +504,17 @@ def test_the_vertices_are_those_of_scikit_learn():
     scores = (generator.standard_normal(200) + np.nan_to_num(labels)).round(1)
     known = ~np.isnan(labels)
     expected = roc_curve(labels[known], scores[known], drop_intermediate=False)[:2]
-    np.testing.assert_allclose(chexpert.step_curve(scores, labels), expected)
+    np.testing.assert_allclose(competition.step_curve(scores, labels), expected)
 
 
 def test_tied_scores_make_one_vertex():
-    x, y = chexpert.step_curve(np.array([1.0, 1.0, 0.0, 5.0]), np.array([1, 0, 0, np.nan]))
+    x, y = competition.step_curve(np.array([1.0, 1.0, 0.0, 5.0]), np.array([1, 0, 0, np.nan]))
     np.testing.assert_allclose([x, y], [[0, 0.5, 1], [0, 1, 1]])
 
 
 def test_readers_rates_leave_out_what_is_unknown():
     decisions, labels = np.array([1, 0, np.nan, 1, 1]), np.array([1, 1, 1, 0, np.nan])
-    assert chexpert.reader_rates(decisions, labels) == (0.5, 1.0)
+    assert competition.reader_rates(decisions, labels) == (0.5, 1.0)
 
 
 def test_the_majority_of_three_readers_is_a_reader_of_its_own():
@@ -1099,7 +1099,7 @@ def test_a_saved_ensemble_is_loaded_and_scores_the_same(nih, model_folder, tmp_p
     card = (saved / "README.md").read_text()
     assert "An ensemble of networks" in card
     assert "14 studies of 14 patients" in card
-    assert "Test set NIH ChestX-ray14: 14 studies" in page.about_html(ensemble)
+    assert "Test set NIH ChestX-ray14: 14 studies" in render.about_html(ensemble)
 
 
 @pytest.mark.parametrize("ensemble", [[], ["--ensemble", "ranks"]])
@@ -1120,7 +1120,7 @@ def test_training_curves_are_drawn_from_a_runs_log(tmp_path):
     ]
     log = tmp_path / "log.jsonl"
     log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert plots.training_curves(log, tmp_path / "plots") == "training.png"
+    assert training_curves.training_curves(log, tmp_path / "plots") == "training.png"
     svg = (tmp_path / "plots" / "training.svg").read_text()
     assert "0.650" in svg  # the best validation AUROC is written beside its point
 
@@ -1129,7 +1129,7 @@ def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(tmp_path):
     log = tmp_path / "log.jsonl"
     record = {"epoch": 1, "loss": 0.5, "valid": {"auroc": None, "map": 0.25}}
     log.write_text(json.dumps(record) + "\n" + '{"epoch": 2, "lo')
-    assert plots.training_curves(log, tmp_path) == "training.png"
+    assert training_curves.training_curves(log, tmp_path) == "training.png"
     assert "0.250" in (tmp_path / "training.svg").read_text()
 
 
@@ -1140,7 +1140,7 @@ def test_curves_of_two_runs_never_share_a_file(model_folder, tmp_path):
         shutil.copy(model_folder / "config.json", run_)
         record = {"epoch": 1, "loss": 0.5, "valid": {"auroc": 0.5, "map": 0.25}}
         (run_ / "log.jsonl").write_text(json.dumps(record) + "\n")
-    drawn = _training_plots(argparse.Namespace(model=list(map(str, runs)), out=tmp_path))
+    drawn = training_plots(argparse.Namespace(model=list(map(str, runs)), out=tmp_path))
     assert len(set(drawn)) == 3
     assert all((tmp_path / image).exists() for image in drawn)
 
@@ -1150,25 +1150,25 @@ def test_curves_of_two_runs_never_share_a_file(model_folder, tmp_path):
 
 @pytest.mark.parametrize("width", [2.5, 6.8])
 def test_a_title_never_leaves_its_figure(width):
-    figure = Figure(figsize=(width, 3), layout="constrained")
-    plots._heading(
-        figure, "ROC curves and AUROC", "a truth with a long name: 500 studies of W " * 3
+    drawn = Figure(figsize=(width, 3), layout="constrained")
+    figure.add_heading(
+        drawn, "ROC curves and AUROC", "a truth with a long name: 500 studies of W " * 3
     )
-    figure.draw_without_rendering()
-    assert figure._suptitle.get_window_extent().x1 <= figure.bbox.x1
+    drawn.draw_without_rendering()
+    assert drawn._suptitle.get_window_extent().x1 <= drawn.bbox.x1
 
 
 def test_twenty_models_look_different():
-    looks = [plots._look(i, str(i), {"other"}) for i in range(20)]
+    looks = [grids._look(i, str(i), {"other"}) for i in range(20)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
-    markers = [(plots._colour(i), plots._of_model(plots._MARKERS, i)) for i in range(20)]
+    markers = [(figure.colour_of(i), figure.pick(figure.MARKERS, i)) for i in range(20)]
     assert len(set(markers)) == 20
 
 
 @pytest.mark.parametrize(("largest", "limit"), [(0.04, 0.05), (0.21, 0.3), (0.5, 0.6), (1.3, 1)])
 def test_a_rare_finding_fills_its_panel(largest, limit):
     axis = Figure().subplots()
-    plots._scale(axis, largest, square=True)
+    grids._scale(axis, largest, square=True)
     assert axis.get_xlim() == axis.get_ylim() == pytest.approx((-0.02 * limit, 1.02 * limit))
 
 
@@ -1188,7 +1188,7 @@ def test_every_mark_of_calibration_lies_within_its_panel():
             for name, before, after in (("first", 0.02, 0.01), ("other", 0.3, 0.2))
         }
     }
-    figure = plots._calibration_dumbbells(results, truth, models)
+    figure = dots.calibration_dumbbells(results, truth, models)
     for axis in figure.axes:
         low, high = axis.get_xlim()
         assert low == 0
@@ -1209,7 +1209,7 @@ def test_the_steps_of_precision_and_recall_enclose_the_average_precision():
     generator = np.random.default_rng(0)
     labels = generator.choice([0, 1, np.nan], 200, p=[0.6, 0.3, 0.1])
     scores = (generator.standard_normal(200) + np.nan_to_num(labels)).round(1)
-    recall, precision = plots.precision_recall_steps(scores, labels)
+    recall, precision = grids.precision_recall_steps(scores, labels)
     known = ~np.isnan(labels)
     expected = average_precision_score(labels[known], scores[known])
     assert np.sum(np.diff(recall) * precision[1:]) == pytest.approx(expected)
@@ -1219,7 +1219,7 @@ def test_the_steps_of_precision_and_recall_enclose_the_average_precision():
 def test_a_point_of_the_reliability_diagram_stands_for_enough_cases():
     labels = np.array([1.0] * 12 + [0.0] * 188 + [np.nan] * 40)
     probabilities = np.linspace(0, 1, 240)
-    stated, observed, half = plots.reliability_points(probabilities, labels)
+    stated, observed, half = grids.reliability_points(probabilities, labels)
     assert len(stated) == 2  # of about eight positives each, were they spread evenly
     assert stated == pytest.approx([probabilities[:100].mean(), probabilities[100:200].mean()])
     assert observed == pytest.approx([0.12, 0])
@@ -1231,4 +1231,4 @@ def test_a_point_of_the_reliability_diagram_stands_for_enough_cases():
 
 def test_an_empty_log_gives_no_plot(tmp_path):
     (tmp_path / "log.jsonl").write_text("")
-    assert plots.training_curves(tmp_path / "log.jsonl", tmp_path) is None
+    assert training_curves.training_curves(tmp_path / "log.jsonl", tmp_path) is None

@@ -10,12 +10,13 @@ import pytest
 import timm
 import torch
 
-from cft.classifier import Classifier
-from cft.model_folder import ModelFolderError, read_model_folder, write_model_folder
+from cft.errors import ModelFolderError
+from cft.model.classifier import Classifier
+from cft.model.folder import read_model_folder, write_model_folder
 from tests.conftest import random_model_config
-from train import features
-from train.features import features_of
-from train.pixels import Pixels
+from train.datasets.pixels import Pixels
+from train.stage2 import features
+from train.stage2.features import features_of
 
 
 @pytest.fixture(scope="module")

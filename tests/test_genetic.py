@@ -9,8 +9,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from train.genetic import Evolution, Genetic, pulls_of
-from train.network import full_precision
+from train.precision import full_precision
+from train.stage2.genetic import Evolution, Genetic, pulls_of
 
 D = 20
 PAPER, GUIDED = Genetic.paper(), Genetic()

@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from train.gradient import descend
 from train.losses import loss_named
+from train.stage2.gradient import descend
 
 D, C = 6, 3
 

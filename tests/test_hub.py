@@ -19,9 +19,9 @@ import timm
 import torch
 
 import cft
-from cft import hub as cft_hub
-from cft.hub import ModelFolderError, resolve
-from cft.model_folder import CARD, CONFIG, WEIGHTS, read_model_folder
+from cft.model import hub as cft_hub
+from cft.model.folder import CARD, CONFIG, WEIGHTS, read_model_folder
+from cft.model.hub import ModelFolderError, resolve
 from tests.conftest import ROOT
 from tests.hub_server import TOKEN, USER, git_hash
 
@@ -426,9 +426,9 @@ def test_a_revision_is_resolved_once_and_named_in_results(hub, published, films,
 
 
 def test_the_page_names_the_commit(hub, published):
-    from cft import page
+    from cft.page import render
 
-    assert published in page.about_html(cft.load(f"hf-hub:{NAME}"))
+    assert published in render.about_html(cft.load(f"hf-hub:{NAME}"))
 
 
 def test_a_commit_in_the_cache_needs_no_network(hub, published):
@@ -494,7 +494,7 @@ def test_the_environment_names_a_model_of_the_hub(hub, published, monkeypatch):
 
 def test_the_page_falls_back_only_if_told_to_and_says_so(hub, monkeypatch, capsys):
     import app
-    from cft import page
+    from cft.page import render
 
     monkeypatch.setenv("CFT_MODEL", "hf-hub:tester/absent")
     with pytest.raises(ModelFolderError):
@@ -502,9 +502,9 @@ def test_the_page_falls_back_only_if_told_to_and_says_so(hub, monkeypatch, capsy
     monkeypatch.setenv("CFT_FALLBACK", "bundled")
     classifier, reason = app.load_model()
     assert classifier.commit is None
-    assert "tester/absent" in page.fallback_notice(reason)
+    assert "tester/absent" in render.fallback_notice(reason)
     assert "The bundled model is used instead" in capsys.readouterr().err
-    assert page.fallback_notice("") == ""
+    assert render.fallback_notice("") == ""
 
 
 def test_pull_answers_wrong_usage_with_2_and_failure_with_1(hub, capsys):
@@ -515,7 +515,7 @@ def test_pull_answers_wrong_usage_with_2_and_failure_with_1(hub, capsys):
     assert caught.value.code == 2
 
 
-PULL = [sys.executable, "-m", "cft.hub", "pull", NAME]
+PULL = [sys.executable, "-m", "cft.model.hub", "pull", NAME]
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
 
 

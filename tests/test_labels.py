@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from train.labels import (
-    DatasetError,
+from train.datasets.labels import (
     LabelPolicy,
     LabelTable,
     add_policy_arguments,
@@ -17,6 +16,7 @@ from train.labels import (
     stable_uniform,
     targets,
 )
+from train.errors import DatasetError
 
 NAN = np.nan
 

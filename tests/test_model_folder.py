@@ -7,7 +7,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from cft.model_folder import ModelFolderError, atomic_write, read_model_folder, write_model_folder
+from cft.errors import ModelFolderError
+from cft.files import atomic_write
+from cft.model.folder import read_model_folder, write_model_folder
 from tests.conftest import random_model_config
 
 

@@ -17,16 +17,21 @@ from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d
 
 import cft
-from cft.model_folder import WEIGHTS, read_model_folder
-from train import checkpoint, negative
-from train.checkpoint import CheckpointError, read_facts
-from train.distributed import share_batch_statistics
-from train.labels import LabelTable
+from cft.model.folder import WEIGHTS, read_model_folder
+from train import negative
+from train.command import Stop
+from train.datasets.labels import LabelTable
+from train.datasets.pixels import Pixels
+from train.errors import CheckpointError
 from train.losses import loss_named
-from train.pixels import Pixels
-from train.presets import PRESETS
-from train.schedule import learning_rate, plateaus
-from train.settings import Settings, Work, parse
+from train.negative import parse
+from train.run_folder import Work
+from train.stage1 import checkpoint, run
+from train.stage1.checkpoint import read_facts
+from train.stage1.distributed import share_batch_statistics
+from train.stage1.presets import PRESETS
+from train.stage1.schedule import learning_rate, plateaus
+from train.stage1.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
@@ -160,10 +165,10 @@ def test_a_run_resumed_within_an_epoch_ends_with_the_same_bytes(
 ):
     """Stopped at every look, so that checkpoints fall within epochs."""
     words = arguments(data, tmp_path / "run")
-    monkeypatch.setattr(negative, "_LOOK_EVERY", 4)
+    monkeypatch.setattr(run, "_LOOK_EVERY", 4)
     asked = property(lambda self: True, lambda self, value: None)
     with monkeypatch.context() as patch:
-        patch.setattr(negative.Stop, "asked", asked, raising=False)
+        patch.setattr(Stop, "asked", asked, raising=False)
         steps = []
         for _ in range(3):
             assert negative.main([*words, "--resume"]) == 1
@@ -200,9 +205,9 @@ def test_a_loss_that_is_no_number_is_said_and_the_last_checkpoint_stays(
     data, tmp_path, capsys, monkeypatch
 ):
     words = arguments(data, tmp_path / "run")
-    real = negative.learning_rate
+    real = run.learning_rate
     monkeypatch.setattr(
-        negative,
+        run,
         "learning_rate",
         lambda s, peak, step, *x: 1e38 if step > 7 else real(s, peak, step, *x),
     )
@@ -306,16 +311,16 @@ def table_of(y: np.ndarray, split: np.ndarray | None = None) -> LabelTable:
     )
 
 
-def make_run(tmp_path, y, pixels=None, **changes) -> negative.Run:
+def make_run(tmp_path, y, pixels=None, **changes) -> run.Run:
     settings = Settings(
         **{"arch": "test_resnet", "image_size": SIZE, "batch_size": 8, "clip": 0.0, **changes}
     )
     generator = np.random.default_rng(0)
     if pixels is None:
         pixels = Pixels(generator.integers(0, 256, (len(y), SIZE, SIZE), dtype=np.uint8), {})
-    here = negative.Processes(0, 1, torch.device("cpu"))
+    here = run.Processes(0, 1, torch.device("cpu"))
     work = Work(out=tmp_path, device="cpu")
-    return negative.Run(settings, work, table_of(y), y.astype(np.float32), pixels, here)
+    return run.Run(settings, work, table_of(y), y.astype(np.float32), pixels, here)
 
 
 def labels(n=64, c=3, seed=0):
@@ -405,7 +410,7 @@ def test_early_stopping_waits_as_long_as_it_is_told(tmp_path):
 def test_validation_leaves_out_categories_without_both_kinds():
     y = np.array([[1, 1], [0, 1], [1, np.nan], [0, 1]])
     scores = np.array([[2.0, 0], [1, 0], [3, 0], [0, 0]])
-    result = negative.validation(scores, table_of(y))
+    result = run.validation(scores, table_of(y))
     assert result["auroc"] == result["map"] == 1.0
     assert list(result["categories"]) == ["c0"]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cft.labels import DESCRIPTIONS
-from cft.phantom import PHANTOM_FINDINGS, draw_phantom
 from train.datasets import DatasetError, missing_images, read_dataset
+from train.datasets.phantom_drawing import PHANTOM_FINDINGS, draw_phantom
 
 
 def draw(*findings: str, size: int = 128, seed: int = 0) -> np.ndarray:

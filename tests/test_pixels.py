@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cft.preprocess import Preprocess
-from cft.radiograph import read_radiograph
-from train import pixels
-from train.pixels import Pixels, pack, resized
+from cft.film.read import read_radiograph
+from cft.model.preprocess import Preprocess
+from train.datasets import pixels
+from train.datasets.pixels import Pixels, pack, resized
 
 PREPROCESS = Preprocess((1, 48, 48), "bilinear", mean=(0.5,), std=(0.25,))
 CPU = torch.device("cpu")

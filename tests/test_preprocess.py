@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cft.preprocess import Preprocess, resize
+from cft.film.resize import resize
+from cft.model.preprocess import Preprocess
 
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 

@@ -17,14 +17,16 @@ from huggingface_hub import ModelCard
 import cft
 import train.cft
 import train.negative
-from cft.ensemble import write_ensemble
-from cft.hub import resolve
-from cft.model_folder import CARD, CONFIG, WEIGHTS
+from cft.model.ensemble import write_ensemble
+from cft.model.folder import CARD, CONFIG, WEIGHTS
+from cft.model.hub import resolve
 from tests.conftest import ROOT, random_model_config
 from tests.hub_server import TOKEN, USER
-from train import push
+from train import errors
+from train.publishing import hub as hub_module
+from train.publishing import push_options
+from train.publishing.card import model_card
 from train.push import main
-from train.report import model_card
 
 NAME = f"{USER}/model"
 
@@ -225,7 +227,7 @@ def test_a_commit_or_tag_whose_answer_was_lost_is_not_made_twice(hub, folder, re
 
 @pytest.mark.parametrize("request_", ["whoami", "repos/create", "PUT /lfs/", "/commit/"])
 def test_an_answer_that_does_not_come_is_asked_for_again(hub, folder, request_, monkeypatch):
-    monkeypatch.setattr(push, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(hub_module, "_TIMEOUT", 0.3)
     hub.fail(request_, "hold")
     assert main([str(folder), NAME]) == 0
     assert commits(hub) == 2
@@ -455,9 +457,9 @@ def test_both_stages_push_under_the_default_name_and_are_pulled_back(
 def test_a_run_whose_push_fails_says_that_the_model_is_there(hub, folder):
     hub.fail("/commit/", status=403)
     options = argparse.Namespace(push=NAME, private=False, revision=None, tag=None, dry_run=False)
-    with pytest.raises(push.PushError, match=r"the model is whole in .*: `python -m train.push`"):
-        push.push_from_arguments(options, folder)
-    push.push_from_arguments(options, folder)
+    with pytest.raises(errors.PushError, match=r"the model is whole in .*: `python -m train.push`"):
+        push_options.push_from_arguments(options, folder)
+    push_options.push_from_arguments(options, folder)
     assert commits(hub) == 2
 
 

@@ -15,13 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cft.radiograph import (
-    MAX_BYTES,
-    Radiograph,
-    RadiographError,
-    read_radiograph,
-    smallest_depth,
-)
+from cft.errors import RadiographError
+from cft.film.radiograph import MAX_BYTES, Radiograph, smallest_depth
+from cft.film.read import read_radiograph
 from tests import films, fuzz_radiograph
 from tests.films import SECRET, every_film, phantom, png, tiff
 

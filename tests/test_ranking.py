@@ -8,8 +8,8 @@ import torch
 from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from train import ranking
-from train.ranking import auroc, average_precision
+from train.metrics import ranking
+from train.metrics.ranking import auroc, average_precision
 
 METRICS = {
     "auroc": (auroc, roc_auc_score, ranking._auroc_by_running_sums),

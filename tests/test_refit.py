@@ -8,9 +8,9 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from train import refit
-from train.ranking import auroc
-from train.refit import STRENGTHS, Path, Refitter, choose
+from train.metrics.ranking import auroc
+from train.stage2 import refit
+from train.stage2.refit import STRENGTHS, Path, Refitter, choose
 
 D = 12
 

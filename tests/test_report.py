@@ -21,7 +21,9 @@ from sklearn.metrics import (
 from cft import NOT_A_MEDICAL_DEVICE
 from cft.labels import CHEXPERT_5
 from tests.conftest import random_model_config
-from train.report import evaluate_scores, markdown, model_card, named_subsets, summary
+from train.evaluation.report import markdown, summary
+from train.evaluation.scores import evaluate_scores, named_subsets
+from train.publishing.card import model_card
 
 LABELS = ("Cardiomegaly", "Effusion", "Hernia")
 

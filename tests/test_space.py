@@ -14,11 +14,12 @@ import pytest
 import yaml
 
 import cft
-from cft.model_folder import CARD, CONFIG, WEIGHTS, ModelFolderError
+from cft.errors import ModelFolderError
+from cft.model.folder import CARD, CONFIG, WEIGHTS
 from tests.conftest import ROOT
 from tests.hub_server import USER
+from train.publishing.space import build_space
 from train.push import main
-from train.space import build_space
 
 NAME = f"{USER}/model"
 
@@ -69,7 +70,7 @@ def test_a_space_is_published_in_one_commit(hub, capsys):
     assert main(["--space", f"{USER}/page"]) == 0
     repository = hub.model(f"{USER}/page", "spaces")
     sent = repository.commits[repository.branches["main"]]
-    assert {"app.py", "requirements.txt", "cft/hub.py", f"weights/{WEIGHTS}"} <= set(sent)
+    assert {"app.py", "requirements.txt", "cft/model/hub.py", f"weights/{WEIGHTS}"} <= set(sent)
     assert len(repository.commits) == 2
     assert f"{hub.url}/spaces/{USER}/page" in capsys.readouterr().out
 

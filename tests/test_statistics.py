@@ -14,20 +14,16 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from train.statistics import (
+from train.metrics.bootstrap import (
     bootstrap_auroc,
     bootstrap_average_precision,
     bootstrap_roc_band,
     bootstrap_totals,
-    calibration_error,
-    compare_bootstrap,
-    compare_delong,
-    compare_means,
-    delong,
     draw_groups,
-    holm,
-    rates,
 )
+from train.metrics.comparison import compare_bootstrap, compare_delong, compare_means, holm
+from train.metrics.decisions import calibration_error, rates
+from train.metrics.delong import delong
 
 BOOTSTRAPS = {
     "auroc": (bootstrap_auroc, roc_auc_score),

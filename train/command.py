@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
+import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from train.labels import UsageError
+from train.errors import UsageError
 
 __all__ = [
     "ABOVE_ZERO",
@@ -21,7 +24,6 @@ __all__ = [
     "SHARE",
     "WHOLE",
     "Number",
-    "Stopped",
     "exit_code",
 ]
 
@@ -67,13 +69,6 @@ SHARE = Number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 BETWEEN_ZERO_AND_ONE = Number(float, lambda x: 0 < x < 1, "a number between 0 and 1")
 
 
-class Stopped(Exception):
-    """The user asked for the end (SIGINT or SIGTERM), and what is finished is kept."""
-
-    def __str__(self) -> str:
-        return "stopped; what is finished is kept: add --resume to go on"
-
-
 def exit_code(
     name: str, work: Callable[[], int | None], *expected: type[Exception], interrupted: str
 ) -> int:
@@ -110,3 +105,60 @@ def exit_code(
         sentence = f"{error.strerror or error}{where}"
     print(f"{name}: {sentence}", file=sys.stderr)
     return 1
+
+
+class Stop:
+    """Remembers that SIGINT or SIGTERM came; the loop looks at `asked` between two steps."""
+
+    def __init__(self):
+        self.asked = False
+
+    def __enter__(self) -> Stop:
+        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        if self.asked:  # the second time the user means it
+            raise KeyboardInterrupt
+        self.asked = True
+        print("stopping; once more: at once, without saving", file=sys.stderr)
+
+
+def option(default: Any, text: str, **argument: Any) -> Any:
+    return field(default=default, metadata={"help": text, **argument})
+
+
+def command_of(
+    program: str,
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    left_out: Collection[str],
+    preset: str | None = None,
+    values: Mapping[str, Any] | None = None,
+) -> str:
+    """The command that repeats a run elsewhere, without what belongs to one machine.
+
+    Parameters
+    ----------
+    program
+        Such as ``python -m train.negative``.
+    parser, options
+        What was asked for; options at their defaults are not named.
+    left_out
+        Options that belong to one machine: folders, device and the like.
+    preset, values
+        The preset's name, and the arguments that it stands for.
+    """
+    words = [program]
+    words += [f"--preset {preset}"] if preset else []
+    words += ["--data DATA"] if options.data else []
+    for key, value in sorted(vars(options).items()):
+        default = (values or {}).get(key, parser.get_default(key))
+        if key not in {*left_out, "preset", "data"} and value != default:
+            given = value if isinstance(value, list) else [value]
+            words += [f"--{key.replace('_', '-')}", *(shlex.quote(str(x)) for x in given)]
+    return " ".join(words)

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from train.command import POSITIVE, WHOLE, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments
-from train.labels import DatasetError
-from train.network import preprocess_of
-from train.pixels import pack
-from train.settings import Settings
+from train.datasets.pixels import pack
+from train.errors import DatasetError
+from train.stage1.network import preprocess_of
+from train.stage1.settings import Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,8 +17,9 @@ import numpy as np
 
 from cft.labels import CHEXPERT_5, CHEXPERT_14
 from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
+from train.datasets.labels import LabelTable, hide_labels
 from train.datasets.reading import Options, note_names, read_csv
-from train.labels import DatasetError, LabelTable, UsageError, hide_labels
+from train.errors import DatasetError, UsageError
 
 __all__ = [
     "READERS",

@@ -17,8 +17,9 @@ import numpy as np
 
 from train.command import WHOLE, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments, missing_images
+from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.reading import note_names
-from train.labels import SPLITS, DatasetError, LabelTable
+from train.errors import DatasetError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

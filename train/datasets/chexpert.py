@@ -17,8 +17,9 @@ import numpy as np
 
 from cft.labels import CHEXPERT_14
 from train.datasets import reading
+from train.datasets.labels import SPLITS, LabelTable, Paths
 from train.datasets.reading import SEX, Columns, Options
-from train.labels import SPLITS, DatasetError, LabelTable, Paths
+from train.errors import DatasetError
 
 _TABLES = ("train.csv", "valid.csv", "test.csv", "test_labels.csv")
 # Of frontal films; a few have other codes there.

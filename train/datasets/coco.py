@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from train.datasets import reading
+from train.datasets.labels import LabelTable, Paths
 from train.datasets.reading import Options
-from train.labels import DatasetError, LabelTable, Paths
+from train.errors import DatasetError
 
 
 def recognises(data: Path) -> bool:

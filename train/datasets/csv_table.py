@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from train.datasets import reading
+from train.datasets.labels import LabelTable, Paths
 from train.datasets.reading import SEX, VIEW, Columns, Options
-from train.labels import DatasetError, LabelTable, Paths
+from train.errors import DatasetError
 
 #: What a column can be besides a category.
 ROLES = ("image", "patient", "study", "split", "age", "sex", "view", "width")

@@ -23,8 +23,9 @@ import numpy as np
 
 from cft.labels import NIH_14, RANZCR_CLIP_11
 from train.datasets import reading
+from train.datasets.labels import LabelTable, Paths
 from train.datasets.reading import Columns, Options
-from train.labels import DatasetError, LabelTable, Paths
+from train.errors import DatasetError
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ import numpy as np
 
 from cft.labels import NIH_14
 from train.datasets import reading
+from train.datasets.labels import LabelTable, Paths
 from train.datasets.reading import SEX, VIEW, Columns, Options
-from train.labels import DatasetError, LabelTable, Paths
+from train.errors import DatasetError
 
 _COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", *NIH_14}
 _OFFICIAL_COLUMNS = {

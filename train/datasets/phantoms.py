@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from cft.phantom import PHANTOM_FINDINGS, draw_phantom
 from train.datasets import reading
+from train.datasets.labels import LabelTable, Paths, stable_uniform
+from train.datasets.phantom_drawing import PHANTOM_FINDINGS, draw_phantom
 from train.datasets.reading import Options
-from train.labels import DatasetError, LabelTable, Paths, stable_uniform
+from train.errors import DatasetError
 
 _FILMS, _SIZE = 1500, 64
 _SHARE = {

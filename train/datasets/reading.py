@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from train.labels import SPLITS, DatasetError, LabelTable, Paths, stable_uniform
+from train.datasets.labels import SPLITS, LabelTable, Paths, stable_uniform
+from train.errors import DatasetError
 
 #: Codes of label cells, and what they are in ``y``; -1 (uncertain) counts from the end.
 BLANK, UNCERTAIN = 2, -1

@@ -1,0 +1,1 @@
+"""Bytes -> `Radiograph`: every format, and every limit on what a user may hand in."""

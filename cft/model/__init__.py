@@ -1,0 +1,1 @@
+"""Model folder -> findings: reading, checking, fetching and running models."""

@@ -1,0 +1,185 @@
+"""Film -> features -> logistic regressions -> probabilities and class activation maps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from cft.errors import ModelFolderError, RadiographError
+from cft.film.read import as_radiograph
+from cft.model.findings import LATERAL, Findings, categories_of, origin
+from cft.model.folder import CONFIG, ModelFolder
+from cft.model.network import build_network, has_linear_head
+from cft.model.preprocess import Preprocess
+
+
+class Classifier:
+    """A model ready for use; make one with `load`.
+
+    Attributes
+    ----------
+    config
+        The model folder's ``config.json``.
+    label_names
+        The categories, in the order of the outputs.
+    categories
+        Label -> `Category`.
+    preprocess
+        The model's own `cft.preprocess.Preprocess`.
+    weights_sha256
+        Hash of the weights file: names the exact weights.
+    network
+        The timm network, in evaluation mode.
+    device
+        Where it runs.
+    reference, commit
+        The repository and revision on the Hub, and the commit that it was when the model was
+        loaded; None for a local folder.
+    """
+
+    reference: str | None = None
+    commit: str | None = None
+
+    def __init__(self, folder: ModelFolder, device: str | torch.device | None = None):
+        self.config = folder.config
+        self.label_names = folder.label_names
+        self.weights_sha256 = folder.weights_sha256
+        self.categories = categories_of(folder)
+        try:
+            self.preprocess = Preprocess.from_config(folder.config["pretrained_cfg"])
+        except ValueError as error:
+            raise ModelFolderError(f"{folder.path / CONFIG}: {error}") from error
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = build_network(folder).to(self.device, memory_format=torch.channels_last)
+        self.has_heatmaps = has_linear_head(self.network, self.preprocess, self.device)
+
+    @property
+    def name(self) -> str:
+        """Architecture and the first digits of the weights' hash, such as ``resnet18 1a2b3c4d``.
+
+        For a model of the Hub followed by ``(org/name@revision, commit 0123456789ab)``.
+        """
+        where = origin(self.reference, self.commit)
+        return f"{self.config['architecture']} {self.weights_sha256[:8]}{where}"
+
+    def _knows(self, view: str | None) -> bool:
+        """Whether films of that view trained the model; frontal ones always did."""
+        if view != "lateral":
+            return True
+        views = self.config.get("cft", {}).get("provenance", {}).get("views")
+        return isinstance(views, dict) and bool(views.get("lateral"))
+
+    def predict(self, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
+        """Predict the findings of one film or of a list of films.
+
+        Parameters
+        ----------
+        films
+            A path, bytes, a binary file object, a PIL image, an array (see
+            `cft.Radiograph.from_array`) or a `cft.Radiograph`; or a list or tuple of them.
+        batch_size
+            How many films go through the network at once; does not change the result.
+
+        Returns
+        -------
+        Findings or list of Findings
+            One for one film, a list for a list.
+
+        Raises
+        ------
+        RadiographError
+            If a film cannot be read. To go on past bad films use `stream`.
+        """
+        many = isinstance(films, (list, tuple))
+        results = []
+        for result in self.stream(films if many else [films], batch_size):
+            if isinstance(result, RadiographError):
+                raise result
+            results.append(result)
+        return results if many else results[0]
+
+    def stream(
+        self, films: Iterable[Any], batch_size: int = 16
+    ) -> Iterator[Findings | RadiographError]:
+        """Predict film by film, in order; a film that cannot be read gives its error.
+
+        At most ``batch_size`` prepared films are in memory at a time, however many there are.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        films = iter(films)
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            while batch := list(islice(films, batch_size)):
+                prepare = map if len(batch) == 1 else pool.map
+                prepared = list(prepare(self._prepare, batch))
+                inputs = [item.input for item in prepared if isinstance(item, _Prepared)]
+                rows = iter(zip(*self._forward(torch.stack(inputs)), strict=True) if inputs else ())
+                for item in prepared:
+                    yield self._findings(item, *next(rows)) if isinstance(item, _Prepared) else item
+
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) prepared films -> (N, K) scores."""
+        with torch.inference_mode():
+            return self.network(batch.to(self.device, memory_format=torch.channels_last))
+
+    def _prepare(self, film: Any) -> _Prepared | RadiographError:
+        try:
+            radiograph = as_radiograph(film)
+        except RadiographError as error:
+            return error
+        return _Prepared(
+            self.preprocess(radiograph.pixels),
+            radiograph.view,
+            radiograph.notes,
+            radiograph.pixels.shape,
+        )
+
+    @torch.inference_mode()
+    def _forward(self, batch: torch.Tensor) -> tuple[np.ndarray, Iterable[np.ndarray | None]]:
+        """(N, C, H, W) -> scores (N, K) and local scores (N, K, h, w), from one pass."""
+        features = self.network.forward_features(
+            batch.to(self.device, memory_format=torch.channels_last)
+        )
+        scores = self.network.forward_head(features)
+        if not self.has_heatmaps:
+            return scores.cpu().numpy(), [None] * len(scores)
+        head = self.network.get_classifier()
+        maps = torch.einsum("kd,ndhw->nkhw", head.weight, features) + head.bias[:, None, None]
+        return scores.cpu().numpy(), maps.cpu().numpy()
+
+    def _findings(self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None) -> Findings:
+        by_label = {label: float(x) for label, x in zip(self.label_names, scores, strict=True)}
+        return Findings(
+            scores=by_label,
+            probabilities={
+                label: float(self.categories[label].probability(np.float64(score)))
+                for label, score in by_label.items()
+            },
+            operating_points={
+                label: category.operating_point and category.operating_point["threshold"]
+                for label, category in self.categories.items()
+            },
+            view=film.view,
+            notes=film.notes if self._knows(film.view) else (LATERAL, *film.notes),
+            shape=film.shape,
+            _categories=self.categories,
+            _region=self.preprocess.seen_region(*film.shape),
+            _maps=maps,
+        )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A film ready for the network, without its full-size pixels."""
+
+    input: torch.Tensor  # (C, H, W)
+    view: str | None
+    notes: tuple[str, ...]
+    shape: tuple[int, int]

@@ -1,0 +1,282 @@
+"""Several models that answer as one.
+
+An ensemble is a model folder without weights of its own: ``config.json`` names its members, each a
+whole model folder inside it, and their weights; the operating points are the ensemble's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from cft.errors import ModelFolderError, RadiographError
+from cft.files import atomic_write
+from cft.film.radiograph import Radiograph
+from cft.film.read import as_radiograph
+from cft.model.averaging import AVERAGES, combine, logit
+from cft.model.classifier import Classifier
+from cft.model.findings import Category, Findings, origin
+from cft.model.folder import (
+    CARD,
+    CONFIG,
+    FORMAT,
+    WEIGHTS,
+    label_names_of,
+    read_config,
+    read_model_folder,
+)
+
+__all__ = ["Ensemble", "EnsembleFindings", "write_ensemble"]
+_MAX_MEMBERS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleFindings(Findings):
+    """What an ensemble says about one film: as `Findings`, whose maps are the members' mean."""
+
+    _members: tuple[Findings, ...] = field(repr=False, default=())
+    _shares: tuple[float, ...] = field(repr=False, default=())
+
+    def heatmap(self, label: str, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """The weighted mean of the members' maps; see `Findings.heatmap`."""
+        if label not in self.scores:
+            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+        maps = [
+            share * member.heatmap(label, shape)
+            for member, share in zip(self._members, self._shares, strict=True)
+        ]
+        return np.sum(maps, axis=0, dtype=np.float32)
+
+
+class Ensemble:
+    """Several models used as one; has what `cft.Classifier` has for use. Make it with `cft.load`.
+
+    Attributes
+    ----------
+    members, weights
+        The classifiers, and their shares, which sum to 1.
+    average
+        "probabilities" or "logits".
+    config, label_names, categories
+        The ensemble's own; an operating point is a threshold on the combined probability.
+    preprocess
+        The first member's. Every member prepares a film in its own way.
+    reference, commit
+        As of `cft.Classifier`.
+    """
+
+    reference: str | None = None
+    commit: str | None = None
+
+    def __init__(self, path: str | os.PathLike, device: str | torch.device | None = None):
+        path = Path(path)
+        self.config = read_config(path)
+        self.label_names = label_names_of(self.config, path)
+        members = _read_members(self.config, path)
+        self.average = _read_average(self.config, path)
+        self.members = [Classifier(read_model_folder(path / m["folder"]), device) for m in members]
+        total = sum(m["weight"] for m in members)
+        self.weights = tuple(m["weight"] / total for m in members)
+        self._check_members(members, path)
+        self.categories = _read_categories(self.config, self.label_names, path)
+        self.preprocess = self.members[0].preprocess
+        self.device = self.members[0].device
+        self.has_heatmaps = all(member.has_heatmaps for member in self.members)
+
+    def _check_members(self, entries: Sequence[Mapping[str, Any]], path: Path) -> None:
+        for entry, member in zip(entries, self.members, strict=True):
+            where = path / entry["folder"]
+            expected = entry.get("weights_sha256", member.weights_sha256)
+            if member.weights_sha256 != expected:
+                raise ModelFolderError(
+                    f"{where / WEIGHTS} is not the file that the ensemble {path} was made of; "
+                    "fetch the folder again"
+                )
+            missing = [label for label in self.label_names if label not in member.label_names]
+            if missing:
+                raise ModelFolderError(f"{where} does not predict {missing[0]!r}, as {path} does")
+
+    @property
+    def weights_sha256(self) -> str:
+        """Names the exact members and weights."""
+        facts = [
+            self.average,
+            *((m.weights_sha256, w) for m, w in zip(self.members, self.weights, strict=True)),
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Such as ``ensemble of 3 1a2b3c4d``."""
+        where = origin(self.reference, self.commit)
+        return f"ensemble of {len(self.members)} {self.weights_sha256[:8]}{where}"
+
+    # Both are written in terms of `stream`.
+    predict = Classifier.predict
+
+    def stream(
+        self, films: Iterable[Any], batch_size: int = 16
+    ) -> Iterator[Findings | RadiographError]:
+        """Predict film by film; see `Classifier.stream`. A film is decoded once for all members."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        films = iter(films)
+        while batch := list(islice(films, batch_size)):
+            decoded = [_decode(film) for film in batch]
+            good = [film for film in decoded if isinstance(film, Radiograph)]
+            streams = (member.stream(good, batch_size) for member in self.members)
+            answers = zip(*streams, strict=True)
+            for film in decoded:
+                yield self._findings(next(answers)) if isinstance(film, Radiograph) else film
+
+    def _findings(self, answers: tuple[Findings | RadiographError, ...]) -> Findings:
+        for answer in answers:
+            if isinstance(answer, RadiographError):
+                return answer
+        table = np.array([[a.probabilities[label] for label in self.label_names] for a in answers])
+        combined = combine(table, self.weights, self.average)
+        first = answers[0]
+        return EnsembleFindings(
+            scores=dict(zip(self.label_names, logit(combined).tolist(), strict=True)),
+            probabilities=dict(zip(self.label_names, combined.tolist(), strict=True)),
+            operating_points={
+                label: category.operating_point and category.operating_point["threshold"]
+                for label, category in self.categories.items()
+            },
+            view=first.view,
+            notes=first.notes,
+            shape=first.shape,
+            _categories=self.categories,
+            _region=first._region,
+            _maps=None,
+            _members=answers,
+            _shares=self.weights,
+        )
+
+
+def _decode(film: Any) -> Radiograph | RadiographError:
+    try:
+        return as_radiograph(film)
+    except RadiographError as error:
+        return error
+
+
+def write_ensemble(
+    path: str | os.PathLike,
+    members: Sequence[tuple[str, str | os.PathLike, float]],
+    *,
+    average: str,
+    config: dict[str, Any],
+    card: str,
+) -> Path:
+    """Write an ensemble as a model folder that holds copies of its members.
+
+    Parameters
+    ----------
+    path
+        The folder; made if absent.
+    members
+        (name, model folder, weight) each; weights not negative, those of 0 are left out.
+    average
+        One of `cft.averaging.AVERAGES`.
+    config
+        What the ensemble says of itself: ``architecture`` ("ensemble"), ``label_names``,
+        ``pretrained_cfg`` and what else a model folder has; ours under ``"cft"``.
+    card
+        Text of the model card.
+
+    Raises
+    ------
+    ModelFolderError
+        If a member cannot be read, or what would be written could not be read back.
+    """
+    path = Path(path)
+    kept = [(name, read_model_folder(folder), weight) for name, folder, weight in members if weight]
+    if not kept:
+        raise ModelFolderError(f"the ensemble {path} would have no members")
+    entries = []
+    for number, (name, member, weight) in enumerate(kept):
+        inside = PurePosixPath("members", f"{number}-{_plain(name)}")
+        _copy_folder(member.path, path / inside)
+        facts = {"folder": str(inside), "weight": weight, "weights_sha256": member.weights_sha256}
+        entries.append(facts)
+    config = {
+        **config,
+        "num_classes": len(config["label_names"]),
+        "problem_type": "multi_label_classification",
+        "cft": {"format": FORMAT, **config.get("cft", {}), "average": average, "members": entries},
+    }
+    _read_members(config, path)
+    _read_average(config, path)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    atomic_write(path / CARD, card)
+    atomic_write(path / CONFIG, text)  # last: a folder without it is no ensemble
+    return path
+
+
+def _plain(name: str) -> str:
+    """A name as a folder can have it everywhere."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name) or "x"
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CONFIG, CARD):
+        if (source / name).exists():
+            atomic_write(target / name, (source / name).read_bytes())
+
+
+def _read_members(config: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The entries of ``cft.members``, checked."""
+    where, members = path / CONFIG, config["cft"].get("members")
+    if not isinstance(members, list) or not 0 < len(members) <= _MAX_MEMBERS:
+        raise ModelFolderError(f'"cft.members" in {where} must list 1 to {_MAX_MEMBERS} members')
+    for member in members:
+        if not isinstance(member, dict) or not isinstance(member.get("folder"), str):
+            raise ModelFolderError(f'a member of {where} names no "folder"')
+        folder = PurePosixPath(member["folder"])
+        if folder.is_absolute() or ".." in folder.parts or "\\" in member["folder"]:
+            raise ModelFolderError(f"{where} names the member {folder}, which is not inside {path}")
+        weight = member.get("weight")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise ModelFolderError(f"{where} gives {folder} no weight")
+        if not (math.isfinite(weight) and weight > 0):
+            raise ModelFolderError(f"{where} gives {folder} a weight that is not above 0: {weight}")
+    return members
+
+
+def _read_average(config: Mapping[str, Any], path: Path) -> str:
+    average = config["cft"].get("average")
+    if average not in AVERAGES:
+        raise ModelFolderError(
+            f"{path / CONFIG} averages {average!r}; an ensemble averages {' or '.join(AVERAGES)}"
+        )
+    return average
+
+
+def _read_categories(
+    config: Mapping[str, Any], label_names: Sequence[str], path: Path
+) -> dict[str, Category]:
+    stored, categories = config["cft"].get("categories", {}), {}
+    for label in label_names:
+        point = (stored.get(label) or {}).get("operating_point")
+        try:
+            valid = point is None or 0 <= float(point["threshold"]) <= 1
+        except (KeyError, TypeError, ValueError):
+            valid = False
+        if not valid:
+            raise ModelFolderError(
+                f"{path / CONFIG} gives {label!r} an impossible operating point ({point!r})"
+            )
+        categories[label] = Category(label, None, point)
+    return categories

@@ -1,0 +1,44 @@
+"""A reference -> a model that is ready for use."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+from cft.model.classifier import Classifier
+from cft.model.folder import read_config, read_model_folder
+from cft.model.hub import resolve
+
+if TYPE_CHECKING:
+    from cft.model.ensemble import Ensemble
+
+
+def load(
+    reference: str | os.PathLike | None = None, device: str | torch.device | None = None
+) -> Classifier | Ensemble:
+    """Load a model, or an ensemble of models, which is used in the same way.
+
+    Parameters
+    ----------
+    reference
+        A model folder, or ``hf-hub:org/name@revision`` (see `cft.hub.resolve`). None: the one
+        named by the environment variable ``CFT_MODEL``, else the model bundled with the project.
+    device
+        Such as "cpu" or "cuda"; None takes a GPU if there is one.
+
+    Raises
+    ------
+    ModelFolderError
+        If there is no such folder, it cannot be fetched, or it does not fit.
+    """
+    source = resolve(reference)
+    if "members" in read_config(source.path).get("cft", {}):
+        from cft.model.ensemble import Ensemble  # which is made of classifiers
+
+        model = Ensemble(source.path, device)
+    else:
+        model = Classifier(read_model_folder(source.path), device)
+    model.reference, model.commit = source.reference, source.commit
+    return model

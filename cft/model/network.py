@@ -1,0 +1,112 @@
+"""Model folder -> the timm network that it describes."""
+
+from __future__ import annotations
+
+import timm
+import torch
+from torch import nn
+
+from cft.errors import ModelFolderError
+from cft.model.folder import CONFIG, ModelFolder
+from cft.model.preprocess import Preprocess
+
+# Arguments of timm.create_model that would load something else than the folder's own tensors.
+_FORBIDDEN_MODEL_ARGS = {
+    "cache_dir",
+    "checkpoint_path",
+    "exportable",
+    "features_only",
+    "num_classes",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "pretrained_strict",
+    "scriptable",
+}
+
+
+def build_network(folder: ModelFolder) -> nn.Module:
+    """The timm network that a model folder describes, with the folder's tensors.
+
+    The network is first laid out without memory and compared with the tensors, so that a
+    configuration cannot promise a size that the weights file does not have.
+
+    Raises
+    ------
+    ModelFolderError
+        If the architecture is unknown or the tensors are not exactly the network's.
+    """
+    where = folder.path / CONFIG
+    architecture = folder.config["architecture"]
+    arguments = {"num_classes": len(folder.label_names), **folder.config.get("model_args", {})}
+    forbidden = _FORBIDDEN_MODEL_ARGS & set(folder.config.get("model_args", {}))
+    if forbidden:
+        raise ModelFolderError(f'"model_args" in {where} may not set {sorted(forbidden)}')
+    if not timm.is_model(architecture):
+        raise ModelFolderError(
+            f"{where} names the architecture {architecture!r}, which timm {timm.__version__} does "
+            "not know"
+        )
+    if "global_pool" in folder.config:
+        arguments.setdefault("global_pool", folder.config["global_pool"])
+    try:
+        with torch.device("meta"):
+            network = timm.create_model(architecture, pretrained=False, **arguments)
+    except Exception as error:  # whatever a constructor makes of arguments that are not its own
+        raise ModelFolderError(
+            f"{where}: timm cannot build {architecture!r} from these arguments ({error})"
+        ) from error
+    _check_tensors(network, folder)
+    if not set(dict(network.named_buffers())) <= set(folder.state_dict):
+        # Buffers that are not saved have to be computed, which a network without memory cannot.
+        network = timm.create_model(architecture, pretrained=False, **arguments)
+    network.load_state_dict(folder.state_dict, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
+    expected, found = network.state_dict(), folder.state_dict
+    missing = sorted(set(expected) - set(found))
+    extra = sorted(set(found) - set(expected))
+    misfit = [
+        f"{name} is {tuple(found[name].shape)} {found[name].dtype} instead of "
+        f"{tuple(tensor.shape)} {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in found
+        and (found[name].shape != tensor.shape or found[name].dtype != tensor.dtype)
+    ]
+    problems = [
+        f"{len(names)} {what} (first: {names[0]})"
+        for what, names in (
+            ("tensors missing", missing),
+            ("tensors too many", extra),
+            ("tensors that do not fit", misfit),
+        )
+        if names
+    ]
+    if problems:
+        raise ModelFolderError(
+            f"the weights in {folder.path} are not those of {folder.config['architecture']}: "
+            + ", ".join(problems)
+        )
+
+
+def has_linear_head(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:
+    """Whether the score is the mean over positions of a linear function of the feature map.
+
+    Asked of the network itself, not of its name: random features go through the head, and the
+    result is compared with the linear layer applied to their mean.
+    """
+    head = network.get_classifier()
+    if not isinstance(head, nn.Linear) or head.bias is None:
+        return False
+    with torch.inference_mode():
+        shape = network.forward_features(
+            torch.zeros(1, *preprocess.input_size, device=device)
+        ).shape
+        if len(shape) != 4 or shape[1] != head.in_features:
+            return False
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(shape, generator=generator).to(device)
+        expected = head(features.mean(dim=(2, 3)))
+        return torch.allclose(network.forward_head(features), expected, rtol=1e-3, atol=1e-4)

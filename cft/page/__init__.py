@@ -1,0 +1,1 @@
+"""Findings -> the page: its HTML, its style."""

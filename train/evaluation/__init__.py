@@ -1,0 +1,1 @@
+"""Scores and labels -> figures, plots and a report."""

@@ -1,0 +1,313 @@
+"""Models and readers against one truth: every figure of an evaluation as one dict.
+
+What can be compared with what, and which figures belong together, is decided here: operating
+points, radiologists, pairs of models, subgroups. The figures themselves are `train.figures`'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cft.labels import CHEXPERT_5
+from cft.model.calibration import operating_point
+from train.evaluation import competition
+from train.evaluation.predictions import Predictions, Truth
+from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
+from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
+from train.metrics.decisions import calibration_figures, sigmoid
+
+__all__ = ["Settings", "choose_points", "evaluate_models"]
+
+#: Age bands of the subgroups, in years: [low, high).
+AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))
+
+#: What the readers' vote is called among the readers.
+MAJORITY = "majority"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How figures are computed.
+
+    Attributes
+    ----------
+    replicates, seed, level
+        Of the bootstrap.
+    subsets
+        Further named subsets of categories to average over.
+    optimistic_thresholds
+        Choose operating points on the films that are scored; the report says so.
+    threshold_rule
+        "youden" or "f1", for operating points that are chosen here.
+    """
+
+    replicates: int = 1000
+    seed: int = 0
+    level: float = 0.95
+    subsets: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    optimistic_thresholds: bool = False
+    threshold_rule: str = "youden"
+
+    @property
+    def bootstrap(self) -> dict[str, Any]:
+        return {"replicates": self.replicates, "seed": self.seed, "level": self.level}
+
+
+def evaluate_models(
+    truth: Truth,
+    models: Sequence[Predictions],
+    readers: Sequence[Predictions] = (),
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """Everything about some models on one set of studies.
+
+    Parameters
+    ----------
+    truth
+        Labels, groups and attributes.
+    models
+        Scores in the truth's order.
+    readers
+        Radiologists' decisions in the truth's order.
+
+    Returns
+    -------
+    dict
+        ``truth``, ``models`` (name -> what `train.figures.evaluate_scores` gives, with
+        ``operating_points``, ``uncalibrated``, ``radiologists_below``, ``leaderboard`` and
+        ``subgroups`` where they apply), ``radiologists``, ``comparisons``.
+    """
+    settings = settings or Settings()
+    rates = _reader_rates(truth, readers)
+    return {
+        "truth": {
+            "name": truth.name,
+            "rows": len(truth.keys),
+            "row": truth.row,
+            "groups": len(np.unique(truth.groups)),
+            "unit": truth.unit,
+            "notes": list(truth.notes),
+        },
+        "models": {m.name: _evaluate(truth, m, rates, settings) for m in models},
+        "radiologists": {
+            reader: {
+                label: {"sensitivity": _number(x), "false_positive_rate": _number(y)}
+                for label, (x, y) in by_label.items()
+            }
+            for reader, by_label in rates.items()
+        },
+        "comparisons": _comparisons(truth, models, settings),
+    }
+
+
+def _evaluate(
+    truth: Truth,
+    model: Predictions,
+    rates: dict[str, dict[str, tuple[float, float]]],
+    settings: Settings,
+) -> dict[str, Any]:
+    """Everything about one model."""
+    labels, names = truth.columns(model.label_names), model.label_names
+    points, source = model.operating_points, model.source
+    optimistic = []
+    if settings.optimistic_thresholds:
+        points = choose_points(model.scores, labels, names, settings.threshold_rule)
+        source = "the films that are scored"
+        optimistic = [f"optimistic: operating points were chosen on {source}"]
+
+    def figures(rows: np.ndarray) -> dict[str, Any]:
+        return evaluate_scores(
+            model.scores[rows],
+            labels[rows],
+            truth.groups[rows],
+            names,
+            subsets=_subsets(names, settings),
+            operating_points=points,
+            probabilities=model.probabilities,
+            **settings.bootstrap,
+        )
+
+    result = figures(np.arange(len(labels)))
+    missing = _missing_subsets(names, settings)
+    result["notes"] = [*optimistic, *model.notes, *missing, *result["notes"]]
+    result["operating_points"] = {
+        "source": source or None,
+        "optimistic": settings.optimistic_thresholds,
+        "rule": settings.threshold_rule if settings.optimistic_thresholds else None,
+    }
+    if model.logits is not None:
+        result["uncalibrated"] = {
+            label: calibration_figures(sigmoid(model.logits[:, c]), labels[:, c])
+            for c, label in enumerate(names)
+        }
+    if rates:
+        _against_readers(result, truth, model, labels, rates)
+    subgroups = _subgroups(truth)
+    if subgroups:
+        result["subgroups"] = {
+            attribute: {value: figures(rows) for value, rows in values.items()}
+            for attribute, values in subgroups.items()
+        }
+        result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
+    return result
+
+
+def _comparisons(
+    truth: Truth, models: Sequence[Predictions], settings: Settings
+) -> list[dict[str, Any]]:
+    """Every pair of models, over the categories that both predict."""
+
+    @functools.cache  # a model is resampled once for all its pairs over the same categories
+    def resampled(i: int, shared: tuple[str, ...]) -> Bootstrap:
+        scores, labels = models[i].columns(shared), truth.columns(shared)
+        return bootstrap_auroc(scores, labels, truth.groups, **settings.bootstrap)
+
+    comparisons = []
+    for i, j in itertools.combinations(range(len(models)), 2):
+        shared = tuple(x for x in models[i].label_names if x in models[j].label_names)
+        if shared:
+            pair = [
+                (models[k].name, models[k].columns(shared), resampled(k, shared)) for k in (i, j)
+            ]
+            labels = truth.columns(shared)
+            comparisons.append(compare_scores(*pair, labels, truth.groups, shared))
+    return comparisons
+
+
+def _subsets(label_names: Sequence[str], settings: Settings) -> dict[str, list[str]]:
+    """The named subsets that a model has all categories of."""
+    subsets = {**named_subsets(label_names), **settings.subsets}
+    return {name: members for name, members in subsets.items() if set(members) <= set(label_names)}
+
+
+def _missing_subsets(label_names: Sequence[str], settings: Settings) -> list[str]:
+    """Sentences on the subsets asked for that a model cannot be averaged over."""
+    return [
+        f"no mean over {name!r}, because the model has no {sorted(missing)[0]!r}"
+        for name, members in settings.subsets.items()
+        if (missing := set(members) - set(label_names))
+    ]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def choose_points(
+    scores: np.ndarray, labels: np.ndarray, label_names: Sequence[str], rule: str
+) -> dict[str, float | None]:
+    """Operating points from (N, C) scores of some films; None for a category with too few cases."""
+    points = {
+        label: operating_point(scores[:, c], labels[:, c], rule=rule)
+        for c, label in enumerate(label_names)
+    }
+    return {label: point and float(point["threshold"]) for label, point in points.items()}
+
+
+# --- Radiologists -------------------------------------------------------------------------------
+
+
+def _reader_rates(
+    truth: Truth, readers: Sequence[Predictions]
+) -> dict[str, dict[str, tuple[float, float]]]:
+    """Reader -> category -> (sensitivity, false-positive rate), and the readers' majority."""
+    rates: dict[str, dict[str, tuple[float, float]]] = {
+        reader.name: {
+            label: competition.reader_rates(reader.column(label), truth.labels[:, c])
+            for c, label in enumerate(truth.label_names)
+            if label in reader.label_names
+        }
+        for reader in readers
+    }
+    if len(readers) > 2:
+        rates[MAJORITY] = {}
+        for c, label in enumerate(truth.label_names):
+            columns = [r.column(label) for r in readers if label in r.label_names]
+            if len(columns) == len(readers):
+                share = np.mean(columns, axis=0)
+                vote = np.where(share == 0.5, np.nan, share > 0.5)
+                vote[np.isnan(share)] = np.nan
+                rates[MAJORITY][label] = competition.reader_rates(vote, truth.labels[:, c])
+    return rates
+
+
+def _against_readers(
+    result: dict[str, Any],
+    truth: Truth,
+    model: Predictions,
+    labels: np.ndarray,
+    rates: dict[str, dict[str, tuple[float, float]]],
+) -> None:
+    """Add ``radiologists_below`` (and the leaderboard's place) to a model's results."""
+    below: dict[str, Any] = {}
+    for c, label in enumerate(model.label_names):
+        of_label = {
+            reader: by_label[label]
+            for reader, by_label in rates.items()
+            if reader != MAJORITY and label in by_label and not np.isnan(by_label[label]).any()
+        }
+        if of_label and result["categories"][label]["auroc"] is not None:
+            below[label] = competition.readers_below(model.scores[:, c], labels[:, c], of_label)[
+                "count"
+            ]
+    if not below:
+        return
+    tasks = [label for label in CHEXPERT_5 if label in below]
+    tasks = tasks if len(tasks) == len(CHEXPERT_5) else list(below)
+    mean = sum(below[label] for label in tasks) / len(tasks)
+    result["radiologists_below"] = {**below, "mean": mean}
+    if competition.is_test_set(truth.keys) and set(CHEXPERT_5) <= set(below):
+        auroc = result["subsets"]["chexpert_5"]["auroc"]
+        result["leaderboard"] = competition.leaderboard_place(auroc, mean)
+
+
+# --- Subgroups ----------------------------------------------------------------------------------
+
+
+def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
+    """Attribute -> value -> rows; only attributes with at least two values."""
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for attribute in ("sex", "age", "view"):
+        if attribute not in truth.attributes:
+            continue
+        values = truth.attributes[attribute]
+        named = _age_bands(values) if attribute == "age" else np.array([str(v) for v in values])
+        groups = {str(value): np.flatnonzero(named == value) for value in np.unique(named) if value}
+        if len(groups) > 1:
+            found[attribute] = groups
+    return found
+
+
+def _few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[str]:
+    """Sentences on the subgroups whose intervals say little."""
+    plural = {"patient": "patients", "study": "studies", "film": "films"}[unit]
+    return [
+        f"{attribute} {value}: {figures['groups']} {plural} are too few for an interval that can "
+        "be trusted"
+        for attribute, values in subgroups.items()
+        for value, figures in values.items()
+        if figures["groups"] < FEW
+    ]
+
+
+def _age_bands(ages: np.ndarray) -> np.ndarray:
+    """(N,) ages in years (strings or numbers) -> names of bands, "" where unknown."""
+    years = np.array([_years(age) for age in ages])
+    names = np.full(len(years), "", dtype="<U8")
+    for low, high in AGE_BANDS:
+        name = f"{low}-{high - 1}" if high < 200 else f"{low}+"
+        names[(years >= low) & (years < high)] = name
+    return names
+
+
+def _years(age: Any) -> float:
+    try:
+        return float(age)
+    except ValueError:
+        return np.nan

@@ -1,0 +1,284 @@
+"""One dict of results -> the tables that people read: report.md, the printed summary.
+
+Nothing is computed here: `train.evaluation.scores` makes the figures, this shows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from train.evaluation.scores import RATES
+from train.tables import (
+    PLURALS,
+    aligned_table,
+    counted,
+    figure_cell,
+    interval_cell,
+    markdown_table,
+    p_cell,
+    range_cell,
+    without_empty_columns,
+)
+
+__all__ = ["markdown", "summary"]
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    """The table that the command prints: one line a model, then one line a category."""
+    models = results["models"]
+    rows = [["model", "mean over", "AUROC", "AP", "Brier", "readers below", "place"]]
+    for name, result in models.items():
+        for subset, mean in shown_subsets(result).items():
+            rows.append(
+                [
+                    name,
+                    f"{subset} ({len(mean['defined'])})",
+                    interval_cell(mean, "auroc", "ci"),
+                    figure_cell(mean["ap"]),
+                    figure_cell(mean["brier"]),
+                    *_against(result, subset),
+                ]
+            )
+    parts = [aligned_table(without_empty_columns(rows))]
+    labels = list(dict.fromkeys(x for result in models.values() for x in result["categories"]))
+    show = interval_cell if len(models) <= 3 else lambda row, metric, _: figure_cell(row[metric])
+    rows = [["AUROC", *models]]
+    for label in labels:
+        found = [result["categories"].get(label) for result in models.values()]
+        rows.append([label, *("" if row is None else show(row, "auroc", "ci") for row in found)])
+    parts.append(aligned_table(rows))
+    notes = [f"{name}: {note}" for name, result in models.items() for note in result["notes"]]
+    notes = [*results["truth"]["notes"], *notes]
+    if notes:
+        parts.append("\n".join(f"note: {note}" for note in notes))
+    for name, more in results.get("references", {}).items():
+        parts.append(f"against {name}:\n\n{summary(more)}")
+    return "\n\n".join(parts)
+
+
+def markdown(results: Mapping[str, Any], images: Sequence[str] = ()) -> str:
+    """The report as Markdown.
+
+    Parameters
+    ----------
+    results
+        What `train.evaluate` writes to ``report.json``.
+    images
+        Plots to show, relative to the report.
+    """
+    parts = ["# Evaluation", *_section(results, level=2)]
+    for name, more in results.get("references", {}).items():
+        parts += [f"## Against {name}", *_section(more, level=3)]
+    if images:
+        parts.append("## Plots")
+        parts += [
+            f"![{image.rsplit('/', 1)[-1].removesuffix('.png')}]({image})" for image in images
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(results: Mapping[str, Any], level: int) -> list[str]:
+    """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
+    heading = "#" * level
+    parts = [_protocol(results), f"{heading} Means", _means_table(results)]
+    for name, result in results["models"].items():
+        parts += [f"{heading} {name}", category_table(result["categories"])]
+        parts += _decision_parts(result)
+        if "uncalibrated" in result:
+            parts += ["Before and after calibration:", calibration_table(result)]
+        if "weights" in result:
+            shares = (f"{member} {share:.2f}" for member, share in result["weights"].items())
+            parts.append(f"Weights, chosen on validation: {', '.join(shares)}.")
+        if "subgroups" in result:
+            parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
+            for attribute, values in result["subgroups"].items():
+                parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+    if results["radiologists"]:
+        parts += [f"{heading} Radiologists", _reader_table(results)]
+    if results["comparisons"]:
+        parts.append(f"{heading} Comparisons")
+        for comparison in results["comparisons"]:
+            parts += _comparison_parts(comparison)
+    notes = list(results["truth"]["notes"])
+    notes += [f"{name}: {note}" for name, r in results["models"].items() for note in r["notes"]]
+    if notes:
+        parts += [f"{heading} Notes", "\n".join(f"- {note}" for note in notes)]
+    return parts
+
+
+def _protocol(results: Mapping[str, Any]) -> str:
+    truth = results["truth"]
+    result = next(iter(results["models"].values()))
+    plural = PLURALS[truth["unit"]]
+    return (
+        f"Truth: {truth['name']}, {counted(truth['rows'], truth['row'])} of "
+        f"{counted(truth['groups'], truth['unit'])}. "
+        f"Intervals: {100 * result['level']:g} %, percentile bootstrap over {plural} "
+        f"({result['replicates']:,} replicates, seed {result['seed']}). Unknown labels are not "
+        "counted."
+    )
+
+
+def _means_table(results: Mapping[str, Any]) -> str:
+    rows = [["Model", "Subset", "AUROC", "AP", "Brier", "ECE", "Readers below", "Place"]]
+    for name, result in results["models"].items():
+        for subset, mean in shown_subsets(result).items():
+            rows.append(
+                [
+                    name,
+                    f"{subset} ({len(mean['defined'])})",
+                    interval_cell(mean, "auroc", "ci"),
+                    interval_cell(mean, "ap", "ap"),
+                    figure_cell(mean["brier"]),
+                    figure_cell(mean["ece"]),
+                    *_against(result, subset),
+                ]
+            )
+    return markdown_table(without_empty_columns(rows))
+
+
+def shown_subsets(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The subsets without those that repeat another's categories under a second name."""
+    shown: dict[frozenset, tuple[str, Any]] = {}
+    for name, mean in result["subsets"].items():
+        shown[frozenset(mean["categories"])] = (name, mean)  # the later name says more than "all"
+    return dict(shown.values())
+
+
+def _against(result: Mapping[str, Any], subset: str) -> list[str]:
+    """Cells for readers below the curve and place, beside the subset that these figures are of."""
+    shown = shown_subsets(result)
+    if "radiologists_below" not in result or (subset != "chexpert_5" and "chexpert_5" in shown):
+        return ["", ""]
+    place = result.get("leaderboard")
+    below = f"{result['radiologists_below']['mean']:.1f}"
+    return [below, f"{place['place']} of {place['of']}" if place else ""]
+
+
+def category_table(categories: Mapping[str, Any]) -> str:
+    rows = [["Category", "Positive", "Negative", "AUROC", "DeLong", "AP", "Brier", "ECE"]]
+    for label, row in categories.items():
+        rows.append(
+            [
+                label,
+                f"{row['positives']:,}",
+                f"{row['negatives']:,}",
+                interval_cell(row, "auroc", "ci"),
+                range_cell(row["delong_low"], row["delong_high"]),
+                interval_cell(row, "ap", "ap"),
+                figure_cell(row["brier"]),
+                figure_cell(row["ece"]),
+            ]
+        )
+    return markdown_table(without_empty_columns(rows))
+
+
+def _decision_parts(result: Mapping[str, Any]) -> list[str]:
+    """The table of decisions at the operating points, with where these come from."""
+    table = decision_table(result["categories"], shown_subsets(result))
+    if not table:
+        return []
+    points = result["operating_points"]
+    if points["optimistic"]:
+        lead = (
+            f"**Optimistic**: operating points (rule: {points['rule']}) were chosen on the very "
+            "films that are scored, so these figures are better than on new films:"
+        )
+    else:
+        lead = f"At the operating points of {points['source']}:"
+    return [lead, table]
+
+
+def decision_table(categories: Mapping[str, Any], subsets: Mapping[str, Any]) -> str:
+    rows = [["Category", "Threshold", "Sensitivity", "Specificity", "PPV", "F1", "MCC"]]
+    for label, row in categories.items():
+        if row["threshold"] is not None:
+            figures = (interval_cell(row, metric, metric) for metric in RATES)
+            rows.append([label, f"{row['threshold']:.4g}", *figures])
+    if len(rows) == 1:
+        return ""
+    for name, mean in subsets.items():
+        if mean["decided"]:
+            figures = (figure_cell(mean[metric]) for metric in RATES)
+            rows.append([f"Mean of {name} ({len(mean['decided'])})", "", *figures])
+    return markdown_table(rows)
+
+
+def calibration_table(result: Mapping[str, Any]) -> str:
+    rows = [["Category", "Brier before", "Brier after", "ECE before", "ECE after"]]
+    for label, before in result["uncalibrated"].items():
+        after = result["categories"][label]
+        pairs = (before["brier"], after["brier"], before["ece"], after["ece"])
+        rows.append([label, *map(figure_cell, pairs)])
+    return markdown_table(rows)
+
+
+def _subgroup_table(subgroups: Mapping[str, Any]) -> str:
+    rows = [["Attribute", "Value", "n", "Categories", "Mean AUROC", "Mean AP"]]
+    for attribute, values in subgroups.items():
+        for value, result in values.items():
+            mean = result["subsets"]["all"]
+            rows.append(
+                [
+                    attribute,
+                    value,
+                    f"{result['films']:,}",
+                    str(len(mean["defined"])),
+                    interval_cell(mean, "auroc", "ci"),
+                    interval_cell(mean, "ap", "ap"),
+                ]
+            )
+    return markdown_table(rows)
+
+
+def _by_value_table(values: Mapping[str, Any]) -> str:
+    """One line a category, one column a value of the attribute."""
+    rows = [["Category", *(f"{value} (n = {r['films']:,})" for value, r in values.items())]]
+    for label in next(iter(values.values()))["categories"]:
+        of_values = [result["categories"][label] for result in values.values()]
+        figures = [(interval_cell(row, "auroc", "ci"), row["positives"]) for row in of_values]
+        rows.append([label, *(f"{figure or 'undefined'}, {n:,}" for figure, n in figures)])
+    return markdown_table(rows)
+
+
+def _reader_table(results: Mapping[str, Any]) -> str:
+    readers = results["radiologists"]
+    models = {n: r for n, r in results["models"].items() if "radiologists_below" in r}
+    scored = {label for result in models.values() for label in result["radiologists_below"]}
+    labels = list(dict.fromkeys(x for of in readers.values() for x in of if x in scored))
+    header = [*(f"{reader}: sensitivity / FPR" for reader in readers)]
+    rows = [["Category", *header, *(f"below {name}" for name in models)]]
+    for label in labels:
+        cells = [label]
+        for by_label in readers.values():
+            rate = by_label.get(label)
+            pair = rate and (rate["sensitivity"], rate["false_positive_rate"])
+            cells.append(" / ".join(map(figure_cell, pair)) if pair else "")
+        counts = (result["radiologists_below"].get(label, "") for result in models.values())
+        rows.append([*cells, *map(str, counts)])
+    means = (f"{result['radiologists_below']['mean']:.1f}" for result in models.values())
+    rows.append(["Mean", *[""] * len(readers), *means])
+    return markdown_table(rows)
+
+
+def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
+    lead = f"**{comparison['first']} minus {comparison['second']}**"
+    means = [
+        f"mean AUROC over {name} {mean['difference']:+.4f} "
+        f"({range_cell(mean['low'], mean['high'], signed=True)}), p = {p_cell(mean['p'])}"
+        for name, mean in shown_subsets(comparison).items()
+        if mean["difference"] is not None
+    ]
+    if means:
+        lead += f": {'; '.join(means)} (paired bootstrap)."
+    columns = ["Category", "Difference", "DeLong", "p", "p (Holm)", "Bootstrap", "p", "p (Holm)"]
+    rows = [columns]
+    for label, row in comparison["categories"].items():
+        difference = row["difference"]
+        cells = [label, "" if difference is None else f"{difference:+.4f}"]
+        for test in (row["delong"], row["bootstrap"]):
+            cells += [range_cell(test["low"], test["high"], signed=True)]
+            cells += [p_cell(test["p"]), p_cell(test["p_holm"])]
+        rows.append(cells)
+    return [lead, markdown_table(rows)]

@@ -1,0 +1,103 @@
+"""Write the folder of a report: report.json, report.md, predictions.csv and plots."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cft.files import atomic_write
+from cft.model.folder import read_config
+from train.evaluation import figure, plots, report, training_curves
+from train.evaluation.predictions import predictions_csv
+from train.evaluation.protocol import Settings, evaluate_models
+from train.evaluation.run_models import model_names
+from train.evaluation.scored import ENSEMBLE, Evaluated
+
+
+def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
+    """``report.json``: the first truth's figures at the root, the others' under references."""
+    results, *others = [
+        evaluate_models(one.truth, one.models, [] if i else run_.readers, settings)
+        for i, one in enumerate(run_.scored)
+    ]
+    results["references"] = {other["truth"]["name"]: other for other in others}
+    for one in (results, *others):
+        if run_.weights:
+            one["models"][ENSEMBLE]["weights"] = run_.weights
+    results["settings"] = dataclasses.asdict(settings)
+    return results
+
+
+# The files that are always written, and what the others may be called.
+_ALWAYS = ("predictions.csv", "report.json", "report.md")
+_PLOT = re.compile(r"plots/([\w-]+/)?[\w.-]+\.(png|svg)")
+
+
+def write_report(args: argparse.Namespace, results: dict[str, Any], run_: Evaluated) -> None:
+    """Write report.json, report.md, predictions.csv and the plots, in place of an earlier report.
+
+    ``files`` of report.json lists them. Plots that only the earlier report lists are removed.
+    """
+    args.out.mkdir(parents=True, exist_ok=True)
+    images = []
+    for i, one in enumerate(run_.scored):
+        folder = Path("plots", one.truth.name) if i else Path("plots")
+        figures = results["references"][one.truth.name] if i else results
+        drawn = plots.draw_all(args.out / folder, figures, one.truth, one.models)
+        images += [str(folder / image) for image in drawn]
+    images += training_plots(args)
+    stems = [image.removesuffix(".png") for image in images]
+    files = sorted(
+        [*_ALWAYS, *(f"{stem}.{suffix}" for stem in stems for suffix in figure.SUFFIXES)]
+    )
+    _remove_plots(args.out, _files_of(args.out / "report.json") - set(files))
+    results["files"] = files
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    atomic_write(args.out / "report.json", text)
+    atomic_write(args.out / "report.md", report.markdown(results, images))
+    first = run_.scored[0]
+    atomic_write(args.out / "predictions.csv", predictions_csv(first.truth, first.models, args.key))
+
+
+def _files_of(earlier: Path) -> set[str]:
+    """The files that an earlier report lists; none if it is absent or damaged."""
+    try:
+        files = json.loads(earlier.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
+    return {file for file in files if isinstance(file, str)} if isinstance(files, list) else set()
+
+
+def _remove_plots(folder: Path, files: Iterable[str]) -> None:
+    """Remove plots from a report's folder; names of anything else, or elsewhere, are passed by."""
+    for file in files:
+        if not _PLOT.fullmatch(file):
+            continue
+        plot = folder / file
+        if plot.is_file() and plot.parent.resolve().is_relative_to(folder.resolve()):
+            plot.unlink()
+
+
+def training_plots(args: argparse.Namespace) -> list[str]:
+    """Draw the training curves of the models whose folder holds a run's log."""
+    drawn = []
+    for reference, name in zip(args.model or (), model_names(args.model or ()), strict=True):
+        log = Path(reference, "log.jsonl")
+        if log.exists():
+            file = "training-" + re.sub(r"[^\w.]+", "-", name).strip("-")
+            title = f"Training of {name}{_trained_films(log.parent)}"
+            image = training_curves.training_curves(log, args.out / "plots", file, title)
+            drawn += [f"plots/{image}"] if image else []
+    return drawn
+
+
+def _trained_films(folder: Path) -> str:
+    """How many films a run's training and validation used, from its model folder; "" if unsaid."""
+    splits = read_config(folder).get("cft", {}).get("provenance", {}).get("splits", {})
+    counts = [splits.get(split, {}).get("films") for split in ("train", "valid")]
+    return ", on {:,} films (validation: {:,})".format(*counts) if all(counts) else ""

@@ -1,0 +1,93 @@
+"""Figures of decisions and of probabilities."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+__all__ = ["calibration_figures", "sigmoid"]
+
+
+def finite_or_none(value: float) -> float | None:
+    """A Python float for JSON; None if undefined."""
+    return float(value) if math.isfinite(value) else None
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Logits, any shape -> probabilities, without overflow."""
+    return np.exp(-np.logaddexp(0, -np.asarray(logits, np.float64)))
+
+
+def calibration_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
+    """``brier`` and ``ece`` of one category; None where no label is known.
+
+    (N,) probabilities in [0, 1] and labels in {1, 0, NaN}.
+    """
+    known = ~np.isnan(labels)
+    squared = (probabilities[known] - labels[known]) ** 2
+    return {
+        "brier": finite_or_none(squared.mean()) if len(squared) else None,
+        "ece": finite_or_none(calibration_error(probabilities, labels)),
+    }
+
+
+__all__ = ["calibration_error", "rates"]
+
+
+# --- Decisions and probabilities ----------------------------------------------------------------
+
+
+def rates(
+    true_positive: np.ndarray,
+    false_positive: np.ndarray,
+    true_negative: np.ndarray,
+    false_negative: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Counts of decisions, any shape -> the rates made of them; NaN where one divides by zero.
+
+    Returns
+    -------
+    dict
+        ``sensitivity``, ``specificity``, ``ppv``, ``f1`` in [0, 1] and ``mcc`` (Matthews
+        correlation coefficient) in [-1, 1]. With no positive and none called, F1 is undefined
+        (not 0); with one class only, or one decision only, so is the MCC.
+    """
+    tp, fp, tn, fn = (
+        np.asarray(x, dtype=np.float64)
+        for x in (true_positive, false_positive, true_negative, false_negative)
+    )
+    product = np.sqrt(tp + fp) * np.sqrt(tp + fn) * np.sqrt(tn + fp) * np.sqrt(tn + fn)
+    return {
+        "sensitivity": _ratio(tp, tp + fn),
+        "specificity": _ratio(tn, tn + fp),
+        "ppv": _ratio(tp, tp + fp),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "mcc": _ratio(tp * tn - fp * fn, product),
+    }
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    undefined = np.full(np.shape(denominator), np.nan)
+    return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error of one category; NaN without a known label.
+
+    The mean over films of the distance between the mean stated probability and the share of
+    positives in the film's bin of equal width (Naeini et al., AAAI 2015).
+
+    Parameters
+    ----------
+    probabilities
+        (N,) in [0, 1].
+    labels
+        (N,) in {1, 0, NaN}; NaN is not counted.
+    """
+    known = ~np.isnan(labels)
+    p, y = np.asarray(probabilities)[known], labels[known]
+    if not len(p):
+        return np.nan
+    index = np.minimum((p * bins).astype(int), bins - 1)
+    return float(np.abs(np.bincount(index, p) - np.bincount(index, y)).sum() / len(p))

@@ -1,0 +1,1 @@
+"""A trained model -> model folder, model card, Hub repository, Space."""

@@ -1,0 +1,84 @@
+"""The ensemble of an evaluation -> a model folder."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cft.labels import DESCRIPTIONS
+from cft.model.folder import read_config
+from cft.model.hub import resolve
+from train.evaluation.run_models import model_names
+from train.evaluation.scored import ENSEMBLE, Evaluated
+from train.publishing.card import model_card
+
+# Combination -> what the members of a saved ensemble are averaged as. A rank among the films of a
+# test set means nothing for one film, so an ensemble of ranks cannot be saved.
+SAVED_AS = {"mean": "probabilities", "logits": "logits"}
+
+
+def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Evaluated) -> None:
+    """Write the ensemble as a model folder, with its figures and operating points."""
+    from cft.model.ensemble import write_ensemble
+
+    members = [
+        (name, resolve(reference).path, run_.weights.get(name, 1.0))
+        for name, reference in zip(model_names(args.model), args.model, strict=True)
+    ]
+    configs = [read_config(folder) for _, folder, _ in members]
+    label_names = list(results["models"][ENSEMBLE]["categories"])
+    points = run_.scored[0].models[-1].operating_points
+    kept = [config for (_, _, weight), config in zip(members, configs, strict=True) if weight]
+    config = {
+        "architecture": "ensemble",
+        "label_names": label_names,
+        "label_descriptions": {x: DESCRIPTIONS[x] for x in label_names if x in DESCRIPTIONS},
+        "pretrained_cfg": {**configs[0]["pretrained_cfg"], "num_classes": len(label_names)},
+        "cft": {
+            "categories": {
+                label: {
+                    "operating_point": None
+                    if point is None
+                    else {"threshold": point, "rule": args.threshold_rule}
+                }
+                for label, point in points.items()
+            },
+            "provenance": _ensemble_provenance(args, kept),
+            "metrics": {
+                one["truth"]["name"]: {
+                    **{k: v for k, v in one["models"][ENSEMBLE].items() if k != "subgroups"},
+                    "row": one["truth"]["row"],
+                    "unit": one["truth"]["unit"],
+                }
+                for one in (results, *results["references"].values())
+            },
+        },
+    }
+    write_ensemble(
+        args.save_ensemble,
+        members,
+        average=SAVED_AS[args.ensemble],
+        config=config,
+        card=model_card(config),
+    )
+
+
+def _ensemble_provenance(
+    args: argparse.Namespace, configs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What the members have in common, and how they were put together."""
+    parents = [config.get("cft", {}).get("provenance", {}) for config in configs]
+    trained_on = dict.fromkeys(p["trained_on"] for p in parents if p.get("trained_on"))
+    datasets = {p.get("dataset") for p in parents}
+    return {
+        "stage": "ensemble",
+        "trained_on": "; ".join(trained_on) or None,
+        "dataset": datasets.pop() if len(datasets) == 1 else None,
+        "seed": args.seed,
+        "arguments": {
+            "members": len(configs),
+            "average": SAVED_AS[args.ensemble],
+            "weights": args.ensemble_weights,
+        },
+    }

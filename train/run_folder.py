@@ -1,0 +1,146 @@
+"""The folder of a run: what began it, where its films are, which of them take part."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cft.files import atomic_write
+from cft.model.folder import CARD, CONFIG, WEIGHTS
+from cft.model.preprocess import Preprocess
+from train.command import FROM_ZERO, POSITIVE, option
+from train.datasets.labels import LabelTable
+from train.datasets.pixels import Pixels, pack, resized
+from train.errors import TrainingError
+from train.processes import Processes
+
+logger = logging.getLogger(__name__)
+
+_RUN, LOG = "run.json", "log.jsonl"
+
+# Key of a run's file under which its data's place is; the model folder does not hold it.
+_PLACE = "data"
+
+
+def rows_of_splits(table: LabelTable, pixels: Pixels, judge_width: int) -> dict[str, np.ndarray]:
+    """Split -> the rows that take part: readable, and wide enough to judge a model by."""
+    usable = np.ones(len(table), bool)
+    usable[list(pixels.unreadable)] = False
+    wide = np.ones(len(table), bool)
+    if judge_width:
+        if "width" not in table.attributes:
+            raise TrainingError(f"--judge-width: {table.dataset} does not say how wide films are")
+        wide = table.attributes["width"] >= judge_width
+    return {
+        split: np.flatnonzero((table.split == split) & usable & (wide | (split == "train")))
+        for split in ("train", "valid", "test")
+    }
+
+
+def films_of(table: LabelTable, preprocess: Preprocess, work: Work, here: Processes) -> Pixels:
+    """The table's films at the network's size; the main process packs them, the others wait."""
+    if table.pixels is not None:
+        return resized(table.pixels, preprocess)
+    cache = work.cache or work.out.parent / "pixels"
+    if not here.is_main:
+        here.barrier()
+    try:
+        pixels = pack(table.images, preprocess, cache, work.workers, progress=here.is_main)
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    if here.is_main:
+        here.barrier()
+        for row, reason in list(pixels.unreadable.items())[:5]:
+            logger.warning("skipped: %s: %s", table.images[row], reason)
+        if pixels.unreadable:
+            logger.warning("%d films cannot be read and are skipped", len(pixels.unreadable))
+    return pixels
+
+
+def prepare_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
+    """Make the run's folder; a run is gone on with only by the arguments that began it.
+
+    Where the data is, is noted for stage 2, but may change.
+    """
+    work.out.mkdir(parents=True, exist_ok=True)
+    there = work.last.exists()
+    if not (work.out / _RUN).exists():
+        theirs = [name for name in (CONFIG, WEIGHTS, CARD) if (work.out / name).exists()]
+        if theirs:
+            raise TrainingError(
+                f"{work.out} holds {' and '.join(theirs)} that no run made; choose another --out"
+            )
+    if there and not work.resume:
+        raise TrainingError(
+            f"{work.out} already holds a run; add --resume to go on with it, or choose another "
+            "--out"
+        )
+    if there:
+        begun = json.loads((work.out / _RUN).read_text())
+        begun.pop(_PLACE, None)
+        changed = [key for key in begun if begun[key] != arguments.get(key, begun[key])]
+        if changed:
+            key = changed[0]
+            raise TrainingError(
+                f"the run in {work.out} began with {key} = {begun[key]!r}, not "
+                f"{arguments[key]!r}; resume it with the arguments that began it"
+            )
+    place = {_PLACE: str(data.resolve())} if data else {}
+    atomic_write(work.out / _RUN, json.dumps({**arguments, **place}, indent=2) + "\n")
+
+
+def place_of_data(folder: Path) -> Path | None:
+    """Where the data of the run in a folder is, if it was on this machine and still is."""
+    try:
+        place = Path(json.loads((folder / _RUN).read_text())[_PLACE])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return place if place.exists() else None
+
+
+@dataclass(frozen=True)
+class Work:
+    """How a run is carried out; none of it changes the result beyond rounding."""
+
+    out: Path = field(
+        default=Path("runs/negative"),
+        metadata={"help": "folder of the run and of the model that it makes"},
+    )
+    resume: bool = option(False, "go on from the run's last checkpoint")
+    device: str | None = option(None, 'such as "cpu" or "cuda" (default: a GPU if there is one)')
+    pixels: str = option(
+        "auto",
+        "where the films are kept: in the GPU's memory, in files, or where they fit",
+        choices=("auto", "device", "host"),
+    )
+    cache: Path | None = field(
+        default=None, metadata={"help": "folder of packed films (default: pixels/ beside --out)"}
+    )
+    workers: int | None = option(
+        None, "processes that pack films (default: one a core)", type=POSITIVE
+    )
+    threads: int | None = option(
+        None, "CPU threads of each process (default: PyTorch's choice)", type=POSITIVE
+    )
+    compile: bool = option(False, "torch.compile the network")
+    checkpoint_minutes: float = option(
+        15.0, "also save the state this often within an epoch", type=FROM_ZERO
+    )
+    track: str = option(
+        "none", "also log to this, if installed", choices=("none", "tensorboard", "trackio")
+    )
+
+    @property
+    def last(self) -> Path:
+        """The state of the run."""
+        return self.out / "checkpoint" / "last.safetensors"
+
+    @property
+    def best(self) -> Path:
+        """The average of the best epoch."""
+        return self.out / "checkpoint" / "best.safetensors"

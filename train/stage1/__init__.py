@@ -1,0 +1,1 @@
+"""Stage 1: train a network on partially labelled films."""

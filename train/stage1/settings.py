@@ -1,0 +1,54 @@
+"""What a run of stage 1 can be told, as dataclasses and as the options of its command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from train.command import ABOVE_ZERO, FROM_ZERO, POSITIVE, SHARE, WHOLE, option
+from train.stage1.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a run, besides the data. Each field is an option of the command."""
+
+    arch: str = option("resnet18d", "a timm architecture, or one of this project's")
+    image_size: int = option(224, "side of the network's input in pixels", type=POSITIVE)
+    init: str | None = option(None, "model folder whose tensors are the start (default: random)")
+    dropout: float = option(0.0, "dropout before the logistic regressions", type=SHARE)
+    epochs: int = option(30, "passes over the training films", type=POSITIVE)
+    batch_size: int = option(32, "films an optimiser step, over all processes", type=POSITIVE)
+    accumulate: int = option(
+        1, "parts in which a process computes its share of a batch", type=POSITIVE
+    )
+    lr: float = option(1e-3, "highest learning rate", type=ABOVE_ZERO)
+    optimizer: str = option("adamw", "optimiser", choices=("adamw", "adam"))
+    weight_decay: float = option(
+        0.05, "on weights; biases and normalisation have none", type=FROM_ZERO
+    )
+    schedule: str = option("one-cycle", "course of the learning rate", choices=SCHEDULES)
+    warmup: float = option(0.2, "share of the steps in which the learning rate rises", type=SHARE)
+    clip: float = option(5.0, "largest norm of the gradient; 0: no limit", type=FROM_ZERO)
+    loss: str = option("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...")
+    augment: str = option(
+        "",
+        'strengths other than those of train/augment.py, such as "flip=0.5,rotate=5"; "none": no '
+        "augmentation",
+    )
+    ema: float = option(
+        0.995, "decay of the averaged weights that are kept; 0: no average", type=SHARE
+    )
+    metric: str = option("auroc", "validation metric that decides", choices=("auroc", "map"))
+    patience: int = option(
+        0, "stop after this many epochs without a new best; 0: never", type=WHOLE
+    )
+    precision: str = option(
+        "auto",
+        "of the network; auto: bfloat16 on a GPU that has it, float32 otherwise",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    judge_width: int = option(
+        0, "validate and test only on films stored at least this wide", type=WHOLE
+    )
+    also_test: str | None = option(None, "reader of further labels of the data to test on")
+    seed: int = option(0, "of everything random", type=WHOLE)

@@ -1,0 +1,63 @@
+"""The parts of stage 2 that are done, kept in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from cft.files import atomic_write
+from train.errors import CheckpointError
+
+
+class Finished:
+    """Parts of the work that are done, in one file, so that a stopped run can go on.
+
+    Parameters
+    ----------
+    path
+        The file; it need not be there.
+    made_from
+        Names model and films; parts of other ones are refused.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is not readable, or holds parts made from something else.
+    """
+
+    def __init__(self, path: Path, made_from: str):
+        self._path, self._facts = path, {"made_from": made_from}
+        self._arrays: dict[str, np.ndarray] = {}
+        if not path.exists():
+            return
+        try:
+            with safetensors.safe_open(path, framework="np") as file:
+                found = file.metadata() or {}
+                self._arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
+        if found.get("made_from") != made_from:
+            raise CheckpointError(
+                f"{path} was made from another model, other films or other labels; choose another "
+                "--out"
+            )
+
+    def get(self, part: str) -> dict[str, np.ndarray] | None:
+        """The arrays of a part, or None if it is still to do."""
+        start = f"{part}/"
+        found = {k.removeprefix(start): v for k, v in self._arrays.items() if k.startswith(start)}
+        return found or None
+
+    def keep(
+        self, part: str, arrays: Mapping[str, np.ndarray], instead_of: str | None = None
+    ) -> None:
+        """Write the arrays of a part beside those already there, or in place of some part's."""
+        if instead_of is not None:
+            start = f"{instead_of}/"
+            self._arrays = {k: x for k, x in self._arrays.items() if not k.startswith(start)}
+        self._arrays |= {f"{part}/{name}": np.ascontiguousarray(x) for name, x in arrays.items()}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(self._path, safetensors.numpy.save(self._arrays, self._facts))

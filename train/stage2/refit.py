@@ -1,0 +1,379 @@
+"""The default of stage 2: a penalised refit whose strength all categories choose together.
+
+Each category's logistic regression is fitted anew to the known labels of training and validation
+films, starting from the trained one and held near it. The penalty is the same for all categories,
+and so a prior: a category with many known labels moves far, one with few hardly at all. Its
+strength is chosen by cross-validation over validation patients, by the mean over the categories,
+and cautiously: the strongest penalty that cannot be told from the best one by one standard error.
+The trained regressions are themselves on that path, as its end of infinite strength, and stay
+where there is no evidence against them.
+
+Why so, measured in docs/fine-tuning.md:
+
+- *Cross-validated films are those of validation*, not of training. The backbone has been fitted to
+  the training films, so on these the trained regressions look better than they are.
+- *Known labels of both are fitted*, as a validation film says more than a training film that the
+  backbone has already explained. Its own score is always that of a fit without its patient.
+- *One strength for all categories* is one choice from many films. A choice per category follows
+  the noise of the few positives that each one has.
+- *The distance is measured between the features' metric and their plain one* (see `Refitter`).
+- *The way to the chosen regressions is shortened by the doubt that is left* (`Choice.share`): all
+  of it where the gain is many times its error, none where it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cft.model.calibration import fit_platt
+from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
+
+__all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "basis_of", "choose"]
+
+#: Strengths of the penalty, strongest first: precisions of the prior on a change of the logit by
+#: one direction of unit spread.
+STRENGTHS = (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
+_FOLDS = 5
+_REPLICATES = 400
+
+# Directions with less than this share of the largest variance are rounding errors, not features.
+_FLAT = 1e-6
+
+# The slope of the trained logit in the new one is not below this: a category whose trained ranking
+# is all but wrong on its known labels would otherwise become a fresh fit to these few.
+_MIN_SLOPE = 0.1
+
+# A fit ends when a further step would gain less than this in log-likelihood: far below one film.
+_TOLERANCE = 1e-2
+_MAX_STEPS, _MAX_HALVINGS = 100, 12
+
+
+@dataclass(frozen=True)
+class Path:
+    """Regressions of one category, ever further from the trained one.
+
+    Attributes
+    ----------
+    weights, biases
+        (S, D) and (S,) float32: the logistic regressions.
+    scores
+        (S, M) float32 logits of the validation films, each from a fit without its patient.
+    """
+
+    weights: np.ndarray
+    biases: np.ndarray
+    scores: np.ndarray
+
+    def towards(
+        self, choice: Choice, weights: np.ndarray, bias: float, scores: np.ndarray
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        """A trained regression moved towards the chosen one, by the choice's share of the way.
+
+        Parameters
+        ----------
+        choice
+            Of a strength; its index is not None.
+        weights, bias, scores
+            Of the trained regression: (D,), and its (M,) logits of the validation films.
+
+        Returns
+        -------
+        weights, bias, scores
+            The same of the regression moved.
+        """
+        index, share = choice.index, choice.share
+        return (
+            weights + share * (self.weights[index] - weights),
+            bias + share * (self.biases[index] - bias),
+            scores + share * (self.scores[index] - scores),
+        )
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The step of their paths that the categories chose together.
+
+    Attributes
+    ----------
+    index
+        Position in the path; None: the trained logistic regressions stay.
+    gains, errors
+        (S,) gain of the mean metric on validation films at each step, and its standard error.
+    """
+
+    index: int | None
+    gains: np.ndarray
+    errors: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """Share of the way to the refitted regressions that the evidence allows, in [0, 1).
+
+        The positive part of 1 - (error / gain)^2, by which James and Stein (Fourth Berkeley
+        Symposium, 1961) shrink a mean of that error: nothing at a gain of one error, three quarters
+        at two, nearly all at five.
+        """
+        if self.index is None or self.gains[self.index] <= 0:
+            return 0.0
+        return max(0.0, 1 - (self.errors[self.index] / self.gains[self.index]) ** 2)
+
+
+class Refitter:
+    """Fits paths, category by category.
+
+    The penalty on a change ``d`` of the weights is ``strength / 2 * d' S^(1/2) d`` with the
+    features' covariance S: half-way between the distance in the features' metric, where a direction
+    of little variance may change as much as any, and the plain distance, where it can change next
+    to nothing. The scale is such that a change of penalty 1/2 along a direction, averaged over the
+    directions, changes the logits by a variance of one. The logit is ``slope * trained logit + bias
+    + d'z``; the slope is that of Platt's scaling, the bias is free, and the result is divided by
+    the slope, so that it keeps the trained logits' scale.
+
+    Parameters
+    ----------
+    z, z_valid
+        (N, D) and (M, D) float32 features of training and validation films.
+    patients_valid
+        (M,) patients of the validation films; the folds go by them.
+    weights, biases
+        (C, D) and (C,) the trained logistic regressions.
+    seed
+        Of the folds.
+    device
+        Where to compute.
+    """
+
+    def __init__(
+        self,
+        z: np.ndarray,
+        z_valid: np.ndarray,
+        patients_valid: np.ndarray,
+        weights: np.ndarray,
+        biases: np.ndarray,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ):
+        self._z = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
+        self._n = len(z)
+        self._mean = self._z[: self._n].mean(0)
+        self._z -= self._mean
+        self._basis = basis_of(self._z[: self._n])
+        self._weights, self._biases = np.asarray(weights), np.asarray(biases)
+        # Films of training are in no fold: -2.
+        folds = _folds(patients_valid, seed)
+        self._fold = np.concatenate([np.full(len(z), -2), folds])
+
+    def path(self, category: int, y: np.ndarray, y_valid: np.ndarray) -> Path:
+        """Refit one category at every strength, whole and once without each fold.
+
+        Parameters
+        ----------
+        category
+            Row of the trained weights.
+        y, y_valid
+            (N,) and (M,) labels of the category in {1, 0, NaN}, with both classes in each.
+        """
+        labels = np.concatenate([y, y_valid])
+        known = np.flatnonzero(~np.isnan(labels))
+        # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
+        counted = np.stack([self._fold != fold for fold in range(-1, _FOLDS)], axis=1)[known]
+        trained = torch.from_numpy(self._weights[category]).to(self._z)
+        changes = _fit(
+            self._z[torch.from_numpy(known).to(self._z.device)],
+            torch.from_numpy(labels[known]).to(self._z),
+            torch.from_numpy(counted).to(self._z),
+            trained,
+            self._basis,
+        )
+        weights = trained + changes  # (1 + F, S, D)
+        scores = np.empty((len(STRENGTHS), len(self._z) - self._n), np.float32)
+        for fold in range(_FOLDS):
+            rows = np.flatnonzero(self._fold == fold)
+            left_out = self._z[torch.from_numpy(rows).to(self._z.device)]
+            scores[:, rows - self._n] = (weights[1 + fold] @ left_out.T).cpu().numpy()
+        # The features were centred to fit; their mean goes back into the biases.
+        bias = float(self._biases[category]) + float(self._mean @ trained)
+        biases = bias - weights[0] @ self._mean
+        return Path(weights[0].cpu().numpy(), biases.cpu().numpy(), scores + np.float32(bias))
+
+
+def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) -> Tensor:
+    """Penalised logistic regressions of one category, at every strength, for several sets of films.
+
+    Newton's method on all of them at once, so that a step is two products with the features. The
+    Hessian is taken once, at the trained logits, and diagonalised; a step that does not gain is
+    halved.
+
+    Parameters
+    ----------
+    z, y
+        (n, D) features and (n,) labels of the known films.
+    counted
+        (n, F) 1 for the films of each set.
+    trained
+        (D,) weights from which distances count.
+    basis
+        From `basis_of`.
+
+    Returns
+    -------
+    Tensor
+        (F, S, D) changes of the weights, on the scale of the trained logits.
+    """
+    logits = z @ trained
+    platt = torch.tensor([_slope_and_bias(logits, y, films) for films in counted.T]).to(z)  # (F, 2)
+    slopes, biases = platt.repeat_interleave(len(STRENGTHS), dim=0).T  # (K,) each, K = F x S
+    logits = slopes * logits[:, None] + biases  # (n, K)
+    p = torch.sigmoid(logits[:, 0])
+    scaled = (z * (p * (1 - p)).sqrt()[:, None]) @ basis
+    curvature, directions = torch.linalg.eigh(scaled.T @ scaled)
+    directions = basis @ directions  # (D, R); in these the penalty is a plain sum of squares
+    curvature = curvature.clamp(min=0)[:, None]
+    strengths = torch.tensor(STRENGTHS).to(z).repeat(counted.shape[1])  # (K,)
+    counted = counted.repeat_interleave(len(STRENGTHS), dim=1)  # (n, K)
+    inner = torch.zeros(len(curvature), len(strengths)).to(z)
+    loss = _loss(logits, y, counted, strengths, inner)
+    live = torch.arange(len(strengths), device=z.device)
+    for _ in range(_MAX_STEPS):
+        now, mask, strength = logits[:, live], counted[:, live], strengths[live]
+        p = torch.sigmoid(now)
+        residual = (p - y[:, None]) * mask
+        gradient = directions.T @ (z.T @ residual) + strength * inner[:, live]
+        step = -gradient / (curvature + strength)
+        bias_step = -residual.sum(0) / (p * (1 - p) * mask).sum(0).clamp(min=1e-6)
+        expected = -(gradient * step).sum(0) - residual.sum(0) * bias_step
+        change = z @ (directions @ step) + bias_step
+        size = torch.ones_like(strength)
+        for _ in range(_MAX_HALVINGS):
+            tried = _loss(now + size * change, y, mask, strength, inner[:, live] + size * step)
+            enough = tried <= loss[live] - 1e-4 * size * expected
+            if enough.all():
+                break
+            size = torch.where(enough, size, size / 2)
+        size = torch.where(enough, size, 0.0)  # no gain is left that is more than rounding
+        logits[:, live] += size * change
+        inner[:, live] += size * step
+        loss[live] = torch.where(enough, tried, loss[live])
+        live = live[(expected > _TOLERANCE) & enough]
+        if not len(live):
+            break
+    return (directions @ inner / slopes).T.reshape(-1, len(STRENGTHS), len(trained))
+
+
+def choose(
+    paths: Mapping[int, Path],
+    trained: np.ndarray,
+    y_valid: np.ndarray,
+    patients_valid: np.ndarray,
+    metric: str = "auroc",
+    seed: int = 0,
+) -> Choice:
+    """Choose one step of their paths for all categories, from validation films alone.
+
+    Parameters
+    ----------
+    paths
+        Column -> path of the categories that were refitted, all of the same length.
+    trained
+        (M, C) logits of the trained logistic regressions on the validation films.
+    y_valid
+        (M, C) labels in {1, 0, NaN}.
+    patients_valid
+        (M,) patients, whom the bootstrap draws.
+    metric
+        "auroc" or "ap": whose mean over the categories decides.
+    seed
+        Of the bootstrap.
+
+    Notes
+    -----
+    The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984,
+    section 3.4.3), with the standard error of the paired difference.
+
+    A bootstrap over n cases has (n - 1) / n of the variance, and of a single case it has none. So
+    the deviations of a category with n patients of its rarer class are widened by the root of
+    n / (n - 1); categories with one such patient have no vote, and go the way of the others.
+    """
+    cases = _cases(y_valid, patients_valid)
+    columns = [c for c in sorted(paths) if cases[c] > 1]
+    steps = len(next(iter(paths.values())).scores)
+    if not columns:
+        return Choice(None, np.zeros(steps), np.zeros(steps))
+    widened = np.sqrt(cases[columns] / (cases[columns] - 1))
+    labels = y_valid[:, columns]
+    draw = {"auroc": bootstrap_auroc, "ap": bootstrap_average_precision}[metric]
+
+    def measured(scores: np.ndarray) -> Bootstrap:
+        return draw(scores, labels, patients_valid, replicates=_REPLICATES, seed=seed)
+
+    before = measured(trained[:, columns])
+    gains, replicates = [], []
+    for s in range(steps):
+        after = measured(np.stack([paths[c].scores[s] for c in columns], axis=1))
+        gain = after.estimate - before.estimate
+        gains.append(_mean(gain))
+        replicates.append(_mean(gain + widened * (after.replicates - before.replicates - gain)))
+    gains, replicates = np.array(gains), np.array(replicates)
+    return Choice(_most_cautious(gains, replicates), gains, replicates.std(axis=1))
+
+
+def _cases(y: np.ndarray, patients: np.ndarray) -> np.ndarray:
+    """(C,) patients with films of the rarer class of each category; y is (M, C)."""
+    return np.array(
+        [min(len(np.unique(patients[column == value])) for value in (0, 1)) for column in y.T]
+    )
+
+
+def _most_cautious(gains: np.ndarray, replicates: np.ndarray) -> int | None:
+    """The first candidate, from the trained regressions on, within one error of the best one."""
+    best = int(gains.argmax())
+    for index in range(-1, best + 1):
+        gain, drawn = (0.0, 0.0) if index < 0 else (gains[index], replicates[index])
+        if gain >= gains[best] - np.std(replicates[best] - drawn):
+            return None if index < 0 else index
+    return None  # the best one is no gain at all
+
+
+def _mean(differences: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is defined; 0 where nothing is."""
+    defined = ~np.isnan(differences)
+    count = defined.sum(axis=-1)
+    return np.where(defined, differences, 0.0).sum(axis=-1) / np.maximum(count, 1)
+
+
+def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
+    """(D, R) directions in which the penalty is a plain sum of squares; z (N, D) is centred.
+
+    `power` 0 is the plain distance, 1/2 the features' metric.
+    """
+    variances, directions = torch.linalg.eigh((z.T @ z).double() / len(z))
+    kept = variances > _FLAT * variances.max()
+    variances, directions = variances[kept], directions[:, kept]
+    scale = variances**-power
+    scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
+    return (directions * scale).to(z.dtype)
+
+
+def _folds(patients: np.ndarray, seed: int) -> np.ndarray:
+    """(M,) fold of each film; all films of a patient are in one."""
+    people, index = np.unique(patients, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(people))[index] % _FOLDS
+
+
+def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, float]:
+    """Of the labels on the trained logits, over the films that count."""
+    films = counted.bool()
+    slope, bias = fit_platt(logits[films].cpu().numpy(), y[films].cpu().numpy()) or (1.0, 0.0)
+    return max(slope, _MIN_SLOPE), bias
+
+
+def _loss(logits: Tensor, y: Tensor, counted: Tensor, strengths: Tensor, inner: Tensor) -> Tensor:
+    """(K,) float64 penalised losses; logits and counted (n, K), y (n,), inner (R, K)."""
+    each = torch.nn.functional.softplus(logits) - y[:, None] * logits
+    penalty = 0.5 * strengths * inner.double().square().sum(0)
+    return (each * counted).double().sum(0) + penalty
