@@ -29,6 +29,7 @@ from train.metrics.ranking import auroc
 from train.negative import parse
 from train.processes import processes
 from train.run_folder import films_of
+from train.stage1.loop import train
 from train.stage1.network import preprocess_of
 from train.stage1.run import Run
 from train.stage2.features import Features, features_of
@@ -167,23 +168,17 @@ def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> 
     policy = policy_from_arguments(options)
     with processes("cpu") as here:
         y = policy.apply(table, seed)
-        run = Run(
-            settings,
-            how,
-            table,
-            y,
-            films_of(table, preprocess_of(settings), how, here),
-            here,
-        )
+        films = films_of(table, preprocess_of(settings), how, here)
+        run = Run.of(settings, how, table, y, films, here)
         if (out / WEIGHTS).exists():
             return run
         out.mkdir(parents=True, exist_ok=True)
-        if how.last.exists():
-            run.resume()
+        state = negative.begin(run)
         with Stop() as stop:
-            run.train(stop)
+            for _ in train(run, state, stop):
+                pass
         facts = {"seed": seed, "label_policy": policy.to_dict()}
-        negative.finish(run, facts, [])
+        negative.finish(run, state, facts, [])
     return run
 
 

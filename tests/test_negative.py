@@ -25,11 +25,14 @@ from train.datasets.pixels import Pixels
 from train.errors import CheckpointError
 from train.losses import loss_named
 from train.negative import parse
+from train.processes import Processes
 from train.run_folder import Work
-from train.stage1 import checkpoint, run
+from train.stage1 import checkpoint, loop
 from train.stage1.checkpoint import read_facts
 from train.stage1.distributed import share_batch_statistics
+from train.stage1.loop import figures_of, out_of_patience, train
 from train.stage1.presets import PRESETS
+from train.stage1.run import Run, State
 from train.stage1.schedule import learning_rate, plateaus
 from train.stage1.settings import Settings
 
@@ -165,7 +168,7 @@ def test_a_run_resumed_within_an_epoch_ends_with_the_same_bytes(
 ):
     """Stopped at every look, so that checkpoints fall within epochs."""
     words = arguments(data, tmp_path / "run")
-    monkeypatch.setattr(run, "_LOOK_EVERY", 4)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", 4)
     asked = property(lambda self: True, lambda self, value: None)
     with monkeypatch.context() as patch:
         patch.setattr(Stop, "asked", asked, raising=False)
@@ -205,9 +208,9 @@ def test_a_loss_that_is_no_number_is_said_and_the_last_checkpoint_stays(
     data, tmp_path, capsys, monkeypatch
 ):
     words = arguments(data, tmp_path / "run")
-    real = run.learning_rate
+    real = loop.learning_rate
     monkeypatch.setattr(
-        run,
+        loop,
         "learning_rate",
         lambda s, peak, step, *x: 1e38 if step > 7 else real(s, peak, step, *x),
     )
@@ -311,16 +314,27 @@ def table_of(y: np.ndarray, split: np.ndarray | None = None) -> LabelTable:
     )
 
 
-def make_run(tmp_path, y, pixels=None, **changes) -> run.Run:
+def make_run(tmp_path, y, pixels=None, **changes) -> Run:
     settings = Settings(
         **{"arch": "test_resnet", "image_size": SIZE, "batch_size": 8, "clip": 0.0, **changes}
     )
     generator = np.random.default_rng(0)
     if pixels is None:
         pixels = Pixels(generator.integers(0, 256, (len(y), SIZE, SIZE), dtype=np.uint8), {})
-    here = run.Processes(0, 1, torch.device("cpu"))
+    here = Processes(0, 1, torch.device("cpu"))
     work = Work(out=tmp_path, device="cpu")
-    return run.Run(settings, work, table_of(y), y.astype(np.float32), pixels, here)
+    return Run.of(settings, work, table_of(y), y.astype(np.float32), pixels, here)
+
+
+def train_an_epoch(run: Run) -> tuple[State, dict[str, torch.Tensor]]:
+    """The state after an epoch, and the gradient of its last step by parameter."""
+    state, gradients = State.start(run), {}
+    for name, parameter in state.network.named_parameters():
+        parameter.register_post_accumulate_grad_hook(
+            lambda p, name=name: gradients.update({name: p.grad.clone()})
+        )
+    next(train(run, state, Stop()))
+    return state, gradients
 
 
 def labels(n=64, c=3, seed=0):
@@ -333,63 +347,83 @@ def test_accumulation_does_not_change_the_gradient(tmp_path):
     y[:20][np.random.default_rng(1).random((20, 3)) < 0.8] = np.nan
     gradients = []
     for parts in (1, 4):
-        # Without batch normalisation, whose statistics are those of a part.
-        run = make_run(tmp_path, y, arch="test_convnext", accumulate=parts)
-        rows = run._order(0)[run._batch(0)]
-        run._accumulate(rows, run.films.batches(run._my_rows(run._order(0), 0)))
-        gradients.append(torch.cat([p.grad.flatten() for p in run.network.parameters()]))
+        # Without batch normalisation, whose statistics are those of a part. One step an epoch.
+        arch = {"arch": "test_convnext", "batch_size": 32}
+        _, found = train_an_epoch(make_run(tmp_path, y, **arch, accumulate=parts))
+        gradients.append(torch.cat([g.flatten() for g in found.values()]))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
 
 
 def test_an_unknown_label_has_no_influence(tmp_path):
-    """Its column alone is unknown everywhere: that logistic regression gets no gradient."""
+    """Its column alone is unknown in training: that logistic regression gets no gradient."""
     y = labels()
-    y[:, 1] = np.nan
-    run = make_run(tmp_path, y)
-    order = run._order(0)
-    run._accumulate(order[run._batch(0)], run.films.batches(run._my_rows(order, 0)))
-    gradient = run.network.get_classifier().weight.grad
+    y[::2, 1] = np.nan
+    _, gradients = train_an_epoch(make_run(tmp_path, y))
+    gradient = gradients["fc.weight"]
     assert (gradient[1] == 0).all()
     assert (gradient[[0, 2]] != 0).any()
 
 
 def test_the_average_follows_its_formula(tmp_path):
     run = make_run(tmp_path, labels(), ema=0.5, epochs=1)
-    head = run.network.get_classifier().weight
-    expected = head.detach().clone()
-    order = run._order(0)
-    films = run.films.batches(run._my_rows(order, 0))
-    for step in range(1, 4):
-        run._step(order[run._batch(step - 1)], films)
+    state = State.start(run)
+    head = state.network.get_classifier().weight
+    passed = [head.detach().clone()]
+    state.optimizer.register_step_post_hook(lambda *_: passed.append(head.detach().clone()))
+    next(train(run, state, Stop()))
+    expected = passed[0]
+    for step, weights in enumerate(passed[1:], start=1):
         decay = min(0.5, (1 + step) / (10 + step))
-        expected = decay * expected + (1 - decay) * head.detach()
-    torch.testing.assert_close(run.average.get_classifier().weight, expected)
-    running = [n for n, b in run.average.named_buffers() if n.endswith("running_mean")]
-    assert any(run.average.get_buffer(n).abs().sum() > 0 for n in running)
+        expected = decay * expected + (1 - decay) * weights
+    assert len(passed) == 5
+    torch.testing.assert_close(state.average.get_classifier().weight, expected)
+    running = [n for n, b in state.average.named_buffers() if n.endswith("running_mean")]
+    assert any(state.average.get_buffer(n).abs().sum() > 0 for n in running)
+
+
+def test_rows_targets_and_films_of_a_batch_belong_together(tmp_path):
+    y = labels()
+    films = np.arange(64, dtype=np.uint8)[:, None, None] * np.ones((1, SIZE, SIZE), np.uint8)
+    run = make_run(tmp_path, y, pixels=Pixels(films, {}), accumulate=2)
+    for batch in run.batches(0):
+        shown = torch.cat([part.films[:, 0, 0, 0] for part in batch.parts])
+        targets = torch.cat([part.targets for part in batch.parts])
+        assert shown.tolist() == batch.rows.tolist()
+        np.testing.assert_array_equal(targets, y[batch.rows])
 
 
 def test_every_epoch_sees_every_film_at_most_once_in_another_order(tmp_path):
     run = make_run(tmp_path, labels())
-    first, second = (np.concatenate(list(run._my_rows(run._order(e), 0))) for e in (0, 1))
+    first, second = (np.concatenate([b.rows for b in run.batches(epoch)]) for epoch in (0, 1))
     assert len(set(first.tolist())) == len(first) == 32
-    assert set(first.tolist()) == set(run.train_rows.tolist())
+    assert set(first.tolist()) == set(run.rows["train"].tolist())
     assert first.tolist() != second.tolist()
+
+
+def test_an_epoch_that_is_gone_on_with_has_the_same_batches(tmp_path):
+    run = make_run(tmp_path, labels())
+    whole, rest = list(run.batches(1)), list(run.batches(1, first=2))
+    for expected, found in zip(whole[2:], rest, strict=True):
+        assert found.rows.tolist() == expected.rows.tolist()
+        theta = [batch.parts[0].changes["theta"] for batch in (expected, found)]
+        torch.testing.assert_close(*theta, rtol=0, atol=0)
 
 
 def test_the_first_scores_are_the_log_odds_of_each_category(tmp_path):
     y = labels(200)
     run = make_run(tmp_path, y)
-    share = (y[run.train_rows].sum(0) + 1) / (len(run.train_rows) + 2)
-    bias = run.network.get_classifier().bias.detach().numpy()
+    training = run.rows["train"]
+    share = (y[training].sum(0) + 1) / (len(training) + 2)
+    bias = State.start(run).network.get_classifier().bias.detach().numpy()
     np.testing.assert_allclose(bias, np.log(share / (1 - share)), rtol=1e-5)
 
 
 def test_unreadable_films_take_no_part(tmp_path):
     pixels = Pixels(np.zeros((64, SIZE, SIZE), np.uint8), {0: "broken", 3: "broken"})
     run = make_run(tmp_path, labels(), pixels=pixels)
-    assert 0 not in run.train_rows
-    assert 3 not in run.valid_rows
-    assert len(run.train_rows) == len(run.valid_rows) == 31
+    assert 0 not in run.rows["train"]
+    assert 3 not in run.rows["valid"]
+    assert len(run.rows["train"]) == len(run.rows["valid"]) == 31
 
 
 def test_a_category_without_positives_is_named(caplog):
@@ -401,16 +435,17 @@ def test_a_category_without_positives_is_named(caplog):
 
 def test_early_stopping_waits_as_long_as_it_is_told(tmp_path):
     run = make_run(tmp_path, labels(), patience=2)
+    state = State.start(run)
     for score, stops in ((0.5, False), (0.6, False), (0.6, False), (0.4, True)):
-        run.history.append({"valid": {"auroc": score}})
-        assert run._out_of_patience() is stops
-    assert run.best_epoch == 2
+        state.history.append({"valid": {"auroc": score}})
+        assert out_of_patience(run, state) is stops
+    assert state.best_epoch("auroc") == 2
 
 
 def test_validation_leaves_out_categories_without_both_kinds():
     y = np.array([[1, 1], [0, 1], [1, np.nan], [0, 1]])
     scores = np.array([[2.0, 0], [1, 0], [3, 0], [0, 0]])
-    result = run.validation(scores, table_of(y))
+    result = figures_of(scores, table_of(y))
     assert result["auroc"] == result["map"] == 1.0
     assert list(result["categories"]) == ["c0"]
 

@@ -17,7 +17,7 @@ import argparse
 import dataclasses
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,118 +43,14 @@ from train.publishing.push_options import (
 from train.run_folder import Work, films_of, prepare_folder
 from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint
+from train.stage1.loop import train
 from train.stage1.network import preprocess_of
 from train.stage1.presets import PRESETS
-from train.stage1.run import Run
+from train.stage1.run import Run, State
 from train.stage1.settings import Settings
+from train.stage1.track import tracker
 
 logger = logging.getLogger("train.negative")
-
-
-def warn_of_missing_positives(table: LabelTable, y: np.ndarray) -> None:
-    """Say which categories cannot be learnt; the others can."""
-    positives = (y >= 0.5).sum(0)
-    without = [label for label, n in zip(table.label_names, positives, strict=True) if n == 0]
-    if without:
-        logger.warning(
-            "no training film is positive for %s: that output will mean nothing", ", ".join(without)
-        )
-
-
-def finish(run: Run, facts: dict[str, Any], others: Sequence[LabelTable]) -> None:
-    """Calibrate and test the best epoch's average and write the model folder.
-
-    The scores are computed in float32, as they are when the model is used.
-
-    Parameters
-    ----------
-    run
-        A run that has been trained.
-    facts
-        Command, arguments and label policy, for the provenance.
-    others
-        Tables of further labels of the same films to test on.
-    """
-    load_checkpoint(run.work.best, {"average": run.average})
-    valid = run.table.subset(run.valid_rows)
-    categories = calibrate(run.scores(run.valid_rows, "float32"), valid)
-    tested = run.table.subset(run.rows["test"])
-    scores = run.scores(run.rows["test"], "float32")
-    metrics = {
-        table.dataset: evaluate(scores[rows], table, categories)
-        for table, rows in test_tables(tested, others)
-    }
-    if run.here.is_main:
-        provenance = {**provenance_of(run.table, run.rows), **facts, "best_epoch": run.best_epoch}
-        names = run.table.label_names
-        export(run.work.out, run.average, run.preprocess, names, categories, metrics, provenance)
-        logger.info("wrote the model folder %s", run.work.out)
-        for name, result in metrics.items():
-            mean = result["subsets"]["all"]
-            logger.info(
-                "test AUROC, labels of %s, %d films: mean %.4f (%.4f to %.4f)",
-                *(name, result["films"], mean["auroc"], mean["ci_low"], mean["ci_high"]),
-            )
-
-
-def work_through(argv: Sequence[str] | None) -> None:
-    """The whole of ``python -m train.negative``."""
-    options, settings, work = parse(argv)
-    check_login(options)
-    if work.threads:
-        torch.set_num_threads(work.threads)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with processes(work.device) as here, logging_redirect_tqdm():
-        logging.getLogger().setLevel(logging.INFO if here.is_main else logging.ERROR)
-        table = dataset_from_arguments(options, settings.seed)
-        others = [read_dataset(settings.also_test, options.data)] if settings.also_test else []
-        policy = policy_from_arguments(options)
-        y = policy.apply(table, settings.seed)
-        for note in table.notes:
-            logger.info("%s", note)
-        warn_of_missing_positives(table, y[table.split == "train"])
-        arguments = {**dataclasses.asdict(settings), **data_arguments(options)}
-        if here.is_main:
-            prepare_folder(work, arguments, options.data)
-        here.barrier()
-        films = films_of(table, preprocess_of(settings), work, here)
-        run = Run(settings, work, table, y, films, here)
-        if work.resume and work.last.exists():
-            run.resume()
-            logger.info("going on at step %d of %d", run.step, run.steps)
-        with Stop() as stop:
-            run.train(stop)
-        facts = {
-            "command": options.command,
-            "arguments": arguments,
-            "seed": settings.seed,
-            "label_policy": policy.to_dict(),
-        }
-        finish(run, facts, others)
-        if here.is_main:
-            push_from_arguments(options, work.out)
-
-
-def data_arguments(options: Any) -> dict[str, Any]:
-    """The options of data set and labels, as JSON; the folder's place is not what it holds."""
-    fields = {f.name for kind in (Settings, Work) for f in dataclasses.fields(kind)}
-    return {
-        name: value if isinstance(value, (int, float, list, type(None))) else str(value)
-        for name, value in sorted(vars(options).items())
-        if name not in fields | {"data", "preset", "command", *PUSH_OPTIONS}
-    }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (0 done, 1 failed; wrong usage exits with 2)."""
-    return exit_code(
-        *("train.negative", lambda: work_through(argv), *ERRORS),
-        interrupted="add --resume to go on",
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings, Work]:
@@ -218,3 +114,142 @@ def _add(group: argparse._ArgumentGroup, option: dataclasses.Field) -> None:
     argument.setdefault("type", Path if option.type.startswith("Path") else str)
     argument["help"] += "" if option.default in (None, "") else f" (default: {option.default!s})"
     group.add_argument(flag, default=option.default, **argument)
+
+
+def warn_of_missing_positives(table: LabelTable, y: np.ndarray) -> None:
+    """Say which categories cannot be learnt; the others can."""
+    positives = (y >= 0.5).sum(0)
+    without = [label for label, n in zip(table.label_names, positives, strict=True) if n == 0]
+    if without:
+        logger.warning(
+            "no training film is positive for %s: that output will mean nothing", ", ".join(without)
+        )
+
+
+def finish(
+    run: Run, state: State, facts: Mapping[str, Any], others: Sequence[LabelTable]
+) -> dict[str, Any]:
+    """Calibrate and test the best epoch's average and write the model folder.
+
+    The scores are computed in float32, as they are when the model is used.
+
+    Parameters
+    ----------
+    run, state
+        A run that has been trained.
+    facts
+        Command, arguments and label policy, for the provenance.
+    others
+        Tables of further labels of the same films to test on.
+
+    Returns
+    -------
+    dict
+        Name of a test set -> its figures.
+    """
+    load_checkpoint(run.work.best, {"average": state.average})
+    valid, tested = (run.table.subset(run.rows[split]) for split in ("valid", "test"))
+    categories = calibrate(run.scores(state.average, "valid"), valid)
+    scores = run.scores(state.average, "test")
+    metrics = {
+        table.dataset: evaluate(scores[rows], table, categories)
+        for table, rows in test_tables(tested, others)
+    }
+    if run.here.is_main:
+        best = {"best_epoch": state.best_epoch(run.settings.metric)}
+        provenance = {**provenance_of(run.table, run.rows), **facts, **best}
+        names = run.table.label_names
+        export(run.work.out, state.average, run.preprocess, names, categories, metrics, provenance)
+    return metrics
+
+
+def work_through(argv: Sequence[str] | None) -> None:
+    """The whole of ``python -m train.negative``."""
+    options, settings, work = parse(argv)
+    check_login(options)
+    if work.threads:
+        torch.set_num_threads(work.threads)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    with processes(work.device) as here, logging_redirect_tqdm():
+        logging.getLogger().setLevel(logging.INFO if here.is_main else logging.ERROR)
+        table = dataset_from_arguments(options, settings.seed)
+        others = [read_dataset(settings.also_test, options.data)] if settings.also_test else []
+        policy = policy_from_arguments(options)
+        y = policy.apply(table, settings.seed)
+        for note in table.notes:
+            logger.info("%s", note)
+        warn_of_missing_positives(table, y[table.split == "train"])
+        arguments = {**dataclasses.asdict(settings), **data_arguments(options)}
+        if here.is_main:
+            prepare_folder(work, arguments, options.data)
+        here.barrier()
+        films = films_of(table, preprocess_of(settings), work, here)
+        run = Run.of(settings, work, table, y, films, here)
+        state = begin(run)
+        track = tracker(work.track if here.is_main else "none", work.out, vars(settings))
+        with Stop() as stop:
+            for record in train(run, state, stop):
+                track(record)
+                say_epoch(record, run, state)
+        facts = {
+            "command": options.command,
+            "arguments": arguments,
+            "seed": settings.seed,
+            "label_policy": policy.to_dict(),
+        }
+        metrics = finish(run, state, facts, others)
+        if here.is_main:
+            say_result(metrics, work)
+            push_from_arguments(options, work.out)
+
+
+def begin(run: Run) -> State:
+    """The state to train from: the last checkpoint's if the run is resumed, else a new one."""
+    if not (run.work.resume and run.work.last.exists()):
+        return State.start(run)
+    state = State.resumed(run)
+    logger.info("going on at step %d of %d", state.step, run.steps)
+    return state
+
+
+def say_epoch(record: Mapping[str, Any], run: Run, state: State) -> None:
+    """One line for an epoch."""
+    metric, valid = run.settings.metric, record["valid"]
+    logger.info(
+        "epoch %d/%d  loss %.4f  validation AUROC %.4f  mAP %.4f  (best %s %.4f, epoch %d)",
+        *(record["epoch"], run.settings.epochs, record["loss"], valid["auroc"], valid["map"]),
+        *(metric, max(state.validation_scores(metric)), state.best_epoch(metric)),
+    )
+
+
+def say_result(metrics: Mapping[str, Any], work: Work) -> None:
+    """Where the model is, and a line for each test set."""
+    logger.info("wrote the model folder %s", work.out)
+    for name, result in metrics.items():
+        mean = result["subsets"]["all"]
+        logger.info(
+            "test AUROC, labels of %s, %d films: mean %.4f (%.4f to %.4f)",
+            *(name, result["films"], mean["auroc"], mean["ci_low"], mean["ci_high"]),
+        )
+
+
+def data_arguments(options: Any) -> dict[str, Any]:
+    """The options of data set and labels, as JSON; the folder's place is not what it holds."""
+    fields = {f.name for kind in (Settings, Work) for f in dataclasses.fields(kind)}
+    return {
+        name: value if isinstance(value, (int, float, list, type(None))) else str(value)
+        for name, value in sorted(vars(options).items())
+        if name not in fields | {"data", "preset", "command", *PUSH_OPTIONS}
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code (0 done, 1 failed; wrong usage exits with 2)."""
+    return exit_code(
+        *("train.negative", lambda: work_through(argv), *ERRORS),
+        interrupted="add --resume to go on",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
