@@ -5,7 +5,7 @@
 Rows, all with the same network, precision and optimiser:
 
 (a) bare step      forward, loss, backward and optimiser on one constant batch
-(b) our loop       `train.negative.Run`: packed films, augmentation, EMA, everything but validation
+(b) our loop       `train.stage1.loop.train`: packed films, augmentation, EMA, everything but validation
 (c) torchvision    JPEG files, v2 transforms and a DataLoader with all workers
 (d) timm loader    the same files through `timm.data.create_loader`, with all workers
 
@@ -33,12 +33,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from train.command import Stop
 from train.datasets.labels import LabelTable
 from train.datasets.pixels import Pixels
 from train.precision import use_bfloat16
 from train.processes import Processes
 from train.run_folder import Work
-from train.stage1.run import Run
+from train.stage1.loop import train
+from train.stage1.run import Run, State
 from train.stage1.settings import Settings
 
 CHEXPERT_FILMS = 223_414
@@ -57,14 +59,20 @@ def main() -> None:
     device = torch.device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        run = our_run(options, device, folder / "run")
+
+        def round_of(row: Iterator[None]) -> Iterator[float]:
+            return timed(row, options, device)
+
         rows = {
-            "(a) bare step": bare(our_run(options, device)),
-            "(b) our loop": ours(our_run(options, device)),
-            "(c) torchvision + DataLoader": fed(options, device, torchvision_loader, Path(folder)),
-            "(d) timm loader": fed(options, device, timm_loader, Path(folder)),
+            "(a) bare step": round_of(bare(run)),
+            "(b) our loop": ours(run),
+            "(c) torchvision + DataLoader": round_of(fed(run, options, torchvision_loader, folder)),
+            "(d) timm loader": round_of(fed(run, options, timm_loader, folder)),
         }
-        rates = measure(rows, options.rounds, options.steps, options.batch_size, device)
+        rates = measure(rows, options.rounds)
     print(table(rates, options, device))
 
 
@@ -73,7 +81,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--arch", default="densenet121")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--films", type=int, default=4096, help="noise films in the pack")
     parser.add_argument("--files", type=int, default=512, help="noise JPEG files for (c) and (d)")
     parser.add_argument("--steps", type=int, default=10, help="optimiser steps a round")
     parser.add_argument("--rounds", type=int, default=5)
@@ -85,9 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def our_run(options: argparse.Namespace, device: torch.device) -> Run:
-    """A run on noise films; its epochs never end within the measurement."""
-    size, n = options.image_size, options.films + options.batch_size
+def our_run(options: argparse.Namespace, device: torch.device, folder: Path) -> Run:
+    """A run on noise films, each epoch of which is a round of the measurement."""
+    size, n = options.image_size, (options.steps + 1) * options.batch_size
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (min(n, 512), size, size), dtype=np.uint8)
     pixels = Pixels(np.resize(noise, (n, size, size)), {})
@@ -99,28 +106,35 @@ def our_run(options: argparse.Namespace, device: torch.device) -> Run:
         label_names=tuple(f"label {c}" for c in range(LABELS)),
         patients=names,
         studies=names,
-        split=np.where(np.arange(n) < options.films, "train", "valid"),
+        split=np.where(np.arange(n) < n - options.batch_size, "train", "valid"),
     )
     settings = Settings(
         arch=options.arch,
         image_size=size,
         batch_size=options.batch_size,
+        epochs=options.rounds + 1,
         precision=options.precision,
     )
-    work = Work(out=Path("unused"), compile=options.compile)
-    run = Run(settings, work, films, films.y, pixels, Processes(0, 1, device))
-    run.compute.train()
-    return run
+    work = Work(out=folder, compile=options.compile)
+    return Run.of(settings, work, films, films.y, pixels, Processes(0, 1, device))
+
+
+def ours(run: Run) -> Iterator[float]:
+    """Films a second of each epoch, as the loop itself counts them: without validation."""
+    for record in train(run, State.start(run), Stop()):
+        yield record["films_per_second"]
 
 
 def bare(run: Run) -> Iterator[None]:
     """One optimiser step on one constant batch, at each `next`."""
-    device, settings = run.here.device, run.settings
+    device, settings, state = run.here.device, run.settings, State.start(run)
+    compute = torch.compile(state.network) if run.work.compile else state.network
+    compute.train()
     shape = (settings.batch_size, 1, settings.image_size, settings.image_size)
     batch = torch.randn(shape, device=device).contiguous(memory_format=torch.channels_last)
     labels = run.targets[: settings.batch_size]
     while True:
-        step(run.compute, run.optimizer, batch, labels, settings.precision)
+        step(compute, state.optimizer, batch, labels, settings.precision)
         yield
 
 
@@ -140,33 +154,22 @@ def step(
     optimizer.zero_grad(set_to_none=True)
 
 
-def ours(run: Run) -> Iterator[None]:
-    """The steps of `Run`, epoch after epoch, without validation and checkpoints."""
-    epoch = 0
-    while True:
-        order = run._order(epoch)
-        films = run.films.batches(run._my_rows(order, 0))
-        for position in range(run.steps_per_epoch):
-            run._step(order[run._batch(position)], films)
-            yield
-        epoch += 1
-
-
 def fed(
+    run: Run,
     options: argparse.Namespace,
-    device: torch.device,
     loader_of: Callable[[argparse.Namespace, torch.device, list[Path]], Iterable],
     folder: Path,
 ) -> Iterator[None]:
     """The bare step on batches that a loader makes from JPEG files."""
-    run = our_run(options, device)
-    files = noise_files(folder, options.files)
-    loader = loader_of(options, device, files)
+    state, device = State.start(run), run.here.device
+    compute = torch.compile(state.network) if run.work.compile else state.network
+    compute.train()
+    loader = loader_of(options, device, noise_files(folder, options.files))
     while True:
         for batch, labels in loader:
             batch = batch.to(device, non_blocking=True, memory_format=torch.channels_last)
             labels = labels.to(device, non_blocking=True).float()
-            step(run.compute, run.optimizer, batch, labels, options.precision)
+            step(compute, state.optimizer, batch, labels, options.precision)
             yield
 
 
@@ -227,25 +230,28 @@ def timm_loader(options, device, files) -> Iterable:
     )
 
 
-def measure(
-    rows: dict[str, Iterator[None]],
-    rounds: int,
-    steps: int,
-    batch_size: int,
-    device: torch.device,
-) -> dict[str, float]:
+def measure(rows: dict[str, Iterator[float]], rounds: int) -> dict[str, float]:
     """Row -> films a second, the median over rounds in which the rows take turns."""
     rates: dict[str, list[float]] = {name: [] for name in rows}
     for number in range(rounds + 1):  # the first round warms up: allocation, kernels, workers
         for name, row in rows.items():
-            synchronise(device)
-            start = time.perf_counter()
-            for _ in range(steps):
-                next(row)
-            synchronise(device)
+            rate = next(row)
             if number:
-                rates[name].append(steps * batch_size / (time.perf_counter() - start))
+                rates[name].append(rate)
     return {name: statistics.median(values) for name, values in rates.items()}
+
+
+def timed(
+    steps_of_row: Iterator[None], options: argparse.Namespace, device: torch.device
+) -> Iterator[float]:
+    """Films a second of each round of steps."""
+    while True:
+        synchronise(device)
+        start = time.perf_counter()
+        for _ in range(options.steps):
+            next(steps_of_row)
+        synchronise(device)
+        yield options.steps * options.batch_size / (time.perf_counter() - start)
 
 
 def synchronise(device: torch.device) -> None:
