@@ -34,7 +34,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -45,7 +44,7 @@ from cft.files import atomic_write
 from train.metrics.ranking import auroc
 from train.stage2.genetic import Evolution, Genetic
 from train.stage2.refit import basis_of
-from train.stage2.tuner import Films
+from train.stage2.task import Films
 
 # Generations after which the default search counts as not reaching what it is asked for.
 _PATIENCE = 300
@@ -89,10 +88,9 @@ def data_of(csv: Path, share: float, device: str) -> Data:
     people, index = np.unique(patients, return_inverse=True)
     place = np.random.default_rng(0).permutation(len(people))[index]
     valid = place < max(200, len(people) // 20)
-    tables = SimpleNamespace(y=y[~valid]), SimpleNamespace(y=truth[valid])
-    sides = Films(tables[0], z[~valid]), Films(tables[1], z[valid])
-    weights, _ = negative_mode(*sides, seed=0)
-    arrays = (sides[0].z, y[~valid], sides[1].z, truth[valid], weights)
+    train, held_out = Films(z[~valid], y[~valid]), Films(z[valid], truth[valid])
+    weights = negative_mode(train, held_out, names, seed=0).weights
+    arrays = (train.z, train.y, held_out.z, held_out.y, weights)
     return Data(*(torch.from_numpy(x).to(device) for x in arrays), names)
 
 

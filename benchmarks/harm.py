@@ -20,9 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -30,11 +28,11 @@ from scipy.stats import t
 
 from benchmarks.problems import Problem, films_cells, synthetic_cells
 from cft.files import atomic_write
-from train.command import Stop
 from train.stage2 import refit
 from train.stage2.finished import Finished
+from train.stage2.methods import method_of, refitted
 from train.stage2.refit import Refitter
-from train.stage2.tuner import Tuner
+from train.stage2.task import Task, TuneSettings
 
 
 def changes(before: dict[str, list[float]], after: dict[str, list[float]]) -> dict[str, dict]:
@@ -49,54 +47,49 @@ def changes(before: dict[str, list[float]], after: dict[str, list[float]]) -> di
 # --- The methods ------------------------------------------------------------------------------
 
 
-def tuner(
-    problem: Problem, seed: int, parts: Path, method: str, preset: str | None = None
-) -> Tuner:
-    """Stage 2 as the command runs it."""
-    options = argparse.Namespace(
-        method=method, preset=preset, fitness="auroc", loss="bce", seed=seed
-    )
-    finished = Finished(parts.with_stem(f"{parts.stem}-{preset or 'default'}"), "benchmark")
-    facts = problem.features, problem.train, problem.valid, options
-    return Tuner(*facts, finished, Stop(), torch.device("cpu"))
+def task_of(problem: Problem, seed: int, parts: Path, settings: TuneSettings) -> Task:
+    """What a method of stage 2 is given; what it finishes is kept beside `parts`."""
+    kind = "paper" if settings.published else "default"
+    finished = Finished(parts.with_stem(f"{parts.stem}-{kind}"), "benchmark")
+    return Task(problem.train, problem.valid, problem.head, replace(settings, seed=seed), finished)
 
 
-def shipped(method: str, preset: str | None = None) -> Callable[[Problem, int, Path], np.ndarray]:
+def shipped(settings: TuneSettings) -> Callable[[Problem, int, Path], np.ndarray]:
     """A method of the command."""
-    return lambda problem, seed, parts: tuner(problem, seed, parts, method, preset).tune().weights
+
+    def run(problem: Problem, seed: int, parts: Path) -> np.ndarray:
+        task = task_of(problem, seed, parts, settings)
+        return method_of(settings).tune(task).head.weights
+
+    return run
 
 
 def variant(rule: str) -> Callable[[Problem, int, Path], np.ndarray]:
     """The default with another rule of choice, or fitted otherwise."""
 
     def run(problem: Problem, seed: int, parts: Path) -> np.ndarray:
-        its = tuner(problem, seed, parts, "auto")
+        task = task_of(problem, seed, parts, TuneSettings())
         fit_valid = np.nan if rule == "training only" else 1.0
         if rule in ("plain distance", "features' metric", "training only"):
             power = {"plain distance": 0.0, "features' metric": 0.5}.get(rule, 0.25)
-            refitter = other_refitter(problem, seed, power)
-            y, y_valid = problem.train.table.y, problem.valid.table.y * fit_valid
-            paths = {c: refitter.path(c, y[:, c], y_valid[:, c]) for c in its.columns}
+            refitter = Refitter(
+                *(problem.train.z, problem.valid.z, problem.valid.groups),
+                *(problem.head.weights, problem.head.biases, seed),
+                power=power,
+            )
+            y, y_valid = problem.train.y, problem.valid.y * fit_valid
+            paths = {c: refitter.path(c, y[:, c], y_valid[:, c]) for c in task.columns}
         else:
-            paths = its.paths()
-        return chosen(rule, paths, its)
+            paths, _ = refitted(task)
+        return chosen(rule, paths, task)
 
     return run
 
 
-def other_refitter(problem: Problem, seed: int, power: float) -> Refitter:
-    """A refitter whose penalty measures the distance otherwise."""
-    with mock.patch.object(refit, "basis_of", partial(refit.basis_of, power=power)):
-        return Refitter(
-            *(problem.train.z, problem.valid.z, problem.valid.table.patients),
-            *(problem.features.weights, problem.features.biases, seed),
-        )
-
-
-def chosen(rule: str, paths: dict[int, refit.Path], its: Tuner) -> np.ndarray:
+def chosen(rule: str, paths: dict[int, refit.Path], task: Task) -> np.ndarray:
     """(C, D) weights by a rule of choice."""
-    weights, table = its.weights.copy(), its.valid.table
-    facts = its.trained_scores, table.y, table.patients, "auroc", its.options.seed
+    weights, valid = task.head.weights.copy(), task.valid
+    facts = task.trained_scores, valid.y, valid.groups, "auroc", task.settings.seed
     together = refit.choose(paths, *facts)
     for c, path in paths.items():
         choice = refit.choose({c: path}, *facts) if rule.endswith("per category") else together
@@ -109,11 +102,11 @@ def chosen(rule: str, paths: dict[int, refit.Path], its: Tuner) -> np.ndarray:
 
 
 METHODS: dict[str, Callable[[Problem, int, Path], np.ndarray]] = {
-    "auto": shipped("auto"),
-    "ga": shipped("ga"),
-    "paper (greedy)": shipped("greedy", "paper"),
-    "paper, GA": shipped("ga", "paper"),
-    "paper, gradient": shipped("gradient", "paper"),
+    "auto": shipped(TuneSettings("auto")),
+    "ga": shipped(TuneSettings("ga")),
+    "paper (greedy)": shipped(TuneSettings("greedy", published=True)),
+    "paper, GA": shipped(TuneSettings("ga", published=True)),
+    "paper, gradient": shipped(TuneSettings("gradient", published=True)),
     **{
         rule: variant(rule)
         for rule in (
@@ -204,8 +197,8 @@ def main(argv: list[str] | None = None) -> int:
         todo = [name for name in options.methods if name not in done["change"]]
         if todo:
             problem = load()
-            done["label_names"] = list(problem.train.table.label_names)
-            done["before"] = problem.measure(problem.features.weights)
+            done["label_names"] = list(problem.head.label_names)
+            done["before"] = problem.measure(problem.head.weights)
             parts = options.work / f"{cell}-{seed}.safetensors"
             for name in todo:
                 started = time.monotonic()

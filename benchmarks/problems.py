@@ -32,8 +32,8 @@ from train.run_folder import films_of
 from train.stage1.loop import train
 from train.stage1.network import preprocess_of
 from train.stage1.run import Run
-from train.stage2.features import Features, features_of
-from train.stage2.tuner import Films
+from train.stage2.features import features_of
+from train.stage2.task import Films, Head
 
 # Small enough for a minute or two on one core.
 _STAGE_1 = (
@@ -78,15 +78,15 @@ class Problem:
 
     Attributes
     ----------
-    features
-        With the trained logistic regressions.
+    head
+        The trained logistic regressions.
     train, valid
         Films to fit and to choose by.
     truths
         Name -> ((n, D) test features, (n, C) labels).
     """
 
-    features: Features
+    head: Head
     train: Films
     valid: Films
     truths: dict[str, tuple[np.ndarray, np.ndarray]]
@@ -120,12 +120,15 @@ def films_problem(
     classifier = Classifier(read_model_folder(run.work.out), "cpu")
     pixels = films_of(table, run.preprocess, run.work, run.here)
     features = features_of(classifier, pixels, options.work / "features", progress=False)
-    films = {side: Films(table.subset(r), features.z[r]) for side, r in run.rows.items()}
+    films = {
+        side: Films(features.z[r], table.y[r], table.patients[r]) for side, r in run.rows.items()
+    }
     truths = {
         other.dataset: (films["test"].z[rows], other.y)
-        for other, rows in test_tables(films["test"].table, [experts])
+        for other, rows in test_tables(table.subset(run.rows["test"]), [experts])
     }
-    return Problem(features, films["train"], films["valid"], truths)
+    head = Head(features.weights, features.biases, table.label_names)
+    return Problem(head, films["train"], films["valid"], truths)
 
 
 def split_and_hide(table: LabelTable, pattern: str, seed: int) -> LabelTable:
@@ -252,31 +255,23 @@ def synthetic_problem(csv: Path, share: float, seed: int) -> Problem:
     place = np.random.default_rng(seed).permutation(len(people))[index]
     tested = _CHOOSERS + 0.3 * (len(people) - _CHOOSERS)
     split = np.where(place < _CHOOSERS, "valid", np.where(place < tested, "test", "train"))
-    names = np.array([f"row-{row}" for row in range(len(z))])
-    table = LabelTable(
-        images=names.tolist(),
-        y=np.where((split == "train")[:, None], y, truth),
-        uncertain=np.zeros(y.shape, bool),
-        label_names=label_names,
-        patients=patients,
-        studies=names,
-        split=split,
-    )
-    films = {side: Films(table.subset(split == side), z[split == side]) for side in SPLITS}
-    weights, biases = negative_mode(films["train"], films["valid"], seed)
+    labels = np.where((split == "train")[:, None], y, truth)
+    films = {
+        side: Films(*(array[split == side] for array in (z, labels, patients))) for side in SPLITS
+    }
+    head = negative_mode(films["train"], films["valid"], label_names, seed)
     test = films.pop("test")
-    features = Features(z, weights, biases, key="synthetic")
-    return Problem(features, **films, truths={"truth": (test.z, test.table.y)})
+    return Problem(head, **films, truths={"truth": (test.z, test.y)})
 
 
-def negative_mode(train: Films, valid: Films, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def negative_mode(train: Films, valid: Films, label_names: tuple[str, ...], seed: int) -> Head:
     """Logistic regressions trained in Negative mode by AdamW; the best epoch by validation."""
-    z, y = torch.from_numpy(train.z), torch.from_numpy(np.nan_to_num(train.table.y))
+    z, y = torch.from_numpy(train.z), torch.from_numpy(np.nan_to_num(train.y))
     mean, spread = z.mean(0), z.std(0)
     torch.manual_seed(seed)
     head = torch.nn.Linear(z.shape[1], y.shape[1])
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.05)
-    best = (-1.0, None, None)
+    best = (-1.0, Head(np.zeros((0, 0)), np.zeros(0), label_names))
     for _ in range(_EPOCHS):
         for rows in torch.randperm(len(z)).split(256):
             loss = binary_cross_entropy_with_logits(head((z[rows] - mean) / spread), y[rows])
@@ -285,7 +280,7 @@ def negative_mode(train: Films, valid: Films, seed: int) -> tuple[np.ndarray, np
             optimizer.step()
         weights = (head.weight / spread).detach()
         biases = (head.bias - weights @ mean).detach().numpy()
-        scores = valid.logits(weights.numpy(), biases)
-        area = np.nanmean(auroc(scores.T.copy(), valid.table.y.T.copy()).numpy())
-        best = max(best, (area, weights.numpy(), biases), key=lambda found: found[0])
-    return best[1:]
+        now = Head(weights.numpy(), biases, label_names)
+        area = np.nanmean(auroc(now.logits(valid.z).T.copy(), valid.y.T.copy()).numpy())
+        best = max(best, (area, now), key=lambda found: found[0])
+    return best[1]

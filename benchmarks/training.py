@@ -5,7 +5,7 @@
 Rows, all with the same network, precision and optimiser:
 
 (a) bare step      forward, loss, backward and optimiser on one constant batch
-(b) our loop       `train.stage1.loop.train`: packed films, augmentation, EMA, everything but validation
+(b) our loop       `train.stage1.loop.train`: packed films, augmentation, average, no validation
 (c) torchvision    JPEG files, v2 transforms and a DataLoader with all workers
 (d) timm loader    the same files through `timm.data.create_loader`, with all workers
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,10 @@ import cft as use
 from cft.model.folder import CONFIG, WEIGHTS, read_model_folder
 from train import cft, negative
 from train.command import Stop
-from train.stage2 import finished, refit, tuner
+from train.stage2 import finished, methods, refit
 from train.stage2.genetic import Evolution
 from train.stage2.refit import STRENGTHS, Choice
-from train.stage2.tuner import Tuner
+from train.stage2.task import Task
 
 SIZE = 32
 LABELS = ("Bright", "Dark", "Never")
@@ -75,7 +76,7 @@ def words(parent: Path, data: Path, out: Path, *more: str) -> list[str]:
 def a_gain(monkeypatch):
     """As if cross-validation had shown a gain: what changes, changes."""
     found = Choice(4, np.full(len(STRENGTHS), 0.02), np.full(len(STRENGTHS), 0.01))
-    monkeypatch.setattr(tuner, "choose", lambda *_: found)
+    monkeypatch.setattr(methods, "choose", lambda *_: found)
 
 
 @pytest.fixture
@@ -83,15 +84,15 @@ def searches(monkeypatch):
     """Searches that return noise: better in some categories, worse in others."""
 
     def noise(seed):
-        def search(self):
+        def fit(self, task):
             generator = np.random.default_rng(seed)
-            change = generator.normal(0, 0.3, self.weights.shape).astype(np.float32)
-            return self.weights + change, self.biases.copy()
+            change = generator.normal(0, 0.3, task.head.weights.shape).astype(np.float32)
+            return replace(task.head, weights=task.head.weights + change), {}
 
-        return search
+        return fit
 
-    monkeypatch.setattr(Tuner, "_gradient", noise(1))
-    monkeypatch.setattr(Tuner, "_ga", noise(2))
+    monkeypatch.setattr(methods.Gradient, "fit", noise(1))
+    monkeypatch.setattr(methods.Search, "fit", noise(2))
 
 
 # --- What is refused ----------------------------------------------------------------------------
@@ -275,7 +276,7 @@ def test_the_regressions_are_moved_as_far_as_the_evidence_allows(parent, data, t
 
 def test_without_evidence_the_weights_are_the_parents(parent, data, tmp_path, monkeypatch):
     none = Choice(None, np.zeros(len(STRENGTHS)), np.zeros(len(STRENGTHS)))
-    monkeypatch.setattr(tuner, "choose", lambda *_: none)
+    monkeypatch.setattr(methods, "choose", lambda *_: none)
     assert cft.main(words(parent, data, tmp_path / "out")) == 0
     assert (tmp_path / "out" / WEIGHTS).read_bytes() == (parent / WEIGHTS).read_bytes()
 
@@ -456,8 +457,8 @@ def test_the_search_goes_as_far_as_all_categories_gain_together(parent, data, tm
     found = json.loads((out / "report.json").read_text())
     assert found["chosen_among"] == "generation"
     assert found["chosen"] == 6  # the fifth of the places
-    methods = {label: row["method"] for label, row in found["categories"].items()}
-    assert methods == {"Bright": "ga", "Dark": "ga", "Never": "original"}
+    by_label = {label: row["method"] for label, row in found["categories"].items()}
+    assert by_label == {"Bright": "ga", "Dark": "ga", "Never": "original"}
     parts = _finished(out)
     trained, new = (read_model_folder(f).state_dict["fc.weight"].numpy() for f in (parent, out))
     for c in (0, 1):
@@ -517,19 +518,19 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, 
 def test_a_stopped_descent_is_begun_again(parent, data, tmp_path, monkeypatch, capsys):
     more = ("--method", "gradient")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
-    descend, calls = tuner.descend, []
+    descend, calls = methods.descend, []
 
     def stopped_at_first(*arguments, watch, **options):
         calls.append(1)
         ended = (lambda validation: True) if len(calls) == 1 else watch
         return descend(*arguments, watch=ended, **options)
 
-    monkeypatch.setattr(tuner, "descend", stopped_at_first)
-    asked = tuner.Tuner._stop_if_asked
+    monkeypatch.setattr(methods, "descend", stopped_at_first)
+    asked = Task.stop_if_asked
     monkeypatch.setattr(
-        tuner.Tuner,
-        "_stop_if_asked",
-        lambda self: setattr(self._stop, "asked", len(calls) == 1) or asked(self),
+        Task,
+        "stop_if_asked",
+        lambda self: setattr(self.stop, "asked", len(calls) == 1) or asked(self),
     )
     out = tmp_path / "out"
     assert cft.main(words(parent, data, out, *more)) == 1

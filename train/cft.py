@@ -13,6 +13,7 @@ only measure. A run that is stopped keeps what is finished; ``--resume`` goes on
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import logging
@@ -25,8 +26,9 @@ import numpy as np
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from cft.files import atomic_write
 from cft.model.classifier import Classifier
-from cft.model.folder import ModelFolder, read_model_folder
+from cft.model.folder import ModelFolder, read_model_folder, write_model_folder
 from train.command import POSITIVE, WHOLE, Stop, command_of, exit_code
 from train.datasets import add_dataset_arguments, dataset_from_arguments, read_dataset
 from train.datasets.labels import LabelTable
@@ -34,7 +36,8 @@ from train.errors import ERRORS, TrainingError
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
 from train.processes import processes
-from train.publishing.export import provenance_of
+from train.publishing.card import model_card
+from train.publishing.export import provenance_of, rounded
 from train.publishing.push_options import (
     PUSH_OPTIONS,
     add_push_arguments,
@@ -42,24 +45,19 @@ from train.publishing.push_options import (
     push_from_arguments,
 )
 from train.run_folder import Work, films_of, place_of_data, prepare_folder, rows_of_splits
-from train.stage2 import report
 from train.stage2.features import Features, features_of, linear_head
 from train.stage2.finished import Finished
-from train.stage2.result import finish
-from train.stage2.tuner import METHODS, Films, Tuner
+from train.stage2.methods import METHODS, PRESETS, method_of
+from train.stage2.report import fine_tuning
+from train.stage2.result import Outcome, outcome_of, search_csv, with_head
+from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
 
 logger = logging.getLogger("train.cft")
-PRESETS = {"paper": {"method": "greedy"}}
 
 # What belongs to one machine, not to the run.
 _MACHINE = ("model", "out", "resume", "device", "cache", "workers", "threads", *PUSH_OPTIONS)
 _DATA = ("dataset", "known", "labels", "view", "min_width", "valid", "test", "shared_patients")
-
-
 _DATA += ("map", "phantoms", "phantom_size", "missing")
-
-
-# --- The command ------------------------------------------------------------------------------
 
 
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelFolder, dict[str, Any]]:
@@ -78,7 +76,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelFolder, 
         **{name: trained_with.get(name) for name in ("judge_width", "also_test")},
     )
     if options.preset:
-        parser.set_defaults(**PRESETS[options.preset])
+        parser.set_defaults(method=PRESETS[options.preset].method)
     options = parser.parse_args(argv)
     options.map = options.map or trained_with.get("map", [])
     try:
@@ -94,7 +92,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelFolder, 
         parser.error(f"{options.model} does not say what it was trained on: name it with --data")
     if options.data is None and trained_on != "phantoms":
         parser.error(f"{options.model} was trained on {trained_on}: say where it is, --data")
-    values = {**PRESETS.get(options.preset, {}), "map": trained_with.get("map", [])}
+    method = {"method": PRESETS[options.preset].method} if options.preset else {}
+    values = {**method, "map": trained_with.get("map", [])}
     options.command = command_of(
         "python -m train.cft --model MODEL", parser, options, _MACHINE, options.preset, values
     )
@@ -176,24 +175,60 @@ def work_through(argv: Sequence[str] | None) -> None:
         warn_of_other_films(parent, len(rows["train"]))
         refuse_overlap(table, rows)
         features = features_of(classifier, pixels, cache / "features")
-        sides = {side: Films(table.subset(r), features.z[r]) for side, r in rows.items()}
-        finished = Finished(work.last, made_from(features, sides))
-        with Stop() as stop:
-            tuner = Tuner(
-                *(features, sides["train"], sides["valid"]),
-                *(options, finished, stop, here.device),
-            )
-            for label, reason in tuner.skipped.items():
-                logger.info("%s keeps its trained regression: %s", label, reason)
-            tuned = tuner.tune()
-        results = finish(
-            *(tuner, tuned, sides["test"], others, parent),
-            provenance=provenance(options, arguments, table, rows, parent),
-            out=options.out,
+        tables = {side: table.subset(r) for side, r in rows.items()}
+        films = {
+            side: Films(features.z[r], tables[side].y, tables[side].patients)
+            for side, r in rows.items()
+        }
+        settings = TuneSettings(
+            options.method, options.fitness, options.loss, options.seed, options.preset == "paper"
         )
-    print(report.fine_tuning(results))
+        finished = Finished(work.last, made_from(features, tables))
+        with Stop() as stop:
+            task = Task(
+                films["train"],
+                films["valid"],
+                Head(features.weights, features.biases, table.label_names),
+                settings,
+                finished,
+                stop,
+                here.device,
+            )
+            for label, reason in task.skipped.items():
+                logger.info("%s keeps its trained regression: %s", label, reason)
+            tuned = method_of(settings).tune(task)
+        outcome = outcome_of(task, tuned, tables["valid"], tables["test"], films["test"].z, others)
+        write_folder(
+            options.out, parent, tuned, outcome, provenance(options, arguments, table, rows, parent)
+        )
+    print(fine_tuning(outcome.results))
     print(f"wrote the model folder {options.out}")
     push_from_arguments(options, options.out)
+
+
+def write_folder(
+    out: Path,
+    parent: ModelFolder,
+    tuned: Tuned,
+    outcome: Outcome,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the model folder, the report and the history of the searches."""
+    methods = dict(zip(tuned.head.label_names, tuned.methods, strict=True))
+    config = copy.deepcopy(parent.config)
+    config["cft"] = {
+        **config.get("cft", {}),
+        "categories": outcome.categories,
+        "provenance": {**provenance, "methods": methods},
+        "metrics": rounded(outcome.metrics),
+    }
+    write_model_folder(
+        out, state_dict=with_head(parent, tuned.head), config=config, card=model_card(config)
+    )
+    results = {**outcome.results, "parent": parent.weights_sha256}
+    atomic_write(out / "report.json", json.dumps(results, indent=2) + "\n")
+    if tuned.history:
+        atomic_write(out / "search.csv", search_csv(tuned.history))
 
 
 def the_parents_table(
@@ -232,11 +267,11 @@ def warn_of_other_films(parent: ModelFolder, films: int) -> None:
         )
 
 
-def made_from(features: Features, sides: Mapping[str, Films]) -> str:
+def made_from(features: Features, tables: Mapping[str, LabelTable]) -> str:
     """Names what decides a fit: weights, pixels, and the films and labels that fit and choose."""
     digest = hashlib.sha256(features.key.encode())
     for side in ("train", "valid"):
-        table = sides[side].table
+        table = tables[side]
         digest.update(np.nan_to_num(table.y, nan=-1).tobytes())
         digest.update(json.dumps([side, table.names.tolist(), table.patients.tolist()]).encode())
     return digest.hexdigest()[:16]

@@ -18,7 +18,7 @@ class Finished:
     Parameters
     ----------
     path
-        The file; it need not be there.
+        The file; it need not be there. None: parts are kept in memory alone.
     made_from
         Names model and films; parts of other ones are refused.
 
@@ -28,10 +28,10 @@ class Finished:
         If the file is not readable, or holds parts made from something else.
     """
 
-    def __init__(self, path: Path, made_from: str):
+    def __init__(self, path: Path | None = None, made_from: str = ""):
         self._path, self._facts = path, {"made_from": made_from}
         self._arrays: dict[str, np.ndarray] = {}
-        if not path.exists():
+        if path is None or not path.exists():
             return
         try:
             with safetensors.safe_open(path, framework="np") as file:
@@ -59,5 +59,7 @@ class Finished:
             start = f"{instead_of}/"
             self._arrays = {k: x for k, x in self._arrays.items() if not k.startswith(start)}
         self._arrays |= {f"{part}/{name}": np.ascontiguousarray(x) for name, x in arrays.items()}
+        if self._path is None:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(self._path, safetensors.numpy.save(self._arrays, self._facts))

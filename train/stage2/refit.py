@@ -146,6 +146,8 @@ class Refitter:
         Of the folds.
     device
         Where to compute.
+    power
+        Of the covariance in the penalty, see `basis_of`; other values are for comparison.
     """
 
     def __init__(
@@ -157,12 +159,13 @@ class Refitter:
         biases: np.ndarray,
         seed: int = 0,
         device: str | torch.device = "cpu",
+        power: float = 0.25,
     ):
         self._z = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
         self._n = len(z)
         self._mean = self._z[: self._n].mean(0)
         self._z -= self._mean
-        self._basis = basis_of(self._z[: self._n])
+        self._basis = basis_of(self._z[: self._n], power)
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
         # Films of training are in no fold: -2.
         folds = _folds(patients_valid, seed)

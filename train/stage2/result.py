@@ -1,82 +1,80 @@
-"""What stage 2 found -> figures of both stages, and the model folder."""
+"""What stage 2 found -> figures of both stages, and the tensors of the new model."""
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from cft.files import atomic_write
 from cft.model.classifier import Classifier
-from cft.model.folder import ModelFolder, write_model_folder
+from cft.model.folder import ModelFolder
 from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.evaluation.scores import compare_scores
 from train.metrics.bootstrap import bootstrap_auroc
-from train.metrics.decisions import calibration_figures, sigmoid
-from train.publishing import card
-from train.publishing.export import rounded
-from train.stage2.tuner import Films, Tuned, Tuner
-
-# --- The result -------------------------------------------------------------------------------
+from train.metrics.decisions import calibration_figures, finite_or_none, sigmoid
+from train.stage2.task import Head, Task, Tuned
 
 
-def finish(
-    tuner: Tuner,
-    tuned: Tuned,
-    test: Films,
-    others: Sequence[LabelTable],
-    parent: ModelFolder,
-    provenance: Mapping[str, Any],
-    out: Path,
-) -> dict[str, Any]:
-    """Calibrate, measure both stages on the test films, write model folder and report.
+@dataclass(frozen=True)
+class Outcome:
+    """What stage 2 found, measured on the test films.
 
-    Returns
-    -------
-    dict
+    Attributes
+    ----------
+    categories
+        The calibration of each category, for ``config.json``.
+    metrics
+        Name of a test set -> what `both_stages` gives.
+    results
         What ``report.json`` holds.
     """
-    before = calibrate(tuner.trained_scores, tuner.valid.table)
-    after = calibrate(tuned.valid_scores, tuner.valid.table)
-    scores = test.logits(tuner.weights, tuner.biases), test.logits(tuned.weights, tuned.biases)
+
+    categories: dict[str, Any]
+    metrics: dict[str, Any]
+    results: dict[str, Any]
+
+
+def outcome_of(
+    task: Task,
+    tuned: Tuned,
+    valid: LabelTable,
+    test: LabelTable,
+    z_test: np.ndarray,
+    others: Sequence[LabelTable] = (),
+) -> Outcome:
+    """Calibrate both stages on validation films and measure them on test films.
+
+    Parameters
+    ----------
+    task, tuned
+        What stage 2 was given and what it found.
+    valid, test
+        The tables of the validation films and of the test films.
+    z_test
+        (n, D) features of the test films.
+    others
+        Tables of further labels of the test films.
+    """
+    before, after = calibrate(task.trained_scores, valid), calibrate(tuned.valid_scores, valid)
+    first, second = task.head.logits(z_test), tuned.head.logits(z_test)
     metrics = {
-        table.dataset: both_stages(scores[0][rows], scores[1][rows], table, before, after)
-        for table, rows in test_tables(test.table, others)
+        table.dataset: both_stages(first[rows], second[rows], table, before, after)
+        for table, rows in test_tables(test, others)
     }
-    methods = dict(zip(tuner.label_names, tuned.methods, strict=True))
-    config = copy.deepcopy(parent.config)
-    config["cft"] = {
-        **config.get("cft", {}),
-        "categories": after,
-        "provenance": {**provenance, "methods": methods},
-        "metrics": rounded(metrics),
-    }
-    write_model_folder(
-        out,
-        state_dict=with_head(parent, tuned.weights, tuned.biases),
-        config=config,
-        card=card.model_card(config),
-    )
     results = {
-        "method": tuner.options.method,
-        "fitness": tuner.options.fitness,
-        "parent": parent.weights_sha256,
+        "method": task.settings.method,
+        "fitness": task.settings.fitness,
         **tuned.notes,
-        "categories": categories_of(tuner, tuned),
+        "categories": categories_of(task, tuned),
         "metrics": metrics,
     }
-    atomic_write(out / "report.json", json.dumps(results, indent=2) + "\n")
-    if tuner.history:
-        atomic_write(out / "search.csv", search_csv(tuner.history))
-    return results
+    return Outcome(after, metrics, results)
 
 
 def search_csv(history: Mapping[str, np.ndarray]) -> str:
@@ -105,14 +103,15 @@ def both_stages(
     table
         The N films.
     before, after
-        Calibrations of the two stages, from `train.export.calibrate`.
+        Calibrations of the two stages, from `train.evaluation.of_run.calibrate`.
 
     Returns
     -------
     dict
-        `train.report.evaluate_scores` of stage 2, and in it ``stage_1`` (the same of stage 1,
-        shorter), ``change`` (paired, see `train.figures.compare_scores`) and ``uncalibrated``
-        (Brier score and calibration error of stage 2 before Platt scaling).
+        The figures of stage 2 (see `train.evaluation.scores.evaluate_scores`), and in it
+        ``stage_1`` (the same of stage 1, shorter), ``change`` (paired, see
+        `train.evaluation.scores.compare_scores`) and ``uncalibrated`` (Brier score and calibration
+        error of stage 2 before Platt scaling).
     """
     labels, groups = table.y.astype(np.float64), table.patients
     draws = [bootstrap_auroc(scores, labels, groups) for scores in (second, first)]
@@ -140,39 +139,33 @@ def both_stages(
     }
 
 
-def categories_of(tuner: Tuner, tuned: Tuned) -> dict[str, Any]:
+def categories_of(task: Task, tuned: Tuned) -> dict[str, Any]:
     """Category -> known labels, the metric on validation before and after, and what was done."""
-    scores = (tuner.trained_scores, tuned.valid_scores)
-    before, after = (tuner.validation(x) for x in scores)
+    before, after = (task.validation(x) for x in (task.trained_scores, tuned.valid_scores))
     rows = {}
-    for c, label in enumerate(tuner.label_names):
-        y, y_valid = tuner.train.table.y[:, c], tuner.valid.table.y[:, c]
+    for c, label in enumerate(task.head.label_names):
+        y, y_valid = task.train.y[:, c], task.valid.y[:, c]
         rows[label] = {
             "positives": int((y == 1).sum()),
             "negatives": int((y == 0).sum()),
             "valid_positives": int((y_valid == 1).sum()),
             "valid_negatives": int((y_valid == 0).sum()),
-            "valid_before": _plain(before[c]),
-            "valid_after": _plain(after[c]),
+            "valid_before": finite_or_none(before[c]),
+            "valid_after": finite_or_none(after[c]),
             "method": tuned.methods[c],
-            "skipped": tuner.skipped.get(label),
+            "skipped": task.skipped.get(label),
         }
     return rows
 
 
-def _plain(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def with_head(
-    parent: ModelFolder, weights: np.ndarray, biases: np.ndarray
-) -> dict[str, torch.Tensor]:
+def with_head(parent: ModelFolder, head: Head) -> dict[str, torch.Tensor]:
     """The parent's tensors with other logistic regressions."""
     network = Classifier(parent, "cpu").network
-    head = network.get_classifier()
-    name = next(name for name, module in network.named_modules() if module is head)
+    layer = network.get_classifier()
+    name = next(name for name, module in network.named_modules() if module is layer)
+    weights, biases = torch.from_numpy(head.weights), torch.from_numpy(head.biases)
     return {
         **parent.state_dict,
-        f"{name}.weight": torch.from_numpy(weights).to(head.weight).reshape(head.weight.shape),
-        f"{name}.bias": torch.from_numpy(biases).to(head.bias),
+        f"{name}.weight": weights.to(layer.weight).reshape(layer.weight.shape),
+        f"{name}.bias": biases.to(layer.bias),
     }

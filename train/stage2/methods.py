@@ -1,0 +1,359 @@
+"""The methods of stage 2 by name, and stage 2 on arrays: `tune`.
+
+In five lines, on arrays that may come from anywhere:
+
+>>> z, z_valid = (np.random.default_rng(seed).normal(size=(200, 4)).astype("f4") for seed in (0, 1))
+>>> train, valid = (Films(x, np.float32(x[:, :1] > 1)) for x in (z, z_valid))
+>>> head = Head(np.ones((1, 4), np.float32), np.zeros(1, np.float32), ("Effusion",))
+>>> tuned = tune(train, valid, head, TuneSettings(method="gradient"))
+>>> tuned.methods, tuned.head.weights.shape
+(['gradient'], (1, 4))
+
+A method is an object with one function, `Method.tune`. There are two ways to choose, `Together` and
+`BestByValidation`, and what they choose among: the penalised refit (`refitted`), the genetic search
+(`Search`), the descent (`Gradient`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from train.command import Stop
+from train.errors import CheckpointError
+from train.losses import loss_named
+from train.stage2.finished import Finished
+from train.stage2.genetic import Evolution, Genetic
+from train.stage2.gradient import Descent, descend
+from train.stage2.refit import STRENGTHS, Path, Refitter, basis_of, choose
+from train.stage2.task import Films, Head, Method, Task, Tuned, TuneSettings
+
+# Generations of the genetic search that all categories choose among: every one at first, where a
+# step changes much of what is still to be had, then ever fewer.
+GENERATIONS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 27, 39)
+
+# How often an unfinished search is written down.
+_KEEP_SECONDS = 60.0
+
+History = dict[str, np.ndarray]
+
+
+# --- Ways to choose -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Together:
+    """One step for all categories: as far on their paths as the evidence goes together.
+
+    Attributes
+    ----------
+    name
+        Of the method.
+    paths
+        Task -> path of each category that can be fitted, and the histories of searches.
+    what, steps
+        What the steps of a path are, and their values, for the report.
+    """
+
+    name: str
+    paths: Callable[[Task], tuple[dict[int, Path], History]]
+    what: str
+    steps: Sequence[float]
+
+    def tune(self, task: Task) -> Tuned:
+        """Choose one step by `train.stage2.refit.choose`, and go its share of the way."""
+        paths, history = self.paths(task)
+        head, scores = task.head.copy(), task.trained_scores.copy()
+        methods = ["original"] * len(head.label_names)
+        if not paths:
+            return Tuned(head, methods, scores, {}, history)
+        valid, settings = task.valid, task.settings
+        choice = choose(paths, scores, valid.y, valid.groups, settings.fitness, settings.seed)
+        if choice.share > 0:
+            for c, path in paths.items():
+                trained = head.weights[c], head.biases[c], scores[:, c]
+                head.weights[c], head.biases[c], scores[:, c] = path.towards(choice, *trained)
+                methods[c] = self.name
+        notes: dict[str, Any] = {
+            "chosen_among": self.what,
+            "steps": list(self.steps),
+            "gains": choice.gains.tolist(),
+            "errors": choice.errors.tolist(),
+            "chosen": None if choice.index is None else self.steps[choice.index],
+            "share": choice.share,
+        }
+        return Tuned(head, methods, scores, notes, history)
+
+
+class Fit(Protocol):
+    """Something that fits each category by itself."""
+
+    name: str
+
+    def fit(self, task: Task) -> tuple[Head, History]:
+        """The fitted regressions, and the histories of searches."""
+        ...
+
+
+@dataclass(frozen=True)
+class BestByValidation:
+    """For each category the best of some fits by validation; the trained one unless beaten."""
+
+    fits: Sequence[Fit]
+
+    def tune(self, task: Task) -> Tuned:
+        """Fit, then choose category by category."""
+        head, scores = task.head.copy(), task.trained_scores.copy()
+        methods, history = ["original"] * len(head.label_names), {}
+        best = task.validation(scores)
+        for fit in self.fits:
+            found, searched = fit.fit(task)
+            history |= searched
+            its_scores = found.logits(task.valid.z)
+            measured = task.validation(its_scores)
+            for c in task.columns:
+                if measured[c] > best[c]:
+                    best[c], methods[c] = measured[c], fit.name
+                    head.weights[c], head.biases[c] = found.weights[c], found.biases[c]
+                    scores[:, c] = its_scores[:, c]
+        return Tuned(head, methods, scores, {}, history)
+
+
+# --- What is chosen among -----------------------------------------------------------------------
+
+
+def refitted(task: Task) -> tuple[dict[int, Path], History]:
+    """The penalised refits of each category; see `train.stage2.refit`."""
+    paths, refitter = {}, None
+    for c in task.shown(task.columns, "auto"):
+        found = task.finished.get(f"auto/{c}")
+        if found is None:
+            refitter = refitter or Refitter(
+                task.train.z,
+                task.valid.z,
+                task.valid.groups,
+                task.head.weights,
+                task.head.biases,
+                task.settings.seed,
+                task.device,
+            )
+            found = vars(refitter.path(c, task.train.y[:, c], task.valid.y[:, c]))
+            task.finished.keep(f"auto/{c}", found)
+        paths[c] = Path(**found)
+        task.stop_if_asked()
+    return paths, {}
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The descent of `train.stage2.gradient`."""
+
+    name: str = "gradient"
+
+    def fit(self, task: Task) -> tuple[Head, History]:
+        """Of each category the best epoch by validation."""
+        head = task.head.copy()
+        for c in task.shown(task.columns, self.name):
+            found = task.finished.get(f"gradient/{c}")
+            if found is None:
+                descent = self._descend(task, c)
+                task.stop_if_asked()
+                found = {
+                    "weights": descent.weights.numpy(force=True),
+                    "biases": descent.biases.numpy(force=True),
+                }
+                task.finished.keep(f"gradient/{c}", found)
+            head.weights[c], head.biases[c] = found["weights"][0], found["biases"][0]
+        return head, {}
+
+    def _descend(self, task: Task, c: int) -> Descent:
+        with task.steps(c, "epoch") as bar:
+
+            def watch(validation: float) -> bool:
+                bar.set_postfix_str(f"validation {validation:.4f}", refresh=False)
+                bar.update()
+                return task.stop.asked
+
+            return descend(
+                task.train_z,
+                task.tensor(task.train.y[:, [c]]),
+                task.tensor(task.head.weights[[c]]),
+                task.tensor(task.head.biases[[c]]),
+                z_valid=task.valid_z,
+                y_valid=task.tensor(task.valid.y[:, [c]]),
+                loss=loss_named(task.settings.loss),
+                metric=task.settings.fitness,
+                watch=watch,
+            )
+
+
+@dataclass(frozen=True)
+class Search:
+    """The genetic search of `train.stage2.genetic`; biases are not in the genome."""
+
+    genetic: Genetic = field(default_factory=Genetic)
+    name: str = "ga"
+
+    def fit(self, task: Task) -> tuple[Head, History]:
+        """Of each category the best generation by validation."""
+        head, history, basis = task.head.copy(), {}, None
+        for c in task.shown(task.columns, self.name):
+            found = task.finished.get(f"ga/{c}")
+            if found is None:
+                basis = self._basis(task) if basis is None else basis
+                search = self._run(task, c, basis)
+                weights = search.weights.numpy(force=True)
+                found = {"weights": weights, "history": search.history_array()}
+                task.finished.keep(f"ga/{c}", found, instead_of=f"ga-state/{c}")
+            head.weights[c] = found["weights"]
+            history[task.head.label_names[c]] = found["history"]
+        return head, history
+
+    def paths(self, task: Task) -> tuple[dict[int, Path], History]:
+        """Of each category what the search passes; it never sees a validation label."""
+        paths, history, basis = {}, {}, None
+        for c in task.shown(task.columns, self.name):
+            found = task.finished.get(f"ga-path/{c}")
+            if found is None:
+                basis = self._basis(task) if basis is None else basis
+                search = self._run(task, c, basis)
+                passed = torch.stack([search.path[place] for place in GENERATIONS])
+                found = {"weights": passed.numpy(force=True), "history": search.history_array()}
+                task.finished.keep(f"ga-path/{c}", found, instead_of=f"ga-state/{c}")
+            weights, bias = found["weights"], task.head.biases[c]
+            paths[c] = Path(weights, np.full(len(weights), bias), weights @ task.valid.z.T + bias)
+            history[task.head.label_names[c]] = found["history"]
+        return paths, history
+
+    def _basis(self, task: Task) -> torch.Tensor | None:
+        """Of all training films, for the guided searches of all categories."""
+        return basis_of(task.train_z - task.train_z.mean(0)) if self.genetic.guided else None
+
+    def _run(self, task: Task, c: int, basis: torch.Tensor | None) -> Evolution:
+        """The search for one category, from its beginning or from where it was stopped."""
+        label = task.head.label_names[c]
+        search = Evolution(
+            task.train_z,
+            task.tensor(task.train.y[:, c]),
+            task.tensor(task.head.weights[c]),
+            z_valid=task.valid_z,
+            y_valid=task.tensor(task.valid.y[:, c]),
+            settings=self.genetic,
+            metric=task.settings.fitness,
+            # By name: the result must not depend on the order of the categories.
+            seed=task.settings.seed + zlib.crc32(label.encode()),
+            basis=basis,
+        )
+        state = task.finished.get(f"ga-state/{c}")
+        if state is not None:
+            try:
+                search.resume({name: torch.from_numpy(x) for name, x in state.items()})
+            except ValueError as error:
+                raise CheckpointError(f"{label}: {error}; choose another --out") from None
+        kept = time.monotonic()
+        with task.steps(c, "generation") as bar:
+            while not search.done:
+                search.step()
+                bar.set_postfix_str(f"validation {search.validation:.4f}", refresh=False)
+                bar.update()
+                if task.stop.asked or time.monotonic() - kept > _KEEP_SECONDS:
+                    state = {name: x.numpy() for name, x in search.state().items()}
+                    task.finished.keep(f"ga-state/{c}", state)
+                    kept = time.monotonic()
+                task.stop_if_asked()
+        return search
+
+
+# --- By name ------------------------------------------------------------------------------------
+
+
+def _searched_together() -> Method:
+    return Together("ga", Search().paths, "generation", GENERATIONS)
+
+
+#: Name -> what makes the method; the second of a pair runs the genetic algorithm as published.
+METHODS: Mapping[str, tuple[Callable[[], Method], Callable[[], Method]]] = {
+    "auto": (lambda: Together("auto", refitted, "penalty", STRENGTHS),) * 2,
+    "ga": (_searched_together, lambda: BestByValidation([Search(Genetic.paper())])),
+    "gradient": (lambda: BestByValidation([Gradient()]),) * 2,
+    "greedy": (
+        lambda: BestByValidation([Gradient(), Search()]),
+        lambda: BestByValidation([Gradient(), Search(Genetic.paper())]),
+    ),
+}
+
+#: Name -> settings of a published recipe.
+PRESETS = {"paper": TuneSettings(method="greedy", published=True)}
+
+
+def method_of(settings: TuneSettings) -> Method:
+    """The method that settings ask for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+    """
+    if settings.method not in METHODS:
+        known = ", ".join(METHODS)
+        raise ValueError(f"there is no method {settings.method!r}; choose from {known}")
+    return METHODS[settings.method][settings.published]()
+
+
+def tune(
+    train: Films,
+    valid: Films,
+    head: Head,
+    settings: TuneSettings | None = None,
+    keep: str | os.PathLike | None = None,
+    device: str | torch.device = "cpu",
+) -> Tuned:
+    """Fit the logistic regressions of all categories anew; see the example at the top.
+
+    Parameters
+    ----------
+    train, valid
+        The films to fit, and those to choose by; no patient is in both.
+    head
+        The trained logistic regressions.
+    settings
+        What to do; None: the default method.
+    keep
+        A file for the parts that are done, from which the same call goes on after an interruption.
+    device
+        Where to compute.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+    CheckpointError
+        If `keep` holds parts of other films, regressions or settings.
+    """
+    settings = settings or TuneSettings()
+    finished = Finished()
+    if keep is not None:
+        finished = Finished(pathlib.Path(keep), _hash_of(train, valid, head, settings))
+    task = Task(train, valid, head, settings, finished, Stop(), torch.device(device))
+    return method_of(settings).tune(task)
+
+
+def _hash_of(train: Films, valid: Films, head: Head, settings: TuneSettings) -> str:
+    """Names everything that decides the result."""
+    digest = hashlib.sha256(repr((settings, head.label_names)).encode())
+    for films in (train, valid):
+        for array in (films.z, films.y):
+            digest.update(np.ascontiguousarray(array))
+        digest.update(repr(films.groups.tolist()).encode())
+    for array in (head.weights, head.biases):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]

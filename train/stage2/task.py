@@ -1,0 +1,209 @@
+"""What stage 2 works on and gives back: films as features, logistic regressions, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from train.command import Stop
+from train.errors import Stopped
+from train.metrics.ranking import METRICS
+from train.stage2.finished import Finished
+
+
+@dataclass(frozen=True)
+class Films:
+    """Some films as stage 2 sees them.
+
+    Attributes
+    ----------
+    z
+        (n, D) float32 features.
+    y
+        (n, C) float32 labels in {1, 0, NaN}; NaN is unknown.
+    patients
+        (n,) whose film each is; None: every film is another patient's.
+    """
+
+    z: np.ndarray
+    y: np.ndarray
+    patients: np.ndarray | None = None
+
+    @property
+    def groups(self) -> np.ndarray:
+        """(n,) patients, or numbers of films."""
+        return np.arange(len(self.z)) if self.patients is None else self.patients
+
+
+@dataclass(frozen=True)
+class Head:
+    """The logistic regressions of C categories.
+
+    Attributes
+    ----------
+    weights, biases
+        (C, D) and (C,) float32.
+    label_names
+        The categories.
+    """
+
+    weights: np.ndarray
+    biases: np.ndarray
+    label_names: tuple[str, ...]
+
+    def logits(self, z: np.ndarray) -> np.ndarray:
+        """(n, D) features -> (n, C) float32."""
+        return z @ self.weights.T + self.biases
+
+    def copy(self) -> Head:
+        """The same in arrays of its own."""
+        return Head(self.weights.copy(), self.biases.copy(), self.label_names)
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """What decides the result of stage 2, besides the data.
+
+    Attributes
+    ----------
+    method
+        A key of `train.stage2.methods.METHODS`.
+    fitness
+        The metric that decides: "auroc" or "ap".
+    loss
+        Of the gradient; see `train.losses.loss_named`.
+    seed
+        Of folds, bootstrap and genetic algorithm.
+    published
+        Run the genetic algorithm as published, and choose by validation category by category.
+    """
+
+    method: str = "auto"
+    fitness: str = "auroc"
+    loss: str = "bce"
+    seed: int = 0
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a method made of the logistic regressions.
+
+    Attributes
+    ----------
+    head
+        The regressions.
+    methods
+        (C,) whose regression each category has: "original" or a method's name.
+    valid_scores
+        (M, C) logits of the validation films that are fit to choose and calibrate by: where a
+        method fits validation films too, each film's are from a fit without its patient.
+    notes
+        Facts for the report.
+    history
+        Category -> (G, 3) of its genetic search: best and mean fitness of each generation, and the
+        validation of the best.
+    """
+
+    head: Head
+    methods: list[str]
+    valid_scores: np.ndarray
+    notes: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """A way to make other logistic regressions."""
+
+    def tune(self, task: Task) -> Tuned:
+        """Fit, choose by validation films, and say what was done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method is given.
+
+    Attributes
+    ----------
+    train, valid
+        The films to fit, and those to choose by.
+    head
+        The trained logistic regressions.
+    settings
+        What was asked for.
+    finished
+        What is done already, category by category.
+    stop
+        Says whether the user asked for the end.
+    device
+        Where to compute.
+    """
+
+    train: Films
+    valid: Films
+    head: Head
+    settings: TuneSettings = field(default_factory=TuneSettings)
+    finished: Finished = field(default_factory=Finished)
+    stop: Stop = field(default_factory=Stop)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @cached_property
+    def skipped(self) -> dict[str, str]:
+        """Category -> why it keeps its trained regression: a class without a known label."""
+        skipped: dict[str, str] = {}
+        for c, label in enumerate(self.head.label_names):
+            for films, side in ((self.train, "training"), (self.valid, "validation")):
+                for value, kind in ((1, "positive"), (0, "negative")):
+                    if not (films.y[:, c] == value).any():
+                        skipped.setdefault(label, f"no known {kind} {side} film")
+        return skipped
+
+    @property
+    def columns(self) -> list[int]:
+        """The categories that can be fitted."""
+        return [c for c, label in enumerate(self.head.label_names) if label not in self.skipped]
+
+    @cached_property
+    def trained_scores(self) -> np.ndarray:
+        """(M, C) logits of the trained regressions on the validation films."""
+        return self.head.logits(self.valid.z)
+
+    def validation(self, scores: np.ndarray) -> np.ndarray:
+        """(C,) the metric that decides, of (M, C) scores of the validation films."""
+        columns = np.ascontiguousarray(scores.T), np.ascontiguousarray(self.valid.y.T)
+        return METRICS[self.settings.fitness](*columns).numpy()
+
+    @cached_property
+    def train_z(self) -> torch.Tensor:
+        """(N, D) features of the training films, on the device."""
+        return self.tensor(self.train.z)
+
+    @cached_property
+    def valid_z(self) -> torch.Tensor:
+        """(M, D) features of the validation films, on the device."""
+        return self.tensor(self.valid.z)
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """An array on the device."""
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def shown(self, columns: Iterable[int], what: str) -> tqdm:
+        """The categories, with a progress bar."""
+        return tqdm(columns, desc=what, unit="category", disable=None)
+
+    def steps(self, c: int, unit: str) -> tqdm:
+        """Progress of the work on one category, below that over the categories."""
+        label = self.head.label_names[c]
+        return tqdm(desc=label, unit=unit, leave=False, position=1, disable=None)
+
+    def stop_if_asked(self) -> None:
+        """Raise `Stopped` if the user asked for the end."""
+        if self.stop.asked:
+            raise Stopped
