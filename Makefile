@@ -12,6 +12,7 @@ app: .venv/requirements.done
 test: .venv/requirements-dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest
 
 # A stamp is written only after pip succeeded, so an interrupted installation is taken up again.
