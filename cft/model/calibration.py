@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cft.model.odds import sigmoid
+
 #: Fewer known positives, or negatives, than this say nothing about probabilities or thresholds.
 MIN_CASES = 5
 
@@ -27,8 +29,7 @@ def apply_platt(scores: np.ndarray, scale: float, bias: float) -> np.ndarray:
     >>> float(apply_platt(np.float64(0.0), scale=2.0, bias=0.0))
     0.5
     """
-    logits = scale * np.asarray(scores) + bias
-    return np.exp(-np.logaddexp(0, -logits))  # sigmoid that overflows for no logit
+    return sigmoid(scale * np.asarray(scores) + bias)
 
 
 def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | None:

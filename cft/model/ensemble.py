@@ -23,7 +23,7 @@ from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
-from cft.model.averaging import AVERAGES, combine, logit
+from cft.model.averaging import AVERAGES, combine
 from cft.model.classifier import Classifier
 from cft.model.findings import Category, Findings, origin
 from cft.model.folder import (
@@ -35,6 +35,7 @@ from cft.model.folder import (
     read_config,
     read_model_folder,
 )
+from cft.model.odds import logit
 
 __all__ = ["Ensemble", "EnsembleFindings", "write_ensemble"]
 _MAX_MEMBERS = 64

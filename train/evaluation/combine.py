@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cft.model import averaging
+from cft.model.odds import logit
 from train.metrics.ranking import auroc
 
 __all__ = ["SPACES", "combine", "greedy_weights"]
@@ -58,7 +59,7 @@ def _into(scores: np.ndarray, space: str) -> np.ndarray:
     if space != "logits":
         raise ValueError(f"no ensemble {space!r}; there are {', '.join(SPACES)}")
     _check_probabilities(scores)
-    return averaging.logit(scores)
+    return logit(scores)
 
 
 def _check_probabilities(scores: np.ndarray) -> None:

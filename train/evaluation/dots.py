@@ -21,6 +21,7 @@ from train.evaluation.figure import (
 )
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW
+from train.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -240,6 +241,4 @@ def subgroup_dots(
 def _subgroup_name(attribute: str, value: str, result: Mapping[str, Any]) -> str:
     count = len(result["subsets"]["all"]["defined"])
     name = attribute if value.startswith(attribute) else f"{attribute} {value}"
-    return (
-        f"{name}  (n = {result['films']:,}, {count} {'category' if count == 1 else 'categories'})"
-    )
+    return f"{name}  (n = {result['films']:,}, {counted(count, 'category')})"

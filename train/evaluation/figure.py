@@ -13,6 +13,7 @@ import numpy as np
 
 from cft.files import atomic_write
 from train.evaluation.predictions import Predictions, Truth
+from train.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,10 +120,9 @@ def pick(looks: Sequence[Any], i: int) -> Any:
 
 def films_shown(truth: Truth) -> str:
     """What a plot is of: the truth, its rows and what they are grouped by."""
-    plural = {"patient": "patients", "study": "studies", "film": "films"}
-    text = f"{truth.name}: {len(truth.keys):,} {plural[truth.row]}"
+    text = f"{truth.name}: {counted(len(truth.keys), truth.row)}"
     if truth.unit != truth.row:
-        text += f" of {len(np.unique(truth.groups)):,} {plural[truth.unit]}"
+        text += f" of {counted(len(np.unique(truth.groups)), truth.unit)}"
     return text
 
 

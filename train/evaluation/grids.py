@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.evaluation.competition import step_curve
+from cft.model.odds import sigmoid
 from train.evaluation.figure import (
     DASHES,
     GREY,
@@ -22,8 +22,7 @@ from train.evaluation.figure import (
     pick,
 )
 from train.evaluation.predictions import Predictions, Truth
-from train.metrics.bootstrap import bootstrap_roc_band
-from train.metrics.decisions import sigmoid
+from train.metrics.roc import bootstrap_roc_band, roc_vertices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -139,7 +138,7 @@ def _roc_curve(
     if results["models"][model.name]["categories"][label]["auroc"] is None:
         return
     look = _look(i, model.name, emphasised)
-    x, sensitivity = step_curve(model.column(label), y)
+    x, sensitivity = roc_vertices(model.column(label), y)
     axis.plot(x, sensitivity, **look, label=model.name)
     if model.name in emphasised:
         grid = np.linspace(0, 1, 101)
@@ -241,7 +240,7 @@ def precision_recall_steps(scores: np.ndarray, labels: np.ndarray) -> tuple[np.n
     One step for each score at which a positive is found; precision holds from the recall before.
     """
     known = ~np.isnan(labels)
-    false_positive_rate, recall = step_curve(scores, labels)
+    false_positive_rate, recall = roc_vertices(scores, labels)
     true = recall * np.sum(labels[known] == 1)
     called = true + false_positive_rate * np.sum(labels[known] == 0)
     rises = np.append(True, np.diff(recall) > 0)
@@ -284,7 +283,7 @@ def reliability_grid(
                 continue
             column = model.label_names.index(label)
             if model.logits is not None and len(models) == 1:
-                before = reliability_points(sigmoid(model.logits[:, column]), y)
+                before = reliability_points(sigmoid(model.logits[:, column].astype(np.float64)), y)
                 _reliability_line(axis, *before, i, f"{model.name}, before calibration", "before")
                 largest = max(largest, before[0].max(), before[1].max())
             stated, observed, half = reliability_points(model.scores[:, column], y)

@@ -16,11 +16,13 @@ import numpy as np
 
 from cft.labels import CHEXPERT_5
 from cft.model.calibration import operating_point
+from cft.model.odds import sigmoid
 from train.evaluation import competition
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
-from train.metrics.decisions import calibration_figures, sigmoid
+from train.metrics.decisions import calibration_figures, finite_or_none
+from train.tables import counted
 
 __all__ = ["Settings", "choose_points", "evaluate_models"]
 
@@ -97,7 +99,7 @@ def evaluate_models(
         "models": {m.name: _evaluate(truth, m, rates, settings) for m in models},
         "radiologists": {
             reader: {
-                label: {"sensitivity": _number(x), "false_positive_rate": _number(y)}
+                label: {"sensitivity": finite_or_none(x), "false_positive_rate": finite_or_none(y)}
                 for label, (x, y) in by_label.items()
             }
             for reader, by_label in rates.items()
@@ -143,7 +145,7 @@ def _evaluate(
     }
     if model.logits is not None:
         result["uncalibrated"] = {
-            label: calibration_figures(sigmoid(model.logits[:, c]), labels[:, c])
+            label: calibration_figures(sigmoid(model.logits[:, c].astype(np.float64)), labels[:, c])
             for c, label in enumerate(names)
         }
     if rates:
@@ -193,10 +195,6 @@ def _missing_subsets(label_names: Sequence[str], settings: Settings) -> list[str
         for name, members in settings.subsets.items()
         if (missing := set(members) - set(label_names))
     ]
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def choose_points(
@@ -286,10 +284,9 @@ def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
 
 def _few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[str]:
     """Sentences on the subgroups whose intervals say little."""
-    plural = {"patient": "patients", "study": "studies", "film": "films"}[unit]
     return [
-        f"{attribute} {value}: {figures['groups']} {plural} are too few for an interval that can "
-        "be trusted"
+        f"{attribute} {value}: {counted(figures['groups'], unit)} are too few for an interval "
+        "that can be trusted"
         for attribute, values in subgroups.items()
         for value, figures in values.items()
         if figures["groups"] < FEW

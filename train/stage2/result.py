@@ -13,11 +13,12 @@ import torch
 
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder
+from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.evaluation.scores import compare_scores
 from train.metrics.bootstrap import bootstrap_auroc
-from train.metrics.decisions import calibration_figures, finite_or_none, sigmoid
+from train.metrics.decisions import calibration_figures, finite_or_none
 from train.stage2.task import Head, Task, Tuned
 
 
@@ -117,7 +118,7 @@ def both_stages(
     draws = [bootstrap_auroc(scores, labels, groups) for scores in (second, first)]
     stage_1 = evaluate(first, table, before)
     kept = ("auroc", "ci_low", "ci_high", "ap", "brier", "ece")
-    raw = sigmoid(second)
+    raw = sigmoid(second.astype(np.float64))
     return {
         **evaluate(second, table, after),
         "stage_1": {
