@@ -27,6 +27,7 @@ from PIL import Image
 import cft
 from cft.model.folder import write_model_folder
 from cft.page import render, server
+from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
 from tests.conftest import ROOT, random_model_config
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&${alert(2)}{{value}}\u202egnp.png"
@@ -95,13 +96,13 @@ def content(address: str) -> bytes:
 
 @pytest.mark.parametrize("files", [None, []])
 def test_a_request_without_files_is_refused_in_a_sentence(files):
-    with pytest.raises(gr.Error, match="no film"):
-        server.uploaded_films(files)
+    with pytest.raises(Refused, match="no film"):
+        uploaded_films(files)
 
 
 def test_too_many_files_are_refused_in_a_sentence_and_deleted(films, tmp_path):
-    files = [upload(films[0], tmp_path) for _ in range(server.MAX_FILMS + 1)]
-    with pytest.raises(gr.Error, match="at most 20"), server.Uploads().reading(files):
+    files = [upload(films[0], tmp_path) for _ in range(MAX_FILMS + 1)]
+    with pytest.raises(Refused, match="at most 20"), Uploads().reading(files):
         pass
     assert not files_in(tmp_path)
 
@@ -172,7 +173,7 @@ def test_a_file_name_is_shown_as_text_whatever_it_is(classifier, films):
         {"path": f"/somewhere/{HOSTILE}", "orig_name": None},
         {"path": "/x", "orig_name": "..\\..\\folder/film\n\x00.png"},
     ]
-    names = [name for name, _ in server.uploaded_films(files)]
+    names = [name for name, _ in uploaded_films(files)]
     assert names[0] == names[1] == HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}")
     assert names[2] == "film\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.png"
     plain = Elements(server.show(classifier, [("a", films[0]), ("b", b"")]))
@@ -250,7 +251,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
 
 
 def test_a_file_that_two_visitors_dropped_is_deleted_when_both_are_served(films, tmp_path):
-    uploads = server.Uploads()
+    uploads = Uploads()
     file = upload(films[0], tmp_path)
     uploads.update([file["path"]])
     uploads.update([file["path"]])
@@ -263,9 +264,9 @@ def test_a_file_that_two_visitors_dropped_is_deleted_when_both_are_served(films,
 def test_the_sweeper_deletes_what_is_old_and_nothing_else(films, tmp_path):
     upload(films[0], tmp_path)
     (tmp_path / "tmpw2k1").write_bytes(b"the beginning of a transfer that broke off")
-    server.sweep(tmp_path, age=3600)
+    sweep(tmp_path, age=3600)
     assert len(files_in(tmp_path)) == 2
-    server.sweep(tmp_path, age=-1)
+    sweep(tmp_path, age=-1)
     assert not list(tmp_path.iterdir())
 
 

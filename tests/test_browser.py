@@ -14,6 +14,7 @@ import cft
 from cft.labels import NIH_14
 from cft.model.folder import write_model_folder
 from cft.page import server
+from cft.page.uploads import MAX_FILMS
 from tests import chromium
 from tests.conftest import random_model_config
 from tests.films import dataset, dicom, phantom
@@ -187,7 +188,7 @@ def test_a_hostile_file_name_is_text(visit):
 
 
 def test_too_many_films_are_refused_in_place(visit):
-    chromium.drop(visit, [(f"{i}.png", film(1)) for i in range(server.MAX_FILMS + 1)])
+    chromium.drop(visit, [(f"{i}.png", film(1)) for i in range(MAX_FILMS + 1)])
     assert "21 files are too many" in visit.locator("#answer").inner_text()
 
 

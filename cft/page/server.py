@@ -15,10 +15,7 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,15 +31,10 @@ from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
 from cft.model.hub import BUNDLED
 from cft.page import render
-
-MAX_FILMS = 20
+from cft.page.uploads import MAX_FILMS, Film, Refused, Uploads, upload_folder
 
 # Longest side in pixels of the film that the browser gets.
 _FILM_SIDE = 1024
-
-# An upload that no request has read by then was abandoned: a broken transfer, a closed page.
-_UPLOAD_SECONDS = 300
-_SWEEP_SECONDS = 60
 
 # A free Space has two cores; more threads than cores make every film slower.
 _THREADS = 2
@@ -50,8 +42,6 @@ _WAITING = 16
 
 _CSS = Path(render.__file__).with_name("page.css")
 _EXAMPLE = Path(render.__file__).with_name("example.png")  # a phantom that `train` draws
-
-Film = tuple[str, Any]  # name, and anything that `cft.Classifier.predict` takes
 
 
 # ------------------------------------------------------------------------------ handlers
@@ -91,72 +81,11 @@ def example_film() -> Film:
     return "Synthetic example film", replace(film, notes=(note,))
 
 
-def uploaded_films(files: list[dict[str, Any]] | None) -> list[Film]:
-    """Gradio's description of some uploads -> names and paths.
-
-    Raises
-    ------
-    gr.Error
-        If there are none or too many; the message is the sentence for the visitor.
-    """
-    if not files:
-        raise _refusal("There is no film: choose one file or several.")
-    if len(files) > MAX_FILMS:
-        raise _refusal(
-            f"{len(files)} files are too many at a time: send at most {MAX_FILMS}. None was read."
-        )
-    return [(_printable(file.get("orig_name") or file["path"]), file["path"]) for file in files]
+# --------------------------------------------------------------------------------- page
 
 
 def _refusal(sentence: str) -> gr.Error:
     return gr.Error(sentence, title="Not read", duration=None, print_exception=False)
-
-
-def _printable(name: str) -> str:
-    """The last part of a file name, without the characters that change how others are shown."""
-    name = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
-
-
-# ------------------------------------------------------------------------------- uploads
-
-
-class Uploads(set):
-    """The paths of the uploads that wait to be read, counted.
-
-    Takes the place of the set in which Gradio records uploads. Gradio names an upload by its
-    content, so visitors who drop the same film share one file; it is deleted when the last of
-    them has been served.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self._waiting: Counter[str] = Counter()
-        self._lock = threading.Lock()
-
-    def update(self, paths: Iterable[str]) -> None:
-        """Called by Gradio when uploads have arrived."""
-        with self._lock:
-            self._waiting.update(paths)
-
-    @contextlib.contextmanager
-    def reading(self, files: list[dict[str, Any]] | None) -> Iterator[list[Film]]:
-        """The films of one request; their files are gone afterwards, whatever happened."""
-        try:
-            yield uploaded_films(files)
-        finally:
-            for file in files or ():
-                self._release(file["path"])
-
-    def _release(self, path: str) -> None:
-        with self._lock:
-            self._waiting[path] -= 1
-            if self._waiting[path] > 0:
-                return
-            del self._waiting[path]
-            with contextlib.suppress(OSError):  # the sweeper was here
-                os.unlink(path)
-                os.rmdir(os.path.dirname(path))
 
 
 async def _only_uploads(path: str | None) -> str | None:
@@ -164,20 +93,6 @@ async def _only_uploads(path: str | None) -> str | None:
     if path and path.startswith(("http://", "https://")):
         raise _refusal("Films are uploaded, not fetched from an address.")
     return path
-
-
-def sweep(folder: Path, age: float) -> None:
-    """Delete everything in a folder of uploads that is older than ``age`` seconds.
-
-    Gradio's ``delete_cache`` would miss transfers that broke off: it knows complete uploads only.
-    """
-    for path in sorted(folder.rglob("*"), reverse=True):  # a folder after its files
-        with contextlib.suppress(OSError):  # gone meanwhile, or a folder that is not empty
-            if time.time() - path.lstat().st_ctime > age:
-                path.rmdir() if path.is_dir() else path.unlink()
-
-
-# --------------------------------------------------------------------------------- page
 
 
 class _Page(gr.Blocks):
@@ -208,15 +123,18 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
         first (label, probability in 0 to 1, score, operating_point, positive), "view", "notes",
         "height" and "width".
         """
-        with uploads.reading(files) as films:
-            return predict(classifier, films)
+        try:
+            with uploads.reading(files) as films:
+                return predict(classifier, films)
+        except Refused as refused:
+            raise _refusal(str(refused)) from None
 
     def show_uploads(files: list) -> tuple[str, None]:
         try:
             with uploads.reading(files) as films:
                 answer = show(classifier, films)
-        except gr.Error as refusal:
-            answer = render.refusal_html(refusal.message)
+        except Refused as refused:
+            answer = render.refusal_html(str(refused))
         return answer, None  # the drop zone is free for the next films
 
     def show_example() -> str:
@@ -265,7 +183,7 @@ def serve(
     environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
     """
     torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
-    with _upload_folder() as folder:
+    with upload_folder():
         demo = build(classifier, fallback)
         _, address, _ = demo.launch(
             **place,
@@ -287,34 +205,10 @@ def serve(
             theme=_theme(),
             head=f"<style>{_CSS.read_text()}{render.choice_css(classifier)}</style>",
         )
-        stopped = threading.Event()
-        sweeper = threading.Thread(target=_sweep_until, args=(stopped, folder), daemon=True)
-        sweeper.start()
         try:
             yield address
         finally:
-            stopped.set()
             demo.close(verbose=False)
-
-
-@contextlib.contextmanager
-def _upload_folder() -> Iterator[Path]:
-    """A folder of this process alone for what Gradio writes."""
-    variable = "GRADIO_TEMP_DIR"
-    parent = os.environ.get(variable)
-    with tempfile.TemporaryDirectory(prefix="cft-", dir=parent) as folder:
-        os.environ[variable] = folder
-        try:
-            yield Path(folder)
-        finally:
-            os.environ.pop(variable)
-            if parent is not None:
-                os.environ[variable] = parent
-
-
-def _sweep_until(stopped: threading.Event, folder: Path) -> None:
-    while not stopped.wait(_SWEEP_SECONDS):
-        sweep(folder, _UPLOAD_SECONDS)
 
 
 def _theme() -> gr.themes.Base:
