@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from jinja2 import UndefinedError
 from PIL import Image
 
 import cft
@@ -195,6 +196,12 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
     for html in (server.show(model, [("film", films[0])]), render.about_html(model)):
         assert "<script" not in html
         assert "<b>A" not in html
+
+
+def test_a_template_escapes_what_it_prints_and_misses_no_value():
+    assert "<p>&lt;b&gt;</p>" in render.refusal_html("<b>")
+    with pytest.raises(UndefinedError, match="sentence"):
+        render._html("refusal")
 
 
 def test_a_model_without_heat_maps_says_so(model_folder, films):

@@ -40,8 +40,7 @@ _FILM_SIDE = 1024
 _THREADS = 2
 _WAITING = 16
 
-_CSS = Path(render.__file__).with_name("page.css")
-_EXAMPLE = Path(render.__file__).with_name("example.png")  # a phantom that `train` draws
+_EXAMPLE = Path(__file__).with_name("example.png")  # a phantom that `train` draws
 
 
 # ------------------------------------------------------------------------------ handlers
@@ -146,7 +145,7 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
         demo.upload_file_set = uploads
         top = render.banner() + render.fallback_notice(fallback)
         gr.HTML(top, apply_default_css=False, elem_classes="top")
-        gr.HTML(render.TITLE, apply_default_css=False)
+        gr.HTML(render.title(), apply_default_css=False)
         with gr.Row(elem_classes="columns"):
             with gr.Column(elem_classes="side", min_width=0):
                 drop = gr.File(
@@ -156,7 +155,7 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
                 example = gr.Button("Show a synthetic example film", size="sm", elem_id="example")
                 gr.HTML(render.drop_help(MAX_FILMS), apply_default_css=False)
             with gr.Column(elem_classes="main", min_width=0):
-                answer = gr.HTML(render.NO_RESULTS, apply_default_css=False, elem_id="answer")
+                answer = gr.HTML(render.no_results(), apply_default_css=False, elem_id="answer")
         with gr.Accordion("About this model", open=False):
             gr.HTML(render.about_html(classifier), apply_default_css=False)
         drop.upload(
@@ -203,7 +202,7 @@ def serve(
             state_session_capacity=1,
             footer_links=["api"],  # "settings" offers to record the screen
             theme=_theme(),
-            head=f"<style>{_CSS.read_text()}{render.choice_css(classifier)}</style>",
+            head=f"<style>{render.style(classifier)}</style>",
         )
         try:
             yield address

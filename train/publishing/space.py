@@ -50,7 +50,7 @@ def build_space(folder: Path, reference: str | None = None) -> Path:
     for name in _FILES:
         shutil.copyfile(_ROOT / name, folder / name)
     for source in sorted((_ROOT / "cft").rglob("*")):
-        if source.suffix in (".py", ".css", ".png"):
+        if source.suffix in (".py", ".html", ".css", ".png"):
             target = folder / source.relative_to(_ROOT)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
