@@ -235,9 +235,18 @@ def load_model() -> tuple[cft.Classifier, str]:
         return cft.load(BUNDLED), str(error)
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    """Serve the page until interrupted; returns the exit status."""
+def main(arguments: Sequence[str] = (), program: str | None = None) -> int:
+    """Serve the page until interrupted; returns the exit status.
+
+    Parameters
+    ----------
+    arguments
+        The command line.
+    program
+        What the help calls the program; None for the name of the file that was started.
+    """
     parser = argparse.ArgumentParser(
+        prog=program,
         description="Serve the page. CFT_MODEL in the environment names another model than the "
         "bundled one.",
         epilog=cft.NOT_A_MEDICAL_DEVICE,
