@@ -29,7 +29,7 @@ import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
-from cft.model.hub import BUNDLED
+from cft.model.bundled import BUNDLED
 from cft.page import render
 from cft.page.uploads import MAX_FILMS, Film, Refused, Uploads, upload_folder
 
