@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,6 +28,7 @@ import cft
 from cft.model.folder import write_model_folder
 from cft.page import render, server
 from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
+from tests import pages
 from tests.conftest import ROOT, random_model_config
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&${alert(2)}{{value}}\u202egnp.png"
@@ -414,6 +414,7 @@ def test_a_missing_model_is_named_in_a_sentence(monkeypatch, capsys, tmp_path):
     assert "The page cannot start: there is no model folder at" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_program_names_no_file_and_leaves_none(model_folder, films, tmp_path):
     """``python app.py`` as a visitor's machine or a Space runs it, from start to SIGTERM."""
     folder = tmp_path / "uploads"
@@ -425,21 +426,13 @@ def test_the_program_names_no_file_and_leaves_none(model_folder, films, tmp_path
     environment = {
         **os.environ, "CFT_MODEL": str(model_folder), "GRADIO_TEMP_DIR": str(folder),
     }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        said = process.stdout.readline()
-        address = re.search(r"http://\S+", said).group()
-        client = Client(address, verbose=False)
+    command = [sys.executable, "app.py", "--host", "127.0.0.1"]
+    with pages.running(command, cwd=ROOT, env=environment) as page:
+        client = Client(page.address, verbose=False)
         answer = client.predict([handle_file(named), handle_file(broken)], api_name="/predict")
         lost = [{"path": str(named), "meta": {"_type": "gradio.FileData"}}]
-        assert "no uploaded files" in call(SimpleNamespace(address=address), lost)
+        assert "no uploaded files" in call(SimpleNamespace(address=f"{page.address}/"), lost)
         assert [film["file"] for film in answer["films"]] == [named.name, broken.name]
-    finally:
-        process.terminate()
-        said += process.communicate(timeout=60)[0]
-    assert process.returncode == 0
-    assert "Doe" not in said
+    assert page.status == 0
+    assert "Doe" not in page.said
     assert not files_in(folder)

@@ -20,6 +20,8 @@ from tests.conftest import random_model_config
 from tests.films import dataset, dicom, phantom
 from train.datasets.phantom_drawing import draw_phantom
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{value}}.png"
 
 CONTRAST = """

@@ -83,6 +83,7 @@ def test_an_interruption_is_no_fault_of_the_program(fault, status, sentence, mon
     assert capfd.readouterr().err == sentence
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_early_ends_the_command_quietly(films, model_folder):
     reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
     reader.wait()

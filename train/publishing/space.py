@@ -49,11 +49,8 @@ def build_space(folder: Path, reference: str | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         shutil.copyfile(_ROOT / name, folder / name)
-    for source in sorted((_ROOT / "cft").rglob("*")):
-        if source.suffix in (".py", ".html", ".css", ".png"):
-            target = folder / source.relative_to(_ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(_ROOT / "cft", folder / "cft", ignore=ignored)
     if model is None:
         (folder / _WEIGHTS).mkdir()
         for name in (CONFIG, WEIGHTS, CARD):
