@@ -56,8 +56,13 @@ def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | N
     are (n+ + 1) / (n+ + 2) and 1 / (n- + 2) instead of 1 and 0, so that the fit exists even when
     the scores separate the labels.
     """
-    # Only fitting needs it; whoever uses a model does not wait for its import.
-    from sklearn.linear_model import LogisticRegression
+    # Only fitting needs it; whoever uses a model neither installs it nor waits for its import.
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'fitting a calibration needs scikit-learn: pip install "cft[train]"', name=error.name
+        ) from error
 
     scores, labels = _known(scores, labels)
     if not _enough(labels):

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from cft.errors import ModelFolderError
 from cft.files import atomic_file, atomic_write
+from cft.model.bundled import BUNDLED
 from cft.model.folder import CARD, CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ logger = logging.getLogger(__name__)
 
 #: Environment variable that names the model to use where no reference is given.
 ENVIRONMENT_VARIABLE = "CFT_MODEL"
-
-#: The model folder that comes with the project.
-BUNDLED = Path(__file__).resolve().parents[2] / "weights"
 
 #: Largest files that are fetched, in bytes. The largest network of timm stays below 10 GB; those
 #: that anyone reads films with, far below 4.
