@@ -199,6 +199,15 @@ def test_a_private_transfer_syntax_is_not_repeated():
     assert message(data).endswith("compressed in a way that is not supported")
 
 
+def test_fragments_in_an_uncompressed_transfer_syntax_are_refused():
+    data = compressed(dataset(P12), JPEG2000Lossless, CODESTREAMS[JPEG2000Lossless](P12))
+    says = ExplicitVRLittleEndian.encode().ljust(len(JPEG2000Lossless), b"\0")
+    assert message(data.replace(JPEG2000Lossless.encode(), says)) == (
+        "the DICOM file contradicts itself: its picture is in fragments, but its transfer syntax "
+        "is not a compressed one"
+    )
+
+
 CODESTREAMS = {
     JPEGLosslessSV1: lambda p: imagecodecs.jpeg8_encode(p, lossless=True, bitspersample=12),
     JPEGLSLossless: imagecodecs.jpegls_encode,

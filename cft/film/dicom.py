@@ -438,7 +438,10 @@ def _decode_native(element: _Element, order: str, frame: _Frame) -> np.ndarray:
     size = frame.bits_allocated // 8
     needed = frame.rows * frame.columns * size
     if element.undefined_length:
-        raise RadiographError("the DICOM file is corrupt: its picture is compressed and not so")
+        raise RadiographError(
+            "the DICOM file contradicts itself: its picture is in fragments, but its transfer "
+            "syntax is not a compressed one"
+        )
     if len(element.value) < needed:
         raise RadiographError("the DICOM file is truncated: it holds fewer pixels than it says")
     if size == 1 and order == ">" and element.vr == b"OW":  # bytes come swapped, in pairs
