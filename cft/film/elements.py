@@ -2,8 +2,21 @@
 
 Only those of `Tag` are read; names, dates, ids and descriptions are stepped over and never become
 objects of this process, let alone messages or logs.
-That, a bound on the work that a hostile file can cause, and no global switch are why the elements
-are walked here instead of by a general library.
+
+Why not by pydicom: its `dcmread`, with `force` and `specific_tags`, leads to the same pixels (or to
+none where garbage follows them), but pydicom 3.0.2 could not be held from outside to the limits of
+this reader. Measured with Python 3.11 on one core, against this file:
+
+- Work. Of files of 50 MB, nothing but empty elements took it 7.5 s of CPU (here 0.3 s), a sequence
+  of empty items 91 s and 4.3 GB (0.1 s), an item of different elements 33 s and 2.1 GB (0.1 s).
+  2 MB that inflate to 2 GB were not read after 100 s (0.6 s). A file object that counts its reads,
+  and inflating beforehand, hold it to 1.7 s and 140 MB; but to inflate, what stands before the data
+  set must be walked here, and so must sequences of defined length.
+- Patients' data. It decodes the transfer syntax and every Specific Character Set at once, and puts
+  a value that it does not know into a warning and a log. So 331 of 20,000 damaged films spilled
+  bytes of theirs, 13 of them the patient's name; here none did. With the transfer syntax kept from
+  it, 18 did, and a name does whose tag is damaged into that of the character set. Only switches
+  for the whole process silence it, and others in the process may need what these silence.
 """
 
 from __future__ import annotations
