@@ -32,7 +32,7 @@ class Classifier:
     categories
         Label -> `Category`.
     preprocess
-        The model's own `cft.preprocess.Preprocess`.
+        The model's own `cft.model.preprocess.Preprocess`.
     weights_sha256
         Hash of the weights file: names the exact weights.
     network

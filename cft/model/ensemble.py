@@ -189,7 +189,7 @@ def write_ensemble(
     members
         (name, model folder, weight) each; weights not negative, those of 0 are left out.
     average
-        One of `cft.averaging.AVERAGES`.
+        One of `cft.model.averaging.AVERAGES`.
     config
         What the ensemble says of itself: ``architecture`` ("ensemble"), ``label_names``,
         ``pretrained_cfg`` and what else a model folder has; ours under ``"cft"``.

@@ -114,7 +114,7 @@ def predictions_of(
     """A model's scores for the rows of `truth_of` of the same table and rule.
 
     Operating points are those of the model folder, which were chosen on its validation films by
-    `threshold_rule`, one of `cft.calibration.RULES`.
+    `threshold_rule`, one of `cft.model.calibration.RULES`.
     """
     _, _, member = _rows(table, rule)
     shared = [label for label in classifier.label_names if label in table.label_names]

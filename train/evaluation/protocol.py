@@ -1,7 +1,7 @@
 """Models and readers against one truth: every figure of an evaluation as one dict.
 
 What can be compared with what, and which figures belong together, is decided here: operating
-points, radiologists, pairs of models, subgroups. The figures themselves are `train.figures`'.
+points, radiologists, pairs of models, subgroups. The figures are those of `train.evaluation.scores`.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def evaluate_models(
     Returns
     -------
     dict
-        ``truth``, ``models`` (name -> what `train.figures.evaluate_scores` gives, with
+        ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
         ``operating_points``, ``uncalibrated``, ``radiologists_below``, ``leaderboard`` and
         ``subgroups`` where they apply), ``radiologists``, ``comparisons``.
     """

@@ -148,7 +148,7 @@ def compare_scores(
     Parameters
     ----------
     first, second
-        (name, (N, C) scores, their `train.statistics.bootstrap_auroc` with one seed).
+        (name, (N, C) scores, their `train.metrics.bootstrap.bootstrap_auroc` with one seed).
     labels, groups, label_names
         As in `evaluate_scores`.
 

@@ -53,7 +53,7 @@ def export(
     categories
         From `calibrate`.
     metrics
-        Name of a test set -> what `train.report.evaluate_scores` found.
+        Name of a test set -> what `train.evaluation.scores.evaluate_scores` found.
     provenance
         Where the model comes from; see `provenance_of`.
     """

@@ -18,7 +18,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import get_session
 
 from cft.model.folder import WEIGHTS
-from cft.model.hub import explain, git_hash, parse_reference, patiently
+from cft.model.hub import parse_reference
+from cft.model.hub_errors import explain, patiently
+from cft.model.hub_files import git_hash
 from train.errors import PushError
 
 # Seconds to wait for an answer to begin or to go on.
