@@ -264,6 +264,7 @@ def test_a_network_whose_head_is_not_linear_says_that_it_has_no_maps(tmp_path, f
         findings.heatmap("Hernia")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     ["densenet121", "efficientnet_lite0", "regnetx_002", "swin_tiny_patch4_window7_224"],
