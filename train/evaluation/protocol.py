@@ -1,7 +1,8 @@
 """Models and readers against one truth: every figure of an evaluation as one dict.
 
 What can be compared with what, and which figures belong together, is decided here: operating
-points, radiologists, pairs of models, subgroups. The figures are those of `train.evaluation.scores`.
+points, radiologists, pairs of models, subgroups. The figures are computed by
+`train.evaluation.scores`.
 """
 
 from __future__ import annotations
