@@ -19,7 +19,8 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from cft.labels import CHEXPERT_5
 from cft.page import render
-from train.datasets import add_dataset_arguments
+from train.command import add_options
+from train.datasets import DataOptions
 from train.datasets.labels import LabelTable
 from train.errors import StudyError, TableError
 from train.evaluate import _parser, main
@@ -989,7 +990,7 @@ def test_a_fine_tuned_model_has_seen_the_films_of_its_stage_1(
 def typed(note: str) -> argparse.Namespace:
     """What the options that a note advises say when they are typed in a shell."""
     parser = argparse.ArgumentParser()
-    add_dataset_arguments(parser)
+    add_options(parser, DataOptions)
     parser.add_argument("--seed")
     return parser.parse_args(shlex.split(note.partition("are those of ")[2]))
 

@@ -548,26 +548,26 @@ def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_run_that_can_be_built(name):
-    _, settings, _ = parse(["--preset", name, "--data", "somewhere"])
+    settings = parse(["--preset", name, "--data", "somewhere"]).settings
     assert timm.is_model(settings.arch)
     assert loss_named(settings.loss)
     assert settings.batch_size % settings.accumulate == 0
 
 
 def test_an_option_beside_a_preset_wins():
-    options, settings, _ = parse(
+    asked = parse(
         ["--preset", "u-ones", "--data", "somewhere", "--epochs", "7", "--uncertain", "ignore"]
     )
-    assert (settings.epochs, settings.arch) == (7, "densenet121")
-    assert options.uncertain == ["ignore"]
-    assert options.command == (
+    assert (asked.settings.epochs, asked.settings.arch) == (7, "densenet121")
+    assert asked.arguments["uncertain"] == ["ignore"]
+    assert asked.command == (
         "python -m train.negative --preset u-ones --data DATA --epochs 7 --uncertain ignore"
     )
 
 
 @pytest.mark.parametrize("option", ["--patience", "--clip", "--warmup", "--ema", "--dropout"])
 def test_nought_switches_off_what_can_be_off(option):
-    _, settings, _ = parse(["--data", "somewhere", option, "0"])
+    settings = parse(["--data", "somewhere", option, "0"]).settings
     assert getattr(settings, option[2:]) == 0
 
 
@@ -578,6 +578,13 @@ def test_no_default_of_an_option_is_shown_as_nothing(capsys):
 
 
 def test_without_data_the_run_is_a_rehearsal():
-    options, settings, _ = parse([])
-    assert options.data is None
-    assert settings.arch == PRESETS["rehearsal"]["arch"]
+    asked = parse([])
+    assert asked.data.data is None
+    assert asked.settings.arch == PRESETS["rehearsal"]["arch"]
+
+
+def test_the_provenance_of_earlier_runs_has_the_same_names():
+    """Stage 2 takes its options of the data from there."""
+    config = read_model_folder(ROOT / "weights").config["cft"]["provenance"]
+    earlier = config.get("stage_1", config)["arguments"]
+    assert set(earlier) <= set(parse([]).arguments)
