@@ -145,6 +145,12 @@ def weights(folder: Path) -> bytes:
     return (folder / WEIGHTS).read_bytes()
 
 
+def test_the_splits_are_written_beside_the_model(trained, data):
+    rows = [line.split(",") for line in data.read_text().splitlines()[1:]]
+    expected = [f"{film},{patient},{split}" for film, patient, split, *_ in rows]
+    assert (trained / "splits.csv").read_text().splitlines() == ["film,patient,split", *expected]
+
+
 # --- Interruption -------------------------------------------------------------------------------
 
 
@@ -258,6 +264,32 @@ def test_what_cannot_work_is_one_sentence(data, tmp_path, capsys, changes, messa
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("train.negative: ")
     assert message in sentence
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ("test test test", "has no training films: all 3 are in test"),
+        ("train test train", "has no validation films, so nothing can be chosen"),
+    ],
+)
+def test_splits_are_checked_before_any_film_is_packed(
+    tmp_path, capsys, monkeypatch, sides, message
+):
+    monkeypatch.setattr(negative, "films_of", None)  # never reached
+    lines = [f"{i}.png,{side},{i % 2}" for i, side in enumerate(sides.split())]
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["image,split,Mass", *lines]) + "\n")
+    words = (
+        arguments(table, tmp_path / "run", valid="0")
+        if "train" in sides
+        else arguments(table, tmp_path / "run")
+    )
+    assert negative.main(words) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

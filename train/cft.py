@@ -42,7 +42,8 @@ from train.command import (
     options_of,
 )
 from train.datasets import DataOptions, read_dataset, table_of
-from train.datasets.labels import LabelTable
+from train.datasets.labels import SPLITS, LabelTable
+from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
@@ -121,6 +122,8 @@ class Asked:
         The model to fine-tune.
     data_seed
         What the parent's splits were drawn with.
+    as_split
+        The splits are those that the parent's run wrote down, if it did.
     push
         The namespace that ``--push`` and what goes with it are in.
     arguments
@@ -133,6 +136,7 @@ class Asked:
     data: DataOptions
     parent: ModelFolder
     data_seed: int
+    as_split: bool
     push: argparse.Namespace
     arguments: dict[str, Any]
     command: str
@@ -166,7 +170,8 @@ def parse(argv: Sequence[str] | None) -> Asked:
     program = "python -m train.cft --model MODEL"
     command = command_of(program, arguments, usual, data.data, name)
     seed = trained_with.get("seed", 0)
-    return Asked(options, data, parent, seed, push, arguments, command)
+    as_split = not {"valid", "test", "shared_patients"} & given.keys()
+    return Asked(options, data, parent, seed, as_split, push, arguments, command)
 
 
 def _place(
@@ -224,6 +229,7 @@ def work_through(argv: Sequence[str] | None) -> None:
             workers=options.workers,
         )
         prepare_folder(work, {**asked.arguments, "parent": parent.weights_sha256}, data.data)
+        write_splits(options.out, table)
         pixels = films_of(table, classifier.preprocess, work, here)
         rows = rows_of_splits(table, pixels, options.judge_width)
         warn_of_other_films(parent, len(rows["train"]))
@@ -285,9 +291,12 @@ def write_folder(
 
 def the_parents_table(asked: Asked) -> LabelTable:
     """The films that the parent was trained on, with its splits and its categories."""
-    table = table_of(asked.data, asked.data_seed)
+    splits = read_splits(asked.options.model) if asked.as_split else None
+    table = table_of(asked.data, asked.data_seed, splits=splits)
     for note in table.notes:
         logger.info("%s", note)
+    check_splits(table)
+    refuse_overlap(table, {side: np.flatnonzero(table.split == side) for side in SPLITS})
     return table.with_labels(asked.parent.label_names)
 
 

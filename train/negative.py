@@ -28,6 +28,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from train.command import Stop, add_options, as_json, command_of, exit_code, options_of
 from train.datasets import DataOptions, PolicyOptions, read_dataset, table_of
 from train.datasets.labels import LabelTable
+from train.datasets.splits import check_splits, write_splits
 from train.errors import ERRORS
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.losses import loss_named
@@ -179,9 +180,11 @@ def work_through(argv: Sequence[str] | None) -> None:
         y = policy.apply(table, settings.seed)
         for note in table.notes:
             logger.info("%s", note)
+        check_splits(table)
         warn_of_missing_positives(table, y[table.split == "train"])
         if here.is_main:
             prepare_folder(work, asked.arguments, data.data)
+            write_splits(work.out, table)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
         run = Run.of(settings, work, table, y, films, here)

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
 from train.datasets.labels import LabelTable, hide_labels
 from train.datasets.options import DataOptions, PolicyOptions, Request
 from train.datasets.reading import note_names, read_csv
+from train.datasets.splits import with_splits
 from train.errors import DatasetError, UsageError
 
 __all__ = [
@@ -75,7 +76,13 @@ def read_dataset(
     return table_of(asked, seed, check_images=check_images)
 
 
-def table_of(options: DataOptions, seed: int = 0, *, check_images: bool = True) -> LabelTable:
+def table_of(
+    options: DataOptions,
+    seed: int = 0,
+    *,
+    check_images: bool = True,
+    splits: Mapping[str, str] | None = None,
+) -> LabelTable:
     """The films that some options ask for.
 
     Parameters
@@ -87,6 +94,8 @@ def table_of(options: DataOptions, seed: int = 0, *, check_images: bool = True) 
         For splits and hidden labels.
     check_images
         Skip the films whose file is missing.
+    splits
+        Film -> its side in a run, which stands for what the source says or would be drawn.
 
     Raises
     ------
@@ -108,6 +117,8 @@ def table_of(options: DataOptions, seed: int = 0, *, check_images: bool = True) 
         raise UsageError(f"phantoms are drawn, not read; omit {data} or name another data set")
     options.check_reader(name)
     table = READERS[name].read(data, Request(**vars(options), seed=seed))
+    if splits is not None:
+        table = with_splits(table, splits)
     if check_images:
         table = _without_missing_images(table)
     return hide_labels(table, options.known, seed)

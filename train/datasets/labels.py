@@ -83,7 +83,8 @@ class LabelTable:
         (N, H, W) uint8, the films themselves, for films that are drawn rather than stored;
         None if the films are files.
     source
-        Facts for provenance and JSON: files read, rows, films listed per split.
+        Facts for provenance and JSON: "files" read, "rows", films "listed" per split by the source,
+        and "drawn", the notes on splits that were drawn.
 
     Raises
     ------

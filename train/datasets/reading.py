@@ -311,6 +311,7 @@ def build_table(
             "files": [str(path) for path in files],
             "rows": len(names),
             "listed": {side: films for side, films in listed.items() if films},
+            "drawn": drawn,
         },
     )
     return table.with_labels(options.label_names) if options.label_names else table

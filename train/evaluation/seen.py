@@ -13,6 +13,7 @@ from train.command import as_json, flag_of, options_of, words_of
 from train.datasets import DataOptions, DatasetError, table_of
 from train.datasets.labels import LabelTable
 from train.datasets.options import of_splits
+from train.datasets.splits import SPLITS_FILE, read_splits
 from train.evaluation.predictions import Predictions
 
 
@@ -86,6 +87,9 @@ class Splits:
         """Film -> split of a model's own run; {} if it had other data, None if it does not say."""
         if origin.dataset != self._dataset:
             return {}
+        recorded = read_splits(origin.folder) if origin.folder else None
+        if recorded is not None:
+            return recorded
         if origin.arguments is None or origin.seed is None:
             return None
         return self._draw(of_splits(origin.arguments), origin.seed)
@@ -102,12 +106,12 @@ class Splits:
         count = sum(own.get(film) in splits for film in films)
         if not count:
             return ""
+        lead = f"the model has been trained on {count:,} of the {len(films):,} films; "
+        if origin.folder and (origin.folder / SPLITS_FILE).exists():
+            return f"{lead}the splits of its own run are in {SPLITS_FILE} of its folder"
         options = of_splits(as_json(options_of(DataOptions, origin.arguments or {})))
         words = [flag_of("seed"), str(origin.seed), *words_of(options, as_json(DataOptions()))]
-        return (
-            f"the model has been trained on {count:,} of the {len(films):,} films; the splits of "
-            f"its own run are those of {shlex.join(words)}"
-        )
+        return f"{lead}the splits of its own run are those of {shlex.join(words)}"
 
     def _draw(self, chosen: Mapping[str, Any], seed: int) -> dict[str, str] | None:
         """Film -> split as a run drew them; None if this data set cannot be drawn so."""
