@@ -21,7 +21,6 @@ from train.datasets.labels import (
     SPLITS,
     LabelTable,
     hide_labels,
-    policy_from_arguments,
     stable_uniform,
 )
 from train.evaluation.of_run import test_tables
@@ -167,8 +166,8 @@ def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> 
     """Train in Negative mode, or go on with what is there; the model folder is in ``out``."""
     words = [*_STAGE_1.split(), "--data", data, "--seed", seed, "--out", out, "--resume"]
     words += ["--cache", work / "pixels", "--device", "cpu", "--workers", 1, "--threads", 1]
-    options, settings, how = parse([str(word) for word in words])
-    policy = policy_from_arguments(options)
+    asked = parse([str(word) for word in words])
+    settings, how, policy = asked.settings, asked.work, asked.labels.policy
     with processes("cpu") as here:
         y = policy.apply(table, seed)
         films = films_of(table, preprocess_of(settings), how, here)

@@ -241,6 +241,55 @@ def test_a_missing_category_is_named(parent, data, tmp_path, capsys):
     assert "no category 'Bright'" in capsys.readouterr().err
 
 
+# --- Splits of the parent -----------------------------------------------------------------------
+
+
+def moved(parent: Path, folder: Path) -> Path:
+    """A copy of the parent whose run had five films more in test, and five fewer in validation."""
+    shutil.copytree(parent, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    text = (folder / "splits.csv").read_text()
+    (folder / "splits.csv").write_text(text.replace(",valid", ",test", 5))
+    return folder
+
+
+def films_of_splits(folder: Path) -> dict[str, int]:
+    splits = json.loads((folder / CONFIG).read_text())["cft"]["provenance"]["splits"]
+    return {split: counts["films"] for split, counts in splits.items()}
+
+
+def test_the_splits_are_those_that_the_parent_recorded(parent, data, tmp_path):
+    model, out = moved(parent, tmp_path / "model"), tmp_path / "out"
+    assert cft.main(words(model, data, out)) == 0
+    assert films_of_splits(out) == {"train": 120, "valid": 35, "test": 45}
+    assert (out / "splits.csv").read_text() == (model / "splits.csv").read_text()
+    (model / "splits.csv").unlink()
+    assert cft.main(words(model, data, tmp_path / "drawn")) == 0
+    assert films_of_splits(tmp_path / "drawn") == {"train": 120, "valid": 40, "test": 40}
+
+
+def test_a_film_that_the_parent_did_not_have_is_left_out(parent, data, tmp_path, caplog):
+    model = moved(parent, tmp_path / "model")
+    lines = (model / "splits.csv").read_text().splitlines(keepends=True)
+    (model / "splits.csv").write_text("".join(lines[:-1]))
+    assert cft.main(words(model, data, tmp_path / "out")) == 0
+    assert "Left out 1 film that the run did not have: 199.png." in caplog.text
+
+
+def test_splits_that_are_asked_for_anew_are_drawn_anew(parent, data, tmp_path):
+    model = moved(parent, tmp_path / "model")
+    more = ("--shared-patients", "keep")
+    assert cft.main(words(model, data, tmp_path / "out", *more)) == 0
+    assert films_of_splits(tmp_path / "out") == {"train": 120, "valid": 40, "test": 40}
+
+
+def test_damaged_splits_are_refused_by_row(parent, data, tmp_path, capsys):
+    model = moved(parent, tmp_path / "model")
+    text = (model / "splits.csv").read_text()
+    (model / "splits.csv").write_text(text.replace("train", "trian", 1))
+    assert cft.main(words(model, data, tmp_path / "out")) == 1
+    assert "splits.csv, row 2, column 'split': 'trian'" in capsys.readouterr().err
+
+
 # --- The result ---------------------------------------------------------------------------------
 
 

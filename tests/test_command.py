@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
-from train import pack
+from train import cft as stage_2
+from train import evaluate, negative, pack
 from train.command import (
     ABOVE_ZERO,
     BETWEEN_ZERO_AND_ONE,
@@ -14,8 +16,16 @@ from train.command import (
     POSITIVE,
     SHARE,
     WHOLE,
+    add_options,
+    as_json,
+    command_of,
     exit_code,
+    flag_of,
+    option,
+    options_of,
+    words_of,
 )
+from train.datasets import DataOptions
 from train.errors import Stopped, UsageError
 
 
@@ -101,3 +111,69 @@ def test_packing_refuses_wrong_numbers(wrong, capsys):
         pack.main(["--data", "somewhere", wrong])
     assert exit_.value.code == 2
     assert "is not a whole number" in capsys.readouterr().err
+
+
+# --- Options ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kettle:
+    """Options of every type that the commands have."""
+
+    out: Path = option(Path("here"), "where", machine=True)
+    litres: float = option(1.0, "how much", type=ABOVE_ZERO)
+    cups: int | None = option(None, "how many")
+    lid: bool = option(False, "with a lid")
+    herbs: tuple[str, ...] = option((), "what goes in", metavar="HERB")
+
+
+def kettle(words: str, *layers) -> Kettle:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_options(parser, Kettle)
+    return options_of(Kettle, *layers, vars(parser.parse_args(words.split())))
+
+
+def test_the_types_of_a_dataclass_are_those_of_its_options():
+    assert kettle("") == Kettle()
+    assert kettle("--out there --litres 2 --cups 3 --lid --herbs mint --herbs sage dill") == Kettle(
+        Path("there"), 2.0, 3, True, ("mint", "sage", "dill")
+    )
+    with pytest.raises(argparse.ArgumentError, match="'0' is not a number above 0"):
+        kettle("--litres 0")
+
+
+def test_what_is_typed_wins_over_a_layer_and_the_later_layer_over_the_earlier():
+    preset, inherited = {"cups": 1, "herbs": ["mint"]}, {"cups": 2, "litres": None, "odd": 5}
+    assert kettle("", preset, inherited) == Kettle(cups=2, herbs=("mint",))
+    assert kettle("--cups 3 --herbs sage", preset, inherited) == Kettle(cups=3, herbs=("sage",))
+
+
+def test_help_shows_a_default_that_says_something():
+    parser = argparse.ArgumentParser()
+    add_options(parser, Kettle)
+    text = parser.format_help()
+    assert "where (default: here)" in text
+    assert "how much (default: 1)" in text
+    assert "default: None" not in text
+    assert "default: False" not in text
+
+
+def test_json_and_command_are_without_what_belongs_to_one_machine():
+    asked = kettle("--out there --herbs mint", {"cups": 2})
+    found = as_json(asked)
+    assert found == {"litres": 1.0, "cups": 2, "lid": False, "herbs": ["mint"]}
+    assert options_of(Kettle, found) == kettle("--herbs mint", {"cups": 2})
+    usual = as_json(Kettle())
+    assert words_of(found, usual) == ["--cups", "2", "--herbs", "mint"]
+    lid = as_json(kettle("--lid"))
+    assert (
+        command_of("tea", lid, usual, Path("x"), "green") == "tea --preset green --data DATA --lid"
+    )
+
+
+@pytest.mark.parametrize(
+    "parser", [negative._parser(), stage_2._parser(), evaluate._parser()], ids=lambda p: p.prog
+)
+def test_every_command_has_every_option_of_the_data(parser):
+    flags = {flag for action in parser._actions for flag in action.option_strings}
+    assert {flag_of(field.name) for field in fields(DataOptions)} <= flags

@@ -13,15 +13,11 @@ import numpy as np
 import pytest
 
 from cft.labels import CHEXPERT_5, CHEXPERT_14, NIH_14, RANZCR_CLIP_11
-from train.datasets import (
-    DatasetError,
-    add_dataset_arguments,
-    dataset_from_arguments,
-    missing_images,
-    read_dataset,
-)
+from train.command import add_options, options_of
+from train.datasets import READERS, DatasetError, missing_images, read_dataset, table_of
 from train.datasets.__main__ import main
 from train.datasets.labels import LabelTable
+from train.datasets.options import DATASETS, DataOptions, of_splits
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,8 +31,8 @@ def write(path: Path, *lines: str) -> Path:
 
 def arguments(*words: str) -> LabelTable:
     parser = argparse.ArgumentParser()
-    add_dataset_arguments(parser)
-    return dataset_from_arguments(parser.parse_args(words), 0, check_images=False)
+    add_options(parser, DataOptions)
+    return table_of(options_of(DataOptions, vars(parser.parse_args(words))), check_images=False)
 
 
 def names_in(table: LabelTable, split: str) -> set[str]:
@@ -140,6 +136,15 @@ def test_options_that_do_not_fit_the_data_are_refused(tmp_path, words, message):
         arguments("--data", str(path), *words)
 
 
+def test_every_reader_can_be_named():
+    assert tuple(READERS) == DATASETS
+
+
+def test_splits_are_decided_by_every_option_but_those_of_labels_and_place():
+    given = {"valid": 0.1, "view": "frontal", "map": [], "known": 0.5, "labels": "Mass", "lr": 1}
+    assert of_splits(given) == {"valid": 0.1, "view": "frontal", "map": []}
+
+
 @pytest.mark.parametrize("lateral", ["lateral", "Lateral", "LL", " LAT "])
 def test_laterals_are_known_however_they_are_written(tmp_path, lateral):
     rows = (f"a.png,{lateral},m,1", "b.png,pa,FEMALE,0", "c.png,oblique,x,0", "d.png,,,1")
@@ -178,7 +183,7 @@ def test_a_column_that_was_named_as_a_category_is_one(tmp_path, words):
 
 def test_the_help_of_map_names_every_role():
     parser = argparse.ArgumentParser()
-    add_dataset_arguments(parser)
+    add_options(parser, DataOptions)
     text = " ".join(parser.format_help().split())
     assert "(image, patient, study, split, age, sex, view, width)" in text
 

@@ -19,7 +19,8 @@ from sklearn.metrics import average_precision_score, roc_curve
 
 from cft.labels import CHEXPERT_5
 from cft.page import render
-from train.datasets import add_dataset_arguments
+from train.command import add_options
+from train.datasets import DataOptions
 from train.datasets.labels import LabelTable
 from train.errors import StudyError, TableError
 from train.evaluate import _parser, main
@@ -974,6 +975,27 @@ def test_films_that_the_model_was_trained_on_are_counted_and_named(
     assert seen_films(report, "silent")  # with its default share of test films
 
 
+def test_the_splits_that_a_run_wrote_down_are_not_drawn_again(
+    drawn_nih, model_folder, tmp_path, no_plots
+):
+    """Not even options that draw other splits count then."""
+    options = ("--dataset", "nih", "--data", drawn_nih, "--test", "0.5")
+    model = trained_on_nih(model_folder, tmp_path / "model", seed=1, test=0.5)
+    films = [f"{i:08d}_000.png" for i in range(24)]
+    lines = [f"{film},{i},{'train' if i < 3 else 'test'}\n" for i, film in enumerate(films)]
+    (model / "splits.csv").write_text("".join(["film,patient,split\n", *lines]))
+    report = evaluate("--model", model, *options, out=tmp_path / "out")
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        scored = {row["Study"] for row in csv.DictReader(file)}
+    seen = len(scored & {f"{i:08d}_000" for i in range(3)})
+    if seen:
+        (note,) = seen_films(report, "model")
+        assert f"trained on {seen} of the 12 films" in note
+        assert "splits.csv" in note
+    else:
+        assert not seen_films(report, "model")
+
+
 def test_a_fine_tuned_model_has_seen_the_films_of_its_stage_1(
     drawn_nih, model_folder, tmp_path, no_plots
 ):
@@ -990,7 +1012,7 @@ def test_a_fine_tuned_model_has_seen_the_films_of_its_stage_1(
 def typed(note: str) -> argparse.Namespace:
     """What the options that a note advises say when they are typed in a shell."""
     parser = argparse.ArgumentParser()
-    add_dataset_arguments(parser)
+    add_options(parser, DataOptions)
     parser.add_argument("--seed")
     return parser.parse_args(shlex.split(note.partition("are those of ")[2]))
 

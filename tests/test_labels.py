@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from train.command import add_options, options_of
 from train.datasets.labels import (
     LabelPolicy,
     LabelTable,
-    add_policy_arguments,
     hide_labels,
-    policy_from_arguments,
     stable_uniform,
     targets,
 )
+from train.datasets.options import PolicyOptions
 from train.errors import DatasetError
 
 NAN = np.nan
@@ -42,8 +42,8 @@ def table(films: int = 6, seed: int = 0, **changes) -> LabelTable:
 
 def policy(*words: str) -> LabelPolicy:
     parser = argparse.ArgumentParser()
-    add_policy_arguments(parser)
-    return policy_from_arguments(parser.parse_args(words))
+    add_options(parser, PolicyOptions)
+    return options_of(PolicyOptions, vars(parser.parse_args(words))).policy
 
 
 # --- What is refused ----------------------------------------------------------------------------

@@ -145,6 +145,12 @@ def weights(folder: Path) -> bytes:
     return (folder / WEIGHTS).read_bytes()
 
 
+def test_the_splits_are_written_beside_the_model(trained, data):
+    rows = [line.split(",") for line in data.read_text().splitlines()[1:]]
+    expected = [f"{film},{patient},{split}" for film, patient, split, *_ in rows]
+    assert (trained / "splits.csv").read_text().splitlines() == ["film,patient,split", *expected]
+
+
 # --- Interruption -------------------------------------------------------------------------------
 
 
@@ -258,6 +264,32 @@ def test_what_cannot_work_is_one_sentence(data, tmp_path, capsys, changes, messa
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("train.negative: ")
     assert message in sentence
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ("test test test", "has no training films: all 3 are in test"),
+        ("train test train", "has no validation films, so nothing can be chosen"),
+    ],
+)
+def test_splits_are_checked_before_any_film_is_packed(
+    tmp_path, capsys, monkeypatch, sides, message
+):
+    monkeypatch.setattr(negative, "films_of", None)  # never reached
+    lines = [f"{i}.png,{side},{i % 2}" for i, side in enumerate(sides.split())]
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["image,split,Mass", *lines]) + "\n")
+    words = (
+        arguments(table, tmp_path / "run", valid="0")
+        if "train" in sides
+        else arguments(table, tmp_path / "run")
+    )
+    assert negative.main(words) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -548,26 +580,26 @@ def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_run_that_can_be_built(name):
-    _, settings, _ = parse(["--preset", name, "--data", "somewhere"])
+    settings = parse(["--preset", name, "--data", "somewhere"]).settings
     assert timm.is_model(settings.arch)
     assert loss_named(settings.loss)
     assert settings.batch_size % settings.accumulate == 0
 
 
 def test_an_option_beside_a_preset_wins():
-    options, settings, _ = parse(
+    asked = parse(
         ["--preset", "u-ones", "--data", "somewhere", "--epochs", "7", "--uncertain", "ignore"]
     )
-    assert (settings.epochs, settings.arch) == (7, "densenet121")
-    assert options.uncertain == ["ignore"]
-    assert options.command == (
+    assert (asked.settings.epochs, asked.settings.arch) == (7, "densenet121")
+    assert asked.arguments["uncertain"] == ["ignore"]
+    assert asked.command == (
         "python -m train.negative --preset u-ones --data DATA --epochs 7 --uncertain ignore"
     )
 
 
 @pytest.mark.parametrize("option", ["--patience", "--clip", "--warmup", "--ema", "--dropout"])
 def test_nought_switches_off_what_can_be_off(option):
-    _, settings, _ = parse(["--data", "somewhere", option, "0"])
+    settings = parse(["--data", "somewhere", option, "0"]).settings
     assert getattr(settings, option[2:]) == 0
 
 
@@ -578,6 +610,13 @@ def test_no_default_of_an_option_is_shown_as_nothing(capsys):
 
 
 def test_without_data_the_run_is_a_rehearsal():
-    options, settings, _ = parse([])
-    assert options.data is None
-    assert settings.arch == PRESETS["rehearsal"]["arch"]
+    asked = parse([])
+    assert asked.data.data is None
+    assert asked.settings.arch == PRESETS["rehearsal"]["arch"]
+
+
+def test_the_provenance_of_earlier_runs_has_the_same_names():
+    """Stage 2 takes its options of the data from there."""
+    config = read_model_folder(ROOT / "weights").config["cft"]["provenance"]
+    earlier = config.get("stage_1", config)["arguments"]
+    assert set(earlier) <= set(parse([]).arguments)

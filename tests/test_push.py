@@ -26,6 +26,7 @@ from train import errors
 from train.publishing import hub as hub_module
 from train.publishing import push_options
 from train.publishing.card import model_card
+from train.publishing.check import check_folder
 from train.push import main
 
 NAME = f"{USER}/model"
@@ -53,6 +54,13 @@ def refusal(capsys) -> str:
 def commits(hub, name=NAME) -> int:
     repository = hub.repositories.get(("models", name))
     return len(repository.commits) if repository else 0
+
+
+def test_the_splits_of_a_run_are_never_sent(folder):
+    """They may hold ids of patients."""
+    (folder / "splits.csv").write_text("film,patient,split\na.png,Ann,train\n")
+    sent = {CONFIG, WEIGHTS, CARD, "report.json", "roc.png"}
+    assert set(check_folder(folder)) == sent
 
 
 # ------------------------------------------------------------------------------- refusals

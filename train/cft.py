@@ -19,6 +19,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,20 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cft.files import atomic_write
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder, read_model_folder, write_model_folder
-from train.command import POSITIVE, WHOLE, Stop, command_of, exit_code
-from train.datasets import add_dataset_arguments, dataset_from_arguments, read_dataset
-from train.datasets.labels import LabelTable
+from train.command import (
+    POSITIVE,
+    WHOLE,
+    Stop,
+    add_options,
+    as_json,
+    command_of,
+    exit_code,
+    option,
+    options_of,
+)
+from train.datasets import DataOptions, read_dataset, table_of
+from train.datasets.labels import SPLITS, LabelTable
+from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
@@ -39,7 +51,6 @@ from train.processes import processes
 from train.publishing.card import model_card
 from train.publishing.export import provenance_of, rounded
 from train.publishing.push_options import (
-    PUSH_OPTIONS,
     add_push_arguments,
     check_login,
     push_from_arguments,
@@ -54,50 +65,131 @@ from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
 
 logger = logging.getLogger("train.cft")
 
-# What belongs to one machine, not to the run.
-_MACHINE = ("model", "out", "resume", "device", "cache", "workers", "threads", *PUSH_OPTIONS)
-_DATA = ("dataset", "known", "labels", "view", "min_width", "valid", "test", "shared_patients")
-_DATA += ("map", "phantoms", "phantom_size", "missing")
+
+@dataclass(frozen=True)
+class Options:
+    """What stage 2 can be told, besides the data; each field is an option of the command."""
+
+    model: Path = option(Path("runs/negative"), "model folder", machine=True)
+    out: Path = option(Path("runs/cft"), "folder of the result", machine=True)
+    method: str = option(
+        "auto",
+        "auto: one penalised refit for all, its strength chosen by cross-validation; ga: a search "
+        "for the best metric, as far as all categories gain by it together; gradient: descent, "
+        "per category the best epoch by validation; greedy: per category the best by validation "
+        "of gradient, ga and the original",
+        choices=METHODS,
+    )
+    preset: str | None = option(
+        None, "paper: the published method, greedy with its GA", choices=list(PRESETS)
+    )
+    fitness: str = option("auroc", "metric", choices=list(METRICS))
+    loss: str = option("bce", "of the gradient: bce, or asl:gamma_negative=,...")
+    seed: int = option(0, "of folds and GA; the data keeps its own", type=WHOLE)
+    judge_width: int = option(
+        0,
+        "validate and test only on films stored at least this wide (default: the model's)",
+        type=WHOLE,
+        metavar="PIXELS",
+    )
+    also_test: str | None = option(
+        None, "reader of further labels of the data to test on", metavar="NAME"
+    )
+    resume: bool = option(False, "go on with what is finished", machine=True)
+    device: str | None = option(
+        None, 'such as "cpu" or "cuda" (default: a GPU if there is one)', machine=True
+    )
+    cache: Path | None = option(
+        None, "folder of packed films and features (default: beside --out)", machine=True
+    )
+    workers: int | None = option(
+        None, "processes that pack films (default: one a core)", machine=True, type=POSITIVE
+    )
+    threads: int | None = option(
+        None, "CPU threads (default: PyTorch's choice)", machine=True, type=POSITIVE
+    )
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, ModelFolder, dict[str, Any]]:
-    """The command line -> options, the parent, and what the parent was trained with.
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for.
 
-    What shapes the data has the parent's values as defaults, so any option given here wins.
+    Attributes
+    ----------
+    options, data
+        The options; what is not given of the data is the parent's.
+    parent
+        The model to fine-tune.
+    data_seed
+        What the parent's splits were drawn with.
+    as_split
+        The splits are those that the parent's run wrote down, if it did.
+    push
+        The namespace that ``--push`` and what goes with it are in.
+    arguments
+        The options that decide the result, as JSON.
+    command
+        The command that repeats the run elsewhere.
     """
+
+    options: Options
+    data: DataOptions
+    parent: ModelFolder
+    data_seed: int
+    as_split: bool
+    push: argparse.Namespace
+    arguments: dict[str, Any]
+    command: str
+
+
+def parse(argv: Sequence[str] | None) -> Asked:
+    """The command line and the parent, whose own options of the data are the defaults."""
     parser = _parser()
-    options = parser.parse_args(argv)
-    parent = read_model_folder(options.model)
+    push = parser.parse_args(argv)
+    given = vars(push)
+    model = options_of(Options, given).model
+    parent = read_model_folder(model)
     origin = parent.config.get("cft", {}).get("provenance", {})
     # The data's own seed is that of stage 1, also of a model that has been through stage 2.
     trained_with = origin.get("stage_1", origin).get("arguments", {})
-    parser.set_defaults(
-        **{name: trained_with[name] for name in _DATA if name in trained_with and name != "map"},
-        **{name: trained_with.get(name) for name in ("judge_width", "also_test")},
-    )
-    if options.preset:
-        parser.set_defaults(method=PRESETS[options.preset].method)
-    options = parser.parse_args(argv)
-    options.map = options.map or trained_with.get("map", [])
+    inherited = {name: trained_with.get(name) for name in ("judge_width", "also_test")}
+    name = given.get("preset")
+    preset = {"preset": name, "method": PRESETS[name].method} if name else {}
+    options = options_of(Options, inherited, preset, given)
     try:
         loss_named(options.loss)
     except ValueError as error:
         parser.error(str(error))
-    trained_on = origin.get("dataset")
-    if options.out.resolve() == options.model.resolve():
+    if options.out.resolve() == model.resolve():
         parser.error(f"--out {options.out} is the model itself; choose another folder")
-    if options.data is None and trained_on != "phantoms":
-        options.data = place_of_data(options.model)
-    if options.data is None and trained_on is None:
-        parser.error(f"{options.model} does not say what it was trained on: name it with --data")
-    if options.data is None and trained_on != "phantoms":
-        parser.error(f"{options.model} was trained on {trained_on}: say where it is, --data")
-    method = {"method": PRESETS[options.preset].method} if options.preset else {}
-    values = {**method, "map": trained_with.get("map", [])}
-    options.command = command_of(
-        "python -m train.cft --model MODEL", parser, options, _MACHINE, options.preset, values
+    data = options_of(
+        DataOptions, trained_with, {"data": _place(parser, given, model, origin)}, given
     )
-    return options, parent, trained_with
+    usual = as_json(options_of(Options, inherited, preset), options_of(DataOptions, trained_with))
+    arguments = as_json(options, data)
+    program = "python -m train.cft --model MODEL"
+    command = command_of(program, arguments, usual, data.data, name)
+    seed = trained_with.get("seed", 0)
+    as_split = not {"valid", "test", "shared_patients"} & given.keys()
+    return Asked(options, data, parent, seed, as_split, push, arguments, command)
+
+
+def _place(
+    parser: argparse.ArgumentParser,
+    given: Mapping[str, Any],
+    model: Path,
+    origin: Mapping[str, Any],
+) -> Path | None:
+    """Where the parent's data is if that was not given; None: it was, or they are phantoms."""
+    trained_on = origin.get("dataset")
+    if "data" in given or trained_on == "phantoms":
+        return None
+    place = place_of_data(model)
+    if place is None and trained_on is None:
+        parser.error(f"{model} does not say what it was trained on: name it with --data")
+    if place is None:
+        parser.error(f"{model} was trained on {trained_on}: say where it is, --data")
+    return place
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,57 +199,25 @@ def _parser() -> argparse.ArgumentParser:
         "known labels only. Options of the data are those that the model was trained with; so is "
         "--data, its place, if the model is a run of stage 1 on this machine.",
     )
-    add = parser.add_argument
-    add("--model", type=Path, default=Path("runs/negative"), help="model folder (%(default)s)")
-    add("--out", type=Path, default=Path("runs/cft"), help="folder of the result (%(default)s)")
-    add(
-        "--method",
-        choices=METHODS,
-        default="auto",
-        help="auto: one penalised refit for all, its strength chosen by cross-validation; ga: a "
-        "search for the best metric, as far as all categories gain by it together; gradient: "
-        "descent, per category the best epoch by validation; greedy: per category the best by "
-        "validation of gradient, ga and the original (%(default)s)",
-    )
-    add("--preset", choices=list(PRESETS), help="paper: the published method, greedy with its GA")
-    add("--fitness", choices=list(METRICS), default="auroc", help="metric (%(default)s)")
-    add("--loss", default="bce", help="of the gradient: bce, or asl:gamma_negative=,... (bce)")
-    add(
-        "--seed",
-        type=WHOLE,
-        default=0,
-        help="of folds and GA; the data keeps its own (%(default)s)",
-    )
-    add(
-        "--judge-width",
-        type=WHOLE,
-        default=0,
-        metavar="PIXELS",
-        help="validate and test only on films stored at least this wide (default: the model's)",
-    )
-    add("--also-test", metavar="NAME", help="reader of further labels of the data to test on")
-    add("--resume", action="store_true", help="go on with what is finished")
-    add("--device", help='such as "cpu" or "cuda" (default: a GPU if there is one)')
-    add("--cache", type=Path, help="folder of packed films and features (default: beside --out)")
-    add("--workers", type=POSITIVE, help="processes that pack films (default: one a core)")
-    add("--threads", type=POSITIVE, help="CPU threads (default: PyTorch's choice)")
-    add_dataset_arguments(parser)
+    add_options(parser, Options)
+    add_options(parser.add_argument_group("data"), DataOptions)
     add_push_arguments(parser)
     return parser
 
 
 def work_through(argv: Sequence[str] | None) -> None:
     """The whole of ``python -m train.cft``."""
-    options, parent, trained_with = parse(argv)
+    asked = parse(argv)
+    options, data, parent = asked.options, asked.data, asked.parent
     refuse_fine_tuned(options.model, parent)
-    check_login(options)
+    check_login(asked.push)
     if options.threads:
         torch.set_num_threads(options.threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger().setLevel(logging.INFO)
     with processes(options.device) as here, logging_redirect_tqdm():
-        table = the_parents_table(options, parent, trained_with)
-        others = [read_dataset(options.also_test, options.data)] if options.also_test else []
+        table = the_parents_table(asked)
+        others = [read_dataset(options.also_test, data.data)] if options.also_test else []
         others = [other.with_labels(table.label_names) for other in others]
         classifier = Classifier(parent, here.device)
         linear_head(classifier)  # a model without one is refused before its films are packed
@@ -168,10 +228,10 @@ def work_through(argv: Sequence[str] | None) -> None:
             cache=cache / "pixels",
             workers=options.workers,
         )
-        arguments = arguments_of(options)
-        prepare_folder(work, {**arguments, "parent": parent.weights_sha256}, options.data)
+        prepare_folder(work, {**asked.arguments, "parent": parent.weights_sha256}, data.data)
+        write_splits(options.out, table)
         pixels = films_of(table, classifier.preprocess, work, here)
-        rows = rows_of_splits(table, pixels, options.judge_width or 0)
+        rows = rows_of_splits(table, pixels, options.judge_width)
         warn_of_other_films(parent, len(rows["train"]))
         refuse_overlap(table, rows)
         features = features_of(classifier, pixels, cache / "features")
@@ -198,12 +258,10 @@ def work_through(argv: Sequence[str] | None) -> None:
                 logger.info("%s keeps its trained regression: %s", label, reason)
             tuned = method_of(settings).tune(task)
         outcome = outcome_of(task, tuned, tables["valid"], tables["test"], films["test"].z, others)
-        write_folder(
-            options.out, parent, tuned, outcome, provenance(options, arguments, table, rows, parent)
-        )
+        write_folder(options.out, parent, tuned, outcome, provenance(asked, table, rows))
     print(fine_tuning(outcome.results))
     print(f"wrote the model folder {options.out}")
-    push_from_arguments(options, options.out)
+    push_from_arguments(asked.push, options.out)
 
 
 def write_folder(
@@ -231,14 +289,15 @@ def write_folder(
         atomic_write(out / "search.csv", search_csv(tuned.history))
 
 
-def the_parents_table(
-    options: argparse.Namespace, parent: ModelFolder, trained_with: Mapping[str, Any]
-) -> LabelTable:
+def the_parents_table(asked: Asked) -> LabelTable:
     """The films that the parent was trained on, with its splits and its categories."""
-    table = dataset_from_arguments(options, trained_with.get("seed", 0))
+    splits = read_splits(asked.options.model) if asked.as_split else None
+    table = table_of(asked.data, asked.data_seed, splits=splits)
     for note in table.notes:
         logger.info("%s", note)
-    return table.with_labels(parent.label_names)
+    check_splits(table)
+    refuse_overlap(table, {side: np.flatnonzero(table.split == side) for side in SPLITS})
+    return table.with_labels(asked.parent.label_names)
 
 
 def refuse_fine_tuned(name: Path, parent: ModelFolder) -> None:
@@ -291,33 +350,17 @@ def refuse_overlap(table: LabelTable, rows: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def arguments_of(options: argparse.Namespace) -> dict[str, Any]:
-    """The options that decide the result, as JSON."""
-    left_out = {*_MACHINE, "data", "command"}
-    return {
-        name: value if isinstance(value, (int, float, list, type(None))) else str(value)
-        for name, value in sorted(vars(options).items())
-        if name not in left_out
-    }
-
-
-def provenance(
-    options: argparse.Namespace,
-    arguments: Mapping[str, Any],
-    table: LabelTable,
-    rows: Mapping[str, np.ndarray],
-    parent: ModelFolder,
-) -> dict[str, Any]:
+def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Where the model comes from: this stage, and in ``stage_1`` what stage 1 says of itself."""
-    before = parent.config.get("cft", {}).get("provenance", {})
+    before = asked.parent.config.get("cft", {}).get("provenance", {})
     told = ("command", "label_policy", "seed", "best_epoch", "arguments", "versions", "date")
     return {
         **provenance_of(table, rows),
         "stage": "cft",
-        "parent": parent.weights_sha256,
-        "command": options.command,
-        "arguments": dict(arguments),
-        "seed": options.seed,
+        "parent": asked.parent.weights_sha256,
+        "command": asked.command,
+        "arguments": asked.arguments,
+        "seed": asked.options.seed,
         "label_policy": {"unknown": "ignore", "uncertain": "ignore", "overrides": {}},
         # A parent that stage 2 left as it was says what its own parent was.
         "stage_1": before.get("stage_1") or {key: before[key] for key in told if key in before},

@@ -11,9 +11,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
 
 from train.errors import UsageError
 
@@ -25,7 +26,15 @@ __all__ = [
     "SHARE",
     "WHOLE",
     "Number",
+    "Stop",
+    "add_options",
+    "as_json",
+    "command_of",
     "exit_code",
+    "flag_of",
+    "option",
+    "options_of",
+    "words_of",
 ]
 
 
@@ -141,17 +150,122 @@ class Stop:
         print("stopping; once more: at once, without saving", file=sys.stderr)
 
 
-def option(default: Any, text: str, **argument: Any) -> Any:
-    return field(default=default, metadata={"help": text, **argument})
+# --- Options ------------------------------------------------------------------------------------
+
+
+def option(default: Any, text: str, *, machine: bool = False, **argument: Any) -> Any:
+    """A field of a dataclass that is an option of a command line as well; see `add_options`.
+
+    Parameters
+    ----------
+    default
+        Its value if nobody says another.
+    text
+        Help for the user.
+    machine
+        It belongs to one machine, such as a folder or a device, and decides no result: it is
+        neither in a model's provenance nor in the command that repeats a run.
+    **argument
+        For `argparse.ArgumentParser.add_argument`; by default the type is the field's.
+    """
+    return field(default=default, metadata={"help": text, "machine": machine, "of": argument})
+
+
+def flag_of(name: str) -> str:
+    """``--min-width`` for the field ``min_width``."""
+    return "--" + name.replace("_", "-")
+
+
+def add_options(parser: Any, kind: type, positional: Collection[str] = ()) -> None:
+    """Give a parser, or a group of one, an option for each field of a dataclass.
+
+    What the user does not say is not in the namespace at all: `options_of` knows the defaults.
+
+    Parameters
+    ----------
+    parser
+        A parser, or a group of one.
+    kind
+        A dataclass whose fields were made by `option`.
+    positional
+        Fields that are given without a flag; they may be left out.
+    """
+    types = get_type_hints(kind)
+    for each in fields(kind):
+        argument = {**_argument(types[each.name]), **each.metadata["of"]}
+        argument["help"] = each.metadata["help"] + _default_text(each.default)
+        if each.name in positional:
+            parser.add_argument(each.name, nargs="?", **argument)
+        else:
+            parser.add_argument(flag_of(each.name), default=argparse.SUPPRESS, **argument)
+
+
+def _argument(hint: Any) -> dict[str, Any]:
+    """What a field's type says about its option."""
+    if type(None) in get_args(hint):
+        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+    if hint is bool:
+        return {"action": "store_true"}
+    if get_origin(hint) is tuple:
+        return {"type": get_args(hint)[0], "nargs": "+", "action": "extend"}
+    return {"type": hint}
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default is False or default in ("", ()):
+        return ""
+    return f" (default: {default:g})" if isinstance(default, float) else f" (default: {default})"
+
+
+def options_of(kind: type, *layers: Mapping[str, Any]) -> Any:
+    """A dataclass of options from the values that are known, the last layer winning.
+
+    Parameters
+    ----------
+    kind
+        The dataclass; its own defaults stand for what no layer says.
+    *layers
+        Name -> value, such as a preset, a model's provenance, or what the user typed. Names that
+        are no field are passed over, and None says nothing.
+    """
+    names = {each.name for each in fields(kind)}
+    values = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if name in names and value is not None:
+                values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def as_json(*options: Any) -> dict[str, Any]:
+    """Dataclasses of options as one JSON object, without what belongs to one machine."""
+    return {
+        each.name: list(value) if isinstance(value, tuple) else value
+        for one in options
+        for each in fields(one)
+        if not each.metadata["machine"]
+        for value in [getattr(one, each.name)]
+    }
+
+
+def words_of(options: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """What to type for options, both as `as_json` gives them, that are not as usual."""
+    words = []
+    for name in sorted(options):
+        value = options[name]
+        if value == usual.get(name) or value is None:
+            continue
+        given = [] if value is True else value if isinstance(value, list) else [value]
+        words += [flag_of(name), *map(str, given)]
+    return words
 
 
 def command_of(
     program: str,
-    parser: argparse.ArgumentParser,
-    options: argparse.Namespace,
-    left_out: Collection[str],
+    options: Mapping[str, Any],
+    usual: Mapping[str, Any],
+    data: Path | None,
     preset: str | None = None,
-    values: Mapping[str, Any] | None = None,
 ) -> str:
     """The command that repeats a run elsewhere, without what belongs to one machine.
 
@@ -159,19 +273,14 @@ def command_of(
     ----------
     program
         Such as ``python -m train.negative``.
-    parser, options
-        What was asked for; options at their defaults are not named.
-    left_out
-        Options that belong to one machine: folders, device and the like.
-    preset, values
-        The preset's name, and the arguments that it stands for.
+    options, usual
+        What was asked for and what would be without being asked for, as `as_json` gives them.
+    data
+        Where the data is; named as DATA.
+    preset
+        The preset's name; ``usual`` knows its values.
     """
     words = [program]
     words += [f"--preset {preset}"] if preset else []
-    words += ["--data DATA"] if options.data else []
-    for key, value in sorted(vars(options).items()):
-        default = (values or {}).get(key, parser.get_default(key))
-        if key not in {*left_out, "preset", "data"} and value != default:
-            given = value if isinstance(value, list) else [value]
-            words += [f"--{key.replace('_', '-')}", *(shlex.quote(str(x)) for x in given)]
-    return " ".join(words)
+    words += ["--data DATA"] if data else []
+    return " ".join([*words, *map(shlex.quote, words_of(options, usual))])

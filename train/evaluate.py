@@ -15,8 +15,8 @@ from cft.errors import ModelFolderError
 from cft.labels import CHEXPERT_5
 from cft.model.calibration import RULES
 from cft.model.folder import WEIGHTS
-from train.command import BETWEEN_ZERO_AND_ONE, POSITIVE, WHOLE, exit_code
-from train.datasets import DatasetError, add_dataset_arguments
+from train.command import BETWEEN_ZERO_AND_ONE, POSITIVE, WHOLE, add_options, exit_code, options_of
+from train.datasets import DataOptions, DatasetError
 from train.errors import EvaluationError, StudyError, TableError
 from train.evaluation import report
 from train.evaluation.combine import SPACES
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _work_through(args: argparse.Namespace, settings: Settings) -> None:
     _check_places(args)
-    run_ = run_models(args) if args.model else score_tables(args)
+    data = options_of(DataOptions, vars(args))
+    run_ = run_models(args, data) if args.model else score_tables(args)
     _check_subsets(settings, run_)
     results = results_of(run_, settings)
     write_report(args, results, run_)
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument(
         "--batch-size", type=POSITIVE, default=32, help="films at a time (default: 32)"
     )
-    add_dataset_arguments(parser)
+    add_options(parser.add_argument_group("data"), DataOptions)
     tables = parser.add_argument_group("tables of predictions")
     tables.add_argument(
         "--predictions",
@@ -193,7 +194,7 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("give either --model with --data, or --predictions with --truth")
     if bool(args.predictions) != bool(args.truth):
         parser.error("--predictions and --truth go together")
-    if args.predictions and (args.data or args.dataset):
+    if args.predictions and {"data", "dataset"} & vars(args).keys():
         parser.error("--data and --dataset go with --model; tables of predictions have --truth")
     if len(dict(args.subset)) < len(args.subset):
         parser.error("two of --subset have the same name")

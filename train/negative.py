@@ -14,11 +14,10 @@ process, up to rounding.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,16 @@ import timm
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from train.command import Stop, command_of, exit_code
-from train.datasets import add_dataset_arguments, dataset_from_arguments, read_dataset
-from train.datasets.labels import LabelTable, add_policy_arguments, policy_from_arguments
+from train.command import Stop, add_options, as_json, command_of, exit_code, options_of
+from train.datasets import DataOptions, PolicyOptions, read_dataset, table_of
+from train.datasets.labels import LabelTable
+from train.datasets.splits import check_splits, write_splits
 from train.errors import ERRORS
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.losses import loss_named
 from train.processes import processes
 from train.publishing.export import export, provenance_of
 from train.publishing.push_options import (
-    PUSH_OPTIONS,
     add_push_arguments,
     check_login,
     push_from_arguments,
@@ -53,38 +52,51 @@ from train.stage1.track import tracker
 logger = logging.getLogger("train.negative")
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, Settings, Work]:
-    """The command line -> options of the data set and the labels, settings, work.
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for.
 
-    A preset changes the defaults, so that any option given beside it wins. The options hold the
-    command that repeats the run elsewhere as ``command``.
+    Attributes
+    ----------
+    settings, work, data, labels
+        The options.
+    push
+        The namespace that ``--push`` and what goes with it are in.
+    arguments
+        The options that decide the result, as JSON.
+    command
+        The command that repeats the run elsewhere.
     """
+
+    settings: Settings
+    work: Work
+    data: DataOptions
+    labels: PolicyOptions
+    push: argparse.Namespace
+    arguments: dict[str, Any]
+    command: str
+
+
+def parse(argv: Sequence[str] | None) -> Asked:
+    """The command line; a preset's values are defaults, so that an option given beside it wins."""
     parser = _parser()
-    options = parser.parse_args(argv)
-    name = options.preset or (None if options.data else "rehearsal")
+    push = parser.parse_args(argv)
+    given = vars(push)
+    name = push.preset or (None if "data" in given else "rehearsal")
     preset = PRESETS[name] if name else {}
-    parser.set_defaults(**{k: v for k, v in preset.items() if not isinstance(v, list)})
-    options = parser.parse_args(argv)
-    for key, value in preset.items():
-        # An option that collects words would add its own to a default, so a preset's list stands
-        # in only where the command line has none.
-        if isinstance(value, list) and not getattr(options, key):
-            setattr(options, key, value)
-    if not timm.is_model(options.arch):
-        parser.error(f"timm {timm.__version__} has no architecture {options.arch!r}")
-    for check, text in ((loss_named, options.loss), (Augmentation.named, options.augment)):
+    kinds = (Settings, DataOptions, PolicyOptions)
+    settings, data, labels = asked = [options_of(kind, preset, given) for kind in kinds]
+    usual = as_json(*(options_of(kind, preset) for kind in kinds))
+    if not timm.is_model(settings.arch):
+        parser.error(f"timm {timm.__version__} has no architecture {settings.arch!r}")
+    for check, text in ((loss_named, settings.loss), (Augmentation.named, settings.augment)):
         try:
             check(text)
         except ValueError as error:
             parser.error(str(error))
-    machine = {*(f.name for f in dataclasses.fields(Work)), *PUSH_OPTIONS}
-    program = "python -m train.negative"
-    options.command = command_of(program, parser, options, machine, name, preset)
-    return options, _of(Settings, options), _of(Work, options)
-
-
-def _of(kind: type, options: argparse.Namespace) -> Any:
-    return kind(**{f.name: getattr(options, f.name) for f in dataclasses.fields(kind)})
+    arguments = as_json(*asked)
+    command = command_of("python -m train.negative", arguments, usual, data.data, name)
+    return Asked(settings, options_of(Work, given), data, labels, push, arguments, command)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,27 +105,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Stage 1: train a network on partially labelled films; writes a model folder. "
         "Without --data: a rehearsal on phantoms drawn by code, in about two minutes.",
     )
-    parser.add_argument("--preset", choices=PRESETS, help="a recipe; see train/presets.py")
-    for title, kind in (("the run", Settings), ("the work", Work)):
-        group = parser.add_argument_group(title)
-        for option in dataclasses.fields(kind):
-            _add(group, option)
-    add_dataset_arguments(parser)
-    add_policy_arguments(parser)
+    parser.add_argument("--preset", choices=PRESETS, help="a recipe; see train/stage1/presets.py")
+    for title, kind in (
+        ("the run", Settings),
+        ("the work", Work),
+        ("data", DataOptions),
+        ("label policy", PolicyOptions),
+    ):
+        add_options(parser.add_argument_group(title), kind)
     add_push_arguments(parser)
     return parser
-
-
-def _add(group: argparse._ArgumentGroup, option: dataclasses.Field) -> None:
-    """One option from one field."""
-    argument = dict(option.metadata)
-    flag = "--" + option.name.replace("_", "-")
-    if option.type == "bool":
-        group.add_argument(flag, action="store_true", **argument)
-        return
-    argument.setdefault("type", Path if option.type.startswith("Path") else str)
-    argument["help"] += "" if option.default in (None, "") else f" (default: {option.default!s})"
-    group.add_argument(flag, default=option.default, **argument)
 
 
 def warn_of_missing_positives(table: LabelTable, y: np.ndarray) -> None:
@@ -165,23 +166,25 @@ def finish(
 
 def work_through(argv: Sequence[str] | None) -> None:
     """The whole of ``python -m train.negative``."""
-    options, settings, work = parse(argv)
-    check_login(options)
+    asked = parse(argv)
+    settings, work, data = asked.settings, asked.work, asked.data
+    check_login(asked.push)
     if work.threads:
         torch.set_num_threads(work.threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with processes(work.device) as here, logging_redirect_tqdm():
         logging.getLogger().setLevel(logging.INFO if here.is_main else logging.ERROR)
-        table = dataset_from_arguments(options, settings.seed)
-        others = [read_dataset(settings.also_test, options.data)] if settings.also_test else []
-        policy = policy_from_arguments(options)
+        table = table_of(data, settings.seed)
+        others = [read_dataset(settings.also_test, data.data)] if settings.also_test else []
+        policy = asked.labels.policy
         y = policy.apply(table, settings.seed)
         for note in table.notes:
             logger.info("%s", note)
+        check_splits(table)
         warn_of_missing_positives(table, y[table.split == "train"])
-        arguments = {**dataclasses.asdict(settings), **data_arguments(options)}
         if here.is_main:
-            prepare_folder(work, arguments, options.data)
+            prepare_folder(work, asked.arguments, data.data)
+            write_splits(work.out, table)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
         run = Run.of(settings, work, table, y, films, here)
@@ -192,15 +195,15 @@ def work_through(argv: Sequence[str] | None) -> None:
                 track(record)
                 say_epoch(record, run, state)
         facts = {
-            "command": options.command,
-            "arguments": arguments,
+            "command": asked.command,
+            "arguments": asked.arguments,
             "seed": settings.seed,
             "label_policy": policy.to_dict(),
         }
         metrics = finish(run, state, facts, others)
         if here.is_main:
             say_result(metrics, work)
-            push_from_arguments(options, work.out)
+            push_from_arguments(asked.push, work.out)
 
 
 def begin(run: Run) -> State:
@@ -231,16 +234,6 @@ def say_result(metrics: Mapping[str, Any], work: Work) -> None:
             "test AUROC, labels of %s, %d films: mean %.4f (%.4f to %.4f)",
             *(name, result["films"], mean["auroc"], mean["ci_low"], mean["ci_high"]),
         )
-
-
-def data_arguments(options: Any) -> dict[str, Any]:
-    """The options of data set and labels, as JSON; the folder's place is not what it holds."""
-    fields = {f.name for kind in (Settings, Work) for f in dataclasses.fields(kind)}
-    return {
-        name: value if isinstance(value, (int, float, list, type(None))) else str(value)
-        for name, value in sorted(vars(options).items())
-        if name not in fields | {"data", "preset", "command", *PUSH_OPTIONS}
-    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

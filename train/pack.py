@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from train.command import POSITIVE, WHOLE, exit_code
-from train.datasets import add_dataset_arguments, dataset_from_arguments
+from train.command import POSITIVE, WHOLE, add_options, exit_code, options_of
+from train.datasets import DataOptions, table_of
 from train.datasets.pixels import pack
 from train.errors import DatasetError
 from train.stage1.network import preprocess_of
@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("runs/pixels"), help="folder of packs")
     parser.add_argument("--workers", type=POSITIVE, help="processes (default: one a core)")
     parser.add_argument("--seed", type=WHOLE, default=0, help="as in training (default: 0)")
-    add_dataset_arguments(parser)
+    add_options(parser.add_argument_group("data"), DataOptions)
     options = parser.parse_args(argv)
-    if options.data is None:
+    if "data" not in options:
         parser.error("name the --data to pack; phantoms are drawn at their size")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return exit_code(
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work_through(options: argparse.Namespace) -> int:
-    table = dataset_from_arguments(options, options.seed)
+    table = table_of(options_of(DataOptions, vars(options)), options.seed)
     preprocess = preprocess_of(Settings(image_size=options.image_size))
     pixels = pack(table.images, preprocess, options.cache, options.workers)
     for row, reason in pixels.unreadable.items():

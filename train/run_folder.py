@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,32 +107,37 @@ def place_of_data(folder: Path) -> Path | None:
 class Work:
     """How a run is carried out; none of it changes the result beyond rounding."""
 
-    out: Path = field(
-        default=Path("runs/negative"),
-        metadata={"help": "folder of the run and of the model that it makes"},
+    out: Path = option(
+        Path("runs/negative"), "folder of the run and of the model that it makes", machine=True
     )
-    resume: bool = option(False, "go on from the run's last checkpoint")
-    device: str | None = option(None, 'such as "cpu" or "cuda" (default: a GPU if there is one)')
+    resume: bool = option(False, "go on from the run's last checkpoint", machine=True)
+    device: str | None = option(
+        None, 'such as "cpu" or "cuda" (default: a GPU if there is one)', machine=True
+    )
     pixels: str = option(
         "auto",
         "where the films are kept: in the GPU's memory, in files, or where they fit",
+        machine=True,
         choices=("auto", "device", "host"),
     )
-    cache: Path | None = field(
-        default=None, metadata={"help": "folder of packed films (default: pixels/ beside --out)"}
+    cache: Path | None = option(
+        None, "folder of packed films (default: pixels/ beside --out)", machine=True
     )
     workers: int | None = option(
-        None, "processes that pack films (default: one a core)", type=POSITIVE
+        None, "processes that pack films (default: one a core)", machine=True, type=POSITIVE
     )
     threads: int | None = option(
-        None, "CPU threads of each process (default: PyTorch's choice)", type=POSITIVE
+        None, "CPU threads of each process (default: PyTorch's choice)", machine=True, type=POSITIVE
     )
-    compile: bool = option(False, "torch.compile the network")
+    compile: bool = option(False, "torch.compile the network", machine=True)
     checkpoint_minutes: float = option(
-        15.0, "also save the state this often within an epoch", type=FROM_ZERO
+        15.0, "also save the state this often within an epoch", machine=True, type=FROM_ZERO
     )
     track: str = option(
-        "none", "also log to this, if installed", choices=("none", "tensorboard", "trackio")
+        "none",
+        "also log to this, if installed",
+        machine=True,
+        choices=("none", "tensorboard", "trackio"),
     )
 
     @property

@@ -7,27 +7,28 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from cft.labels import CHEXPERT_5, CHEXPERT_14
 from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
 from train.datasets.labels import LabelTable, hide_labels
-from train.datasets.reading import Options, note_names, read_csv
+from train.datasets.options import DataOptions, PolicyOptions, Request
+from train.datasets.reading import note_names, read_csv
+from train.datasets.splits import with_splits
 from train.errors import DatasetError, UsageError
 
 __all__ = [
     "READERS",
+    "DataOptions",
     "DatasetError",
-    "add_dataset_arguments",
-    "dataset_from_arguments",
+    "PolicyOptions",
     "missing_images",
     "read_dataset",
+    "table_of",
 ]
 
 
@@ -35,7 +36,7 @@ __all__ = [
 class Reader:
     """How a data set is read, and how its folder or table is recognised."""
 
-    read: Callable[[Path, Options], LabelTable]
+    read: Callable[[Path, Request], LabelTable]
     recognises: Callable[[Path], bool] = lambda data: False
 
 
@@ -51,42 +52,50 @@ READERS = {
     "phantoms": Reader(lambda data, options: phantoms.read(options)),
 }
 
-_LABEL_SETS = {"chexpert-14": CHEXPERT_14, "chexpert-5": CHEXPERT_5}
-
-# Options of a single reader; given with another one they are a mistake.
-_OF_ONE_READER = {
-    "mapping": ("--map", "csv"),
-    "phantoms": ("--phantoms", "phantoms"),
-    "phantom_size": ("--phantom-size", "phantoms"),
-    "missing": ("--missing", "phantoms"),
-}
-
 
 def read_dataset(
     name: str | None,
     data: Path | None,
     *,
     seed: int = 0,
-    known: float = 1.0,
     check_images: bool = False,
     **options,
 ) -> LabelTable:
-    """Read a data set.
+    """Read a data set; `table_of` with the options as keywords.
 
     Parameters
     ----------
-    name
-        A key of `READERS`; None: the one that recognises ``data``.
-    data
-        A folder, or a file with labels (.csv, .csv.gz, .json); None: phantoms.
+    name, data
+        As ``dataset`` and ``data`` of `DataOptions`.
+    seed, check_images
+        See `table_of`.
+    **options
+        Other fields of `DataOptions`.
+    """
+    asked = DataOptions(dataset=name, data=None if data is None else Path(data), **options)
+    return table_of(asked, seed, check_images=check_images)
+
+
+def table_of(
+    options: DataOptions,
+    seed: int = 0,
+    *,
+    check_images: bool = True,
+    splits: Mapping[str, str] | None = None,
+) -> LabelTable:
+    """The films that some options ask for.
+
+    Parameters
+    ----------
+    options
+        Without ``dataset`` the reader is the one that recognises ``data``; without ``data`` the
+        films are phantoms.
     seed
         For splits and hidden labels.
-    known
-        Share of the training labels that are kept, see `hide_labels`.
     check_images
         Skip the films whose file is missing.
-    **options
-        As in `train.datasets.reading.Options`.
+    splits
+        Film -> its side in a run, which stands for what the source says or would be drawn.
 
     Raises
     ------
@@ -94,25 +103,25 @@ def read_dataset(
         If the data is not there or not recognised, breaks a rule that `train.datasets.reading`
         states, or all its images are missing (``check_images``).
     """
-    settings = Options(seed=seed, **options)
+    name, data = options.dataset, options.data
     if data is None:
         if name not in (None, "phantoms"):
             raise UsageError(f"{name} needs --data: the folder or the table of labels")
         name = "phantoms"
-    elif not Path(data).exists():
+    elif not data.exists():
         raise DatasetError(f"there is no {data}")
-    name = name or _recognise(Path(data))
+    name = name or _recognise(data)
     if name not in READERS:
         raise DatasetError(f"no data set is called {name!r}; choose from {', '.join(READERS)}")
     if name == "phantoms" and data is not None:
         raise UsageError(f"phantoms are drawn, not read; omit {data} or name another data set")
-    for option, (flag, reader) in _OF_ONE_READER.items():
-        if getattr(settings, option) and name != reader:
-            raise UsageError(f"{flag} is for the data set {reader}, and this is {name}")
-    table = READERS[name].read(None if data is None else Path(data), settings)
+    options.check_reader(name)
+    table = READERS[name].read(data, Request(**vars(options), seed=seed))
+    if splits is not None:
+        table = with_splits(table, splits)
     if check_images:
         table = _without_missing_images(table)
-    return hide_labels(table, known, seed)
+    return hide_labels(table, options.known, seed)
 
 
 def _recognise(data: Path) -> str:
@@ -150,124 +159,3 @@ def _without_missing_images(table: LabelTable) -> LabelTable:
         )
     notes = note_names("Skipped {} missing {}", table.names[missing].tolist(), "image", "images")
     return replace(table.subset(~missing), notes=(*table.notes, *notes))
-
-
-# --- The command line -------------------------------------------------------------------------
-
-
-def add_dataset_arguments(parser: argparse.ArgumentParser, positional: bool = False) -> None:
-    """Add the options that name and shape a data set; ``positional``: DATA without a flag."""
-    group = parser.add_argument_group("data")
-    data = {"type": Path, "metavar": "DATA"}
-    text = "folder, or table of labels (.csv, .csv.gz, .json)"
-    if positional:
-        group.add_argument("data", nargs="?", help=text, **data)
-    else:
-        group.add_argument("--data", help=text, **data)
-    group.add_argument(
-        "--dataset",
-        choices=list(READERS),
-        metavar="NAME",
-        help=f"what the data is (default: recognised): {', '.join(READERS)}",
-    )
-    group.add_argument(
-        "--known",
-        type=float,
-        default=1.0,
-        metavar="SHARE",
-        help="keep each training label with this probability (default: 1)",
-    )
-    group.add_argument(
-        "--labels",
-        metavar="NAMES",
-        help=f"categories, separated by commas, or one of {', '.join(_LABEL_SETS)} (default: all)",
-    )
-    group.add_argument(
-        "--view",
-        choices=("frontal", "lateral", "both"),
-        default="both",
-        help="films to use (default: both)",
-    )
-    group.add_argument(
-        "--min-width",
-        type=int,
-        metavar="PIXELS",
-        help="leave out films less wide (default: 224 for nih with a width column)",
-    )
-    for side, default in (
-        ("valid", "default: 0.1"),
-        ("test", "default: 0.2 if it names no split, else 0"),
-    ):
-        group.add_argument(
-            f"--{side}",
-            type=float,
-            metavar="SHARE",
-            help=f"share of patients to draw for {side} if the source has none ({default})",
-        )
-    group.add_argument(
-        "--shared-patients",
-        choices=("skip", "keep"),
-        default="skip",
-        help="films of patients whom the source has on a more important side as well (default: "
-        "skip)",
-    )
-    group.add_argument(
-        "--map",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=COLUMN",
-        help="other spellings in your own CSV; NAME is a category or a role "
-        f"({', '.join(csv_table.ROLES)})",
-    )
-    group.add_argument("--phantoms", type=int, metavar="N", help="films to draw (default: 1500)")
-    group.add_argument(
-        "--phantom-size", type=int, metavar="PIXELS", help="their side (default: 64)"
-    )
-    group.add_argument(
-        "--missing",
-        choices=("reports", "none"),
-        help="which training labels of phantoms are hidden (default: reports, as in CheXpert)",
-    )
-
-
-def dataset_from_arguments(
-    options: argparse.Namespace, seed: int, check_images: bool = True
-) -> LabelTable:
-    """The table that the options of `add_dataset_arguments` ask for; see `read_dataset`."""
-    return read_dataset(
-        options.dataset,
-        options.data,
-        seed=seed,
-        known=options.known,
-        check_images=check_images,
-        valid=options.valid,
-        test=options.test,
-        shared_patients=options.shared_patients,
-        view=options.view,
-        min_width=options.min_width,
-        labels=_named_labels(options.labels),
-        mapping=_mapping(options.map),
-        phantoms=options.phantoms,
-        phantom_size=options.phantom_size,
-        missing=options.missing,
-    )
-
-
-def _named_labels(text: str | None) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    return _LABEL_SETS.get(text.strip().lower(), names)
-
-
-def _mapping(pairs: Sequence[str]) -> dict[str, str]:
-    mapping = {}
-    for pair in pairs:
-        name, sign, column = pair.partition("=")
-        if not (name and sign and column):
-            raise UsageError(f"--map {pair}: write NAME=COLUMN, such as image=filename")
-        if mapping.get(name, column) != column:
-            raise UsageError(f"--map names two columns for {name}: {mapping[name]} and {column}")
-        mapping[name] = column
-    return mapping

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from train.command import WHOLE, exit_code
-from train.datasets import add_dataset_arguments, dataset_from_arguments, missing_images
+from train.command import WHOLE, add_options, exit_code, options_of
+from train.datasets import DataOptions, missing_images, table_of
 from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.reading import note_names
 from train.errors import DatasetError
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Show what a reader makes of a data set: rows, films, patients, studies, "
         "splits, and the labels of each category.",
     )
-    add_dataset_arguments(parser, positional=True)
+    add_options(parser.add_argument_group("data"), DataOptions, positional=["data"])
     parser.add_argument("--seed", type=WHOLE, default=0, help="of drawn splits (default: 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--check-images", action="store_true", help="look for every image")
@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _work_through(options: argparse.Namespace) -> int:
-    table = dataset_from_arguments(options, options.seed, check_images=False)
+    data = options_of(DataOptions, vars(options))
+    table = table_of(data, options.seed, check_images=False)
     facts = summary(table)
     missing = table.names[missing_images(table)].tolist() if options.check_images else []
     if options.check_images:

@@ -18,7 +18,8 @@ import numpy as np
 from cft.labels import CHEXPERT_14
 from train.datasets import reading
 from train.datasets.labels import SPLITS, LabelTable, Paths
-from train.datasets.reading import SEX, Columns, Options
+from train.datasets.options import Request
+from train.datasets.reading import SEX, Columns
 from train.errors import DatasetError
 
 _TABLES = ("train.csv", "valid.csv", "test.csv", "test_labels.csv")
@@ -33,7 +34,7 @@ def recognises(data: Path) -> bool:
     return any({"Path", *CHEXPERT_14} <= set(reading.read_header(path)) for path in _tables(data))
 
 
-def read(data: Path, options: Options) -> LabelTable:
+def read(data: Path, options: Request) -> LabelTable:
     """CheXpert with the labels mined from reports."""
     paths = _tables(data)
     if not paths:

@@ -15,7 +15,7 @@ import numpy as np
 
 from train.datasets import reading
 from train.datasets.labels import LabelTable, Paths
-from train.datasets.reading import Options
+from train.datasets.options import Request
 from train.errors import DatasetError
 
 
@@ -24,7 +24,7 @@ def recognises(data: Path) -> bool:
     return bool(_files(data))
 
 
-def read(data: Path, options: Options) -> LabelTable:
+def read(data: Path, options: Request) -> LabelTable:
     """MS-COCO's instances as labels of images."""
     paths = _files(data)
     if not paths:

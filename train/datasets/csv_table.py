@@ -20,11 +20,11 @@ import numpy as np
 
 from train.datasets import reading
 from train.datasets.labels import LabelTable, Paths
-from train.datasets.reading import SEX, VIEW, Columns, Options
+from train.datasets.options import Request
+from train.datasets.reading import SEX, VIEW, Columns
+from train.datasets.roles import ROLES
 from train.errors import DatasetError
 
-#: What a column can be besides a category.
-ROLES = ("image", "patient", "study", "split", "age", "sex", "view", "width")
 _SPLITS = {
     "": "",
     "train": "train",
@@ -41,13 +41,13 @@ def recognises(data: Path) -> bool:
     return path is not None and len(reading.read_header(path)) > 1
 
 
-def read(data: Path, options: Options) -> LabelTable:
+def read(data: Path, options: Request) -> LabelTable:
     """One's own table."""
     path = _table_path(data)
     if path is None:
         raise DatasetError(f"{data} does not hold exactly one CSV table; name the table itself")
     table = _renamed(reading.read_csv(path), options)
-    label_names = options.labels or tuple(n for n in table.cells if n not in ROLES)
+    label_names = options.label_names or tuple(n for n in table.cells if n not in ROLES)
     if not label_names:
         raise DatasetError(f"{path} has no column of labels beside {', '.join(table.cells)}")
     y, uncertain = reading.read_labels(table, label_names, lambda name: _advice(name, options))
@@ -83,7 +83,7 @@ def _table_path(data: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _renamed(table: Columns, options: Options) -> Columns:
+def _renamed(table: Columns, options: Request) -> Columns:
     """The table with the columns called as the roles and categories they are mapped to."""
     for column in options.mapping.values():
         table[column]  # an error that names the columns there are
@@ -104,9 +104,9 @@ def _renamed(table: Columns, options: Options) -> Columns:
     return Columns(table.path, cells, table.row_numbers, options.mapping)
 
 
-def _advice(name: str, options: Options) -> str:
+def _advice(name: str, options: Request) -> str:
     """What to do about a column that was taken for a category only because it has no role."""
-    if options.labels or name in options.mapping:
+    if options.label_names or name in options.mapping:
         return ""
     role = name.lower() if name.lower() in ROLES else "ROLE"
     return (

@@ -24,7 +24,8 @@ import numpy as np
 from cft.labels import NIH_14, RANZCR_CLIP_11
 from train.datasets import reading
 from train.datasets.labels import LabelTable, Paths
-from train.datasets.reading import Columns, Options
+from train.datasets.options import Request
+from train.datasets.reading import Columns
 from train.errors import DatasetError
 
 
@@ -65,17 +66,17 @@ def recognises_ranzcr(data: Path) -> bool:
     return {"StudyInstanceUID", *RANZCR_CLIP_11} <= set(reading.read_header(path))
 
 
-def read_cxr11(data: Path, options: Options) -> LabelTable:
+def read_cxr11(data: Path, options: Request) -> LabelTable:
     """RANZCR CLiP with CheXNet's split."""
     return _read_lists(data, _CXR11, options)
 
 
-def read_cxr14(data: Path, options: Options) -> LabelTable:
+def read_cxr14(data: Path, options: Request) -> LabelTable:
     """The abnormal films of ChestX-ray14 with CheXNet's split."""
     return _read_lists(data, _CXR14, options)
 
 
-def read_ranzcr(data: Path, options: Options) -> LabelTable:
+def read_ranzcr(data: Path, options: Request) -> LabelTable:
     """RANZCR CLiP; it has no public split, so one is drawn."""
     path = data / "train.csv" if data.is_dir() else data
     table = reading.read_csv(path)
@@ -100,7 +101,7 @@ def read_ranzcr(data: Path, options: Options) -> LabelTable:
     )
 
 
-def _read_lists(data: Path, lists: _Lists, options: Options) -> LabelTable:
+def _read_lists(data: Path, lists: _Lists, options: Request) -> LabelTable:
     folder = data if data.is_dir() else data.parent
     classes = _classes(folder, lists)
     images, labels, split, files = [], [], [], []

@@ -7,7 +7,6 @@ training. Metrics never see a policy: they use ``y``, where NaN means unknown an
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -84,7 +83,8 @@ class LabelTable:
         (N, H, W) uint8, the films themselves, for films that are drawn rather than stored;
         None if the films are files.
     source
-        Facts for provenance and JSON: files read, rows, films listed per split.
+        Facts for provenance and JSON: "files" read, "rows", films "listed" per split by the source,
+        and "drawn", the notes on splits that were drawn.
 
     Raises
     ------
@@ -357,41 +357,3 @@ class LabelPolicy:
         """For the model folder's provenance; ``LabelPolicy(**d)`` restores it."""
         overrides = {kind: dict(values) for kind, values in self.overrides.items() if values}
         return {"unknown": self.unknown, "uncertain": self.uncertain, "overrides": overrides}
-
-
-def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--unknown`` and ``--uncertain``, each with exceptions per category."""
-    group = parser.add_argument_group("label policy")
-    for flag, allowed, default, meaning in (
-        ("--unknown", UNKNOWN, "negative", "what a label that was not given counts as"),
-        ("--uncertain", UNCERTAIN, "ignore", 'what a label marked "uncertain" counts as'),
-    ):
-        group.add_argument(
-            flag,
-            nargs="+",
-            action="extend",
-            default=[],
-            metavar="POLICY",
-            help=f"{meaning}: {', '.join(allowed)} (default: {default}); exceptions as "
-            '"Category=policy"',
-        )
-
-
-def policy_from_arguments(options: argparse.Namespace) -> LabelPolicy:
-    """The policy that ``--unknown`` and ``--uncertain`` ask for.
-
-    Raises
-    ------
-    DatasetError
-        For a value that is not a policy, or two general ones for one flag.
-    """
-    general, overrides = {}, {}
-    for kind, default in (("unknown", "negative"), ("uncertain", "ignore")):
-        words = getattr(options, kind)
-        plain = [word for word in words if "=" not in word]
-        if len(plain) > 1:
-            raise UsageError(f"--{kind} has two policies for all: {plain[0]} and {plain[1]}")
-        general[kind] = plain[0] if plain else default
-        pairs = [word.rpartition("=") for word in words if "=" in word]
-        overrides[kind] = {name: value for name, _, value in pairs}
-    return LabelPolicy(**general, overrides=overrides)

@@ -22,7 +22,8 @@ import numpy as np
 from cft.labels import NIH_14
 from train.datasets import reading
 from train.datasets.labels import LabelTable, Paths
-from train.datasets.reading import SEX, VIEW, Columns, Options
+from train.datasets.options import Request
+from train.datasets.reading import SEX, VIEW, Columns
 from train.errors import DatasetError
 
 _COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", *NIH_14}
@@ -45,7 +46,7 @@ def recognises(data: Path) -> bool:
     return official or {"image", "patient_id", *NIH_14} <= header
 
 
-def read(data: Path, options: Options) -> LabelTable:
+def read(data: Path, options: Request) -> LabelTable:
     """ChestX-ray14 with the labels mined from reports."""
     path = _table_path(data)
     if not path.exists():
@@ -54,7 +55,7 @@ def read(data: Path, options: Options) -> LabelTable:
     return (_read_official if "Finding Labels" in table.cells else _read_compact)(table, options)
 
 
-def read_experts(data: Path, options: Options) -> LabelTable:
+def read_experts(data: Path, options: Request) -> LabelTable:
     """The films of the compact layout that experts labelled, with the experts' labels.
 
     All are "test". Patients, ages and views come from ``labels.csv``.
@@ -79,7 +80,7 @@ def _table_path(data: Path) -> Path:
 # --- The compact layout -----------------------------------------------------------------------
 
 
-def _read_compact(table: Columns, options: Options) -> LabelTable:
+def _read_compact(table: Columns, options: Request) -> LabelTable:
     y, uncertain = reading.read_labels(table, NIH_14)
     rows = np.arange(len(table))
     return _build_compact("nih", options, table, rows, y, uncertain, _sides_by_experts(table))
@@ -105,7 +106,7 @@ def _rows_of(experts: Columns, films: Columns) -> np.ndarray:
 
 def _build_compact(
     dataset: str,
-    options: Options,
+    options: Request,
     films: Columns,
     rows: np.ndarray,
     y: np.ndarray,
@@ -147,7 +148,7 @@ def _build_compact(
 # --- The official layout ----------------------------------------------------------------------
 
 
-def _read_official(table: Columns, options: Options) -> LabelTable:
+def _read_official(table: Columns, options: Request) -> LabelTable:
     names = table["Image Index"]
     y = _mined_labels(table)
     split, notes = _official_split(table)

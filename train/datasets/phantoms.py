@@ -13,8 +13,8 @@ import numpy as np
 
 from train.datasets import reading
 from train.datasets.labels import LabelTable, Paths, stable_uniform
+from train.datasets.options import Request
 from train.datasets.phantom_drawing import PHANTOM_FINDINGS, draw_phantom
-from train.datasets.reading import Options
 from train.errors import DatasetError
 
 _FILMS, _SIZE = 1500, 64
@@ -43,7 +43,7 @@ _CHEXPERT = {
 _LEFT_OUT = 0.1
 
 
-def read(options: Options) -> LabelTable:
+def read(options: Request) -> LabelTable:
     """Draw the films; "phantoms", "phantom_size" and "missing" of the options say which."""
     films = _FILMS if options.phantoms is None else options.phantoms
     size = _SIZE if options.phantom_size is None else options.phantom_size

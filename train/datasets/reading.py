@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from train.datasets.labels import SPLITS, LabelTable, Paths, stable_uniform
+from train.datasets.options import Request
 from train.errors import DatasetError
 
 #: Codes of label cells, and what they are in ``y``; -1 (uncertain) counts from the end.
@@ -40,59 +41,6 @@ VIEW = {"pa": "PA", "ap": "AP", **dict.fromkeys(("lateral", "lat", "ll", "rl", "
 # look at every row again and again: reading takes half the time.
 _ROWS_AT_ONCE = 256
 _RANK = {"train": 0, "valid": 1, "test": 2}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a caller may ask of a reader; None leaves it to the reader.
-
-    Parameters
-    ----------
-    seed
-        For the splits that are drawn.
-    valid, test
-        Shares of patients to draw for a split that the source does not name, in [0, 1). By
-        default 0.1 for "valid"; 0.2 for "test" if the source names no split at all, else 0.
-    shared_patients
-        "skip" or "keep" films of a patient who is on a more important side as well.
-    view
-        "frontal" (whatever is not marked lateral), "lateral" or "both".
-    min_width
-        Leave out films less wide than this, in pixels; by default 224 for NIH's compact layout.
-    labels
-        Categories wanted, in this order; by default all that the source has.
-    mapping
-        Other spellings of the columns of one's own CSV: role or category -> column.
-    phantoms, phantom_size, missing
-        Number of phantoms, their side in pixels, and which training labels are hidden ("reports"
-        or "none").
-    """
-
-    seed: int = 0
-    valid: float | None = None
-    test: float | None = None
-    shared_patients: str = "skip"
-    view: str = "both"
-    min_width: int | None = None
-    labels: tuple[str, ...] | None = None
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    phantoms: int | None = None
-    phantom_size: int | None = None
-    missing: str | None = None
-
-    def __post_init__(self):
-        shares = (self.valid or 0, self.test or 0)
-        if not (min(shares) >= 0 and sum(shares) < 1):  # NaN is refused as well
-            raise DatasetError(
-                f"shares of {shares[0]:g} for validation and {shares[1]:g} for testing leave "
-                "nothing to train on; each must be in [0, 1) and their sum below 1"
-            )
-        if self.shared_patients not in ("skip", "keep"):
-            raise DatasetError("films of shared patients can be 'skip' or 'keep'")
-        if self.view not in ("frontal", "lateral", "both"):
-            raise DatasetError(f"no view {self.view!r}; choose frontal, lateral or both")
-        if self.missing not in (None, "reports", "none"):
-            raise DatasetError("missing labels of phantoms are as in 'reports', or 'none'")
 
 
 # --- Reading text -----------------------------------------------------------------------------
@@ -319,7 +267,7 @@ def note_names(sentence: str, names: Collection[str], one: str, many: str) -> li
 
 def build_table(
     dataset: str,
-    options: Options,
+    options: Request,
     *,
     names: Sequence[str],
     images: Paths,
@@ -337,7 +285,7 @@ def build_table(
     """A `LabelTable` that obeys the rules of this module.
 
     Parameters are as in `LabelTable`, except for ``split``, where "" means that the source names
-    none; ``min_width``, the reader's default for `Options.min_width`; and ``files``, those read.
+    none; ``min_width``, the reader's default for that option; and ``files``, those read.
     """
     split = np.array(split, "U5")
     rows, repeated = _first_of_each(names, y, uncertain, split)
@@ -363,16 +311,17 @@ def build_table(
             "files": [str(path) for path in files],
             "rows": len(names),
             "listed": {side: films for side, films in listed.items() if films},
+            "drawn": drawn,
         },
     )
-    return table.with_labels(options.labels) if options.labels else table
+    return table.with_labels(options.label_names) if options.label_names else table
 
 
 def _wanted(
     dataset: str,
     attributes: Mapping[str, np.ndarray],
     rows: np.ndarray,
-    options: Options,
+    options: Request,
     min_width: int,
 ) -> tuple[np.ndarray, list[str]]:
     """The rows of films of the view and the width asked for, and notes on those left out."""
@@ -452,7 +401,7 @@ def _settle_shared_patients(
 
 
 def _draw_splits(
-    patients: np.ndarray, split: np.ndarray, options: Options
+    patients: np.ndarray, split: np.ndarray, options: Request
 ) -> tuple[np.ndarray, list[str]]:
     """Complete a split by patient: "" becomes a side; "valid" and "test" are drawn if missing.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cft
-from train.datasets import dataset_from_arguments
+from train.datasets import DataOptions, table_of
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError, UsageError
 from train.evaluation.score_tables import read_readers
@@ -20,9 +21,9 @@ from train.evaluation.scored import (
     without_ranks,
 )
 from train.evaluation.seen import (
+    Origin,
     Splits,
-    members_of,
-    provenance_in,
+    origins_of,
     seen_in_validation,
     with_warnings,
 )
@@ -33,27 +34,31 @@ from train.evaluation.seen import (
 _OTHER_LABELS = {"nih": ("nih-experts", "expert_labels.csv")}
 
 
-def run_models(args: argparse.Namespace) -> Evaluated:
+def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     """Run the models on the data set, for every truth that its films have."""
     # Tables of predictions are scored without waiting for the import of networks.
     from train.evaluation.inference import predictions_of, readable, run, truth_of
 
     names = model_names(args.model)
     classifiers = {name: cft.load(ref) for name, ref in zip(names, args.model, strict=True)}
-    if args.data is None and args.dataset is None:
-        _check_phantoms(classifiers)
-    table = dataset_from_arguments(args, args.seed)
+    origins = {
+        name: origins_of(model, ref)
+        for (name, model), ref in zip(classifiers.items(), args.model, strict=True)
+    }
+    if data.data is None and data.dataset is None:
+        _check_phantoms(origins)
+    table = table_of(data, args.seed)
     tested = table.subset(table.split == args.split)
     if not len(tested):
         raise EvaluationError(
             f"the data set {table.dataset!r} has no films in split {args.split!r}"
         )
-    tables = [tested, *_other_labels(args, table)]
+    tables = [tested, *_other_labels(args, data, table)]
     held_out = _validation_films(args, table)
     _check_labels(classifiers, table)
     everything = [*tables, *held_out]
     films = {name: run(model, everything, args.batch_size) for name, model in classifiers.items()}
-    splits = Splits(args, table.dataset)
+    splits = Splits(data, table.dataset)
 
     def score(one: LabelTable) -> Scored:
         one = readable(one, list(films.values()))
@@ -63,13 +68,13 @@ def run_models(args: argparse.Namespace) -> Evaluated:
             )
             for name in names
         ]
-        models = [with_warnings(m, classifiers[m.name], one, splits, args.split) for m in models]
+        models = [with_warnings(m, origins[m.name], one, splits, args.split) for m in models]
         return Scored(truth_of(one, args.films, args.unit), models)
 
     validation = score(held_out[0]) if held_out else None
     scored, validation, weights = with_ensemble([score(one) for one in tables], validation, args)
     if held_out:
-        notes = seen_in_validation(classifiers, held_out[0], splits)
+        notes = seen_in_validation(origins, held_out[0], splits)
         scored = [with_notes(one, notes) for one in scored]
     if validation:
         scored = [
@@ -78,17 +83,17 @@ def run_models(args: argparse.Namespace) -> Evaluated:
     return Evaluated(scored, read_readers(args.radiologists, scored[0].truth, args.key), weights)
 
 
-def _other_labels(args: argparse.Namespace, table: LabelTable) -> list[LabelTable]:
+def _other_labels(
+    args: argparse.Namespace, data: DataOptions, table: LabelTable
+) -> list[LabelTable]:
     """Further truths for the films, where the data set comes with them."""
     reader, file = _OTHER_LABELS.get(table.dataset, ("", ""))
-    if args.split != "test" or not reader or not args.data:
+    if args.split != "test" or not reader or not data.data:
         return []
-    folder = args.data if args.data.is_dir() else args.data.parent
+    folder = data.data if data.data.is_dir() else data.data.parent
     if not (folder / file).exists():
         return []
-    return [
-        dataset_from_arguments(argparse.Namespace(**{**vars(args), "dataset": reader}), args.seed)
-    ]
+    return [table_of(replace(data, dataset=reader), args.seed)]
 
 
 def _validation_films(args: argparse.Namespace, table: LabelTable) -> list[LabelTable]:
@@ -112,11 +117,10 @@ def model_names(references: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_phantoms(classifiers: Mapping[str, cft.Classifier]) -> None:
+def _check_phantoms(origins: Mapping[str, Sequence[Origin]]) -> None:
     """Phantoms are the films of a model that was trained on them; others must be asked for."""
-    for name, classifier in classifiers.items():
-        datasets = [provenance_in(member).get("dataset") for member in members_of(classifier)]
-        if "phantoms" not in datasets:
+    for name, those in origins.items():
+        if "phantoms" not in [origin.dataset for origin in those]:
             raise UsageError(
                 f"{name} was not trained on phantoms: name the films to score with --data, or "
                 "phantoms with --dataset phantoms"
