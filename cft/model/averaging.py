@@ -15,7 +15,11 @@ AVERAGES = ("probabilities", "logits")
 _SMALLEST = 2.0**-24
 
 
-def combine(answers: np.ndarray, weights: Sequence[float], average: str) -> np.ndarray:
+def combine(
+    answers: np.ndarray | Sequence[np.ndarray],
+    weights: np.ndarray | Sequence[float],
+    average: str,
+) -> np.ndarray:
     """Weighted mean of several models' answers.
 
     Parameters
@@ -40,7 +44,7 @@ def combine(answers: np.ndarray, weights: Sequence[float], average: str) -> np.n
     return np.exp(-np.logaddexp(0, -mean))
 
 
-def logit(probabilities: np.ndarray) -> np.ndarray:
+def logit(probabilities: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """Logits of probabilities, any shape; finite also for 0 and 1."""
     inside = np.clip(np.asarray(probabilities, np.float64), _SMALLEST, 1 - _SMALLEST)
     return np.log(inside / (1 - inside))
