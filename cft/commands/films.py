@@ -10,8 +10,12 @@ import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cft import NOT_A_MEDICAL_DEVICE, __version__
+
+if TYPE_CHECKING:
+    from cft.results import Result
 
 # Which files of a *folder* are taken for films; files named one by one are always read, and the
 # bytes decide what they are. DICOM files often have no suffix at all.
@@ -140,7 +144,7 @@ class _Run:
             print(f"heat maps: {where}", file=sys.stderr)
         return 1 if self.failed else 0
 
-    def _results(self, paths: list[Path]) -> Iterator[tuple[str, object]]:
+    def _results(self, paths: list[Path]) -> Iterator[tuple[str, Result]]:
         from tqdm import tqdm
 
         from cft.errors import RadiographError
@@ -158,7 +162,7 @@ class _Run:
                 self._write_heatmaps(number, path, result)
             yield str(path), result
 
-    def _print_text(self, named_results: Iterable[tuple[str, object]], several: bool) -> None:
+    def _print_text(self, named_results: Iterable[tuple[str, Result]], several: bool) -> None:
         from cft import results
         from cft.errors import RadiographError
 

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
 
@@ -161,7 +162,7 @@ def damaged(what: str, error: Exception) -> str:
 def grey_from_pil(image: Image.Image) -> Grey:
     """A picture that Pillow reads."""
     notes: _Notes = ()
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+    white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
     if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         notes += ("turned as its EXIF orientation says",)

@@ -14,7 +14,11 @@ __all__ = ["AVERAGES", "combine"]
 AVERAGES = ("probabilities", "logits")
 
 
-def combine(answers: np.ndarray, weights: Sequence[float], average: str) -> np.ndarray:
+def combine(
+    answers: np.ndarray | Sequence[np.ndarray],
+    weights: np.ndarray | Sequence[float],
+    average: str,
+) -> np.ndarray:
     """Weighted mean of several models' answers.
 
     Parameters

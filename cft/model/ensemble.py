@@ -56,7 +56,7 @@ class EnsembleFindings(Findings):
             share * member.heatmap(label, shape)
             for member, share in zip(self._members, self._shares, strict=True)
         ]
-        return np.sum(maps, axis=0, dtype=np.float32)
+        return np.stack(maps).sum(axis=0, dtype=np.float32)
 
 
 class Ensemble:
@@ -140,19 +140,23 @@ class Ensemble:
             for film in decoded:
                 yield self._findings(next(answers)) if isinstance(film, Radiograph) else film
 
-    def _findings(self, answers: tuple[Findings | RadiographError, ...]) -> Findings:
+    def _findings(
+        self, answers: tuple[Findings | RadiographError, ...]
+    ) -> Findings | RadiographError:
+        """The members' findings as one, or the error of the first that has none."""
+        found: list[Findings] = []
         for answer in answers:
             if isinstance(answer, RadiographError):
                 return answer
-        table = np.array([[a.probabilities[label] for label in self.label_names] for a in answers])
+            found.append(answer)
+        table = np.array([[a.probabilities[label] for label in self.label_names] for a in found])
         combined = combine(table, self.weights, self.average)
-        first = answers[0]
+        first = found[0]
         return EnsembleFindings(
             scores=dict(zip(self.label_names, logit(combined).tolist(), strict=True)),
             probabilities=dict(zip(self.label_names, combined.tolist(), strict=True)),
             operating_points={
-                label: category.operating_point and category.operating_point["threshold"]
-                for label, category in self.categories.items()
+                label: category.threshold for label, category in self.categories.items()
             },
             view=first.view,
             notes=first.notes,
@@ -160,7 +164,7 @@ class Ensemble:
             _categories=self.categories,
             _region=first._region,
             _maps=None,
-            _members=answers,
+            _members=tuple(found),
             _shares=self.weights,
         )
 

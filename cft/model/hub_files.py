@@ -175,14 +175,14 @@ def _counting_bar(repository: str, file: RemoteFile) -> type[tqdm]:
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
-        received = 0
+        received = 0.0
 
         def __init__(self, *args: object, **options: object):
             hidden = options.get("disable") or file.size < _LARGE
             super().__init__(*args, **{**options, "desc": file.name, "disable": hidden})
 
         def update(self, n: float | None = 1) -> bool | None:
-            self.received += n
+            self.received += n or 0
             if self.received > file.size:
                 raise ModelFolderError(
                     f"the Hub sends more of {file.name} of {repository} than the {file.size:,} "

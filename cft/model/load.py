@@ -37,7 +37,7 @@ def load(
     if "members" in read_config(source.path).get("cft", {}):
         from cft.model.ensemble import Ensemble  # which is made of classifiers
 
-        model = Ensemble(source.path, device)
+        model: Classifier | Ensemble = Ensemble(source.path, device)
     else:
         model = Classifier(read_model_folder(source.path), device)
     model.reference, model.commit = source.reference, source.commit

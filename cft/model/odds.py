@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # A probability of exactly 0 or 1 has no logit; float32's resolution near 1 bounds what one means.
@@ -19,7 +21,7 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -np.asarray(logits)))
 
 
-def logit(probabilities: np.ndarray) -> np.ndarray:
+def logit(probabilities: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
     """Probabilities, any shape -> logits; finite also for 0 and 1.
 
     Examples

@@ -43,11 +43,11 @@ def combine(
         If logits are asked for and a score is no probability, or there is no such space.
     """
     stacked = np.stack([np.asarray(s, np.float64) for s in scores])  # (M, N, C)
-    weights = np.ones(len(stacked)) if weights is None else weights
+    shares = np.ones(len(stacked)) if weights is None else weights
     if space == "logits":
         _check_probabilities(stacked)
-        return averaging.combine(stacked, weights, "logits")
-    return averaging.combine([_into(s, space) for s in stacked], weights, "probabilities")
+        return averaging.combine(stacked, shares, "logits")
+    return averaging.combine([_into(s, space) for s in stacked], shares, "probabilities")
 
 
 def _into(scores: np.ndarray, space: str) -> np.ndarray:

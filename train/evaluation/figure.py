@@ -18,6 +18,7 @@ from train.tables import counted
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 
 __all__ = ["SUFFIXES"]
@@ -29,7 +30,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (7, 2, 1, 2, 1, 2)), (0, 
 MARKERS = ("o", "s", "^", "v", "P", "X", "D")
 GREY = "#777777"
 
-STYLE = {
+STYLE: dict[RcKeyType, str | float] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 8.5,

@@ -45,12 +45,13 @@ _MOST_BINS = 10
 
 def _grid(n: int, title: Sequence[str], x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = n if n <= 3 else 3 if n <= 6 else 4
     rows = math.ceil(n / columns)
     side = {1: 3.6, 2: 2.6}.get(n, 2.1)
-    figure = Figure(figsize=(side * columns + 0.4, (side + 0.2) * rows + 1.1), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.11)
+    size = (side * columns + 0.4, (side + 0.2) * rows + 1.1)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.11))
     add_heading(figure, *title)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.ravel()[n:]:
@@ -70,8 +71,15 @@ def _title(axis: Axes, label: str, y: np.ndarray) -> None:
     """The category and its known cases above its panel."""
     counts = f"{int(np.sum(y == 1))} positive, {int(np.sum(y == 0))} negative"
     axis.set_title(label.replace("_", " "), pad=13)
-    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 3)}
-    axis.annotate(counts, **place, textcoords="offset points", fontsize=7, color=GREY)
+    axis.annotate(
+        counts,
+        xy=(0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=7,
+        color=GREY,
+    )
 
 
 def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> set[str]:

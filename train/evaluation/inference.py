@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -39,7 +40,7 @@ def run(
     classifier: Classifier | Ensemble, tables: Sequence[LabelTable], batch_size: int = 32
 ) -> FilmScores:
     """Predict every film of some tables, each film once."""
-    sources = {}
+    sources: dict[str, Path | np.ndarray] = {}
     for table in tables:
         films = table.images if table.pixels is None else table.pixels
         for name, film in zip(table.names.tolist(), films, strict=True):

@@ -175,11 +175,11 @@ def _comparisons(
     for i, j in itertools.combinations(range(len(models)), 2):
         shared = tuple(x for x in models[i].label_names if x in models[j].label_names)
         if shared:
-            pair = [
+            first, second = (
                 (models[k].name, models[k].columns(shared), resampled(k, shared)) for k in (i, j)
-            ]
+            )
             labels = truth.columns(shared)
-            comparisons.append(compare_scores(*pair, labels, truth.groups, shared))
+            comparisons.append(compare_scores(first, second, labels, truth.groups, shared))
     return comparisons
 
 
@@ -206,7 +206,10 @@ def choose_points(
         label: operating_point(scores[:, c], labels[:, c], rule=rule)
         for c, label in enumerate(label_names)
     }
-    return {label: point and float(point["threshold"]) for label, point in points.items()}
+    return {
+        label: None if point is None else float(point["threshold"])
+        for label, point in points.items()
+    }
 
 
 # --- Radiologists -------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def _curve(
     axis: Axes,
     epochs: Sequence[int],
     values: Sequence[float | None],
-    best: Callable[..., float],
+    best: Callable[..., tuple[float, int]],
     colour: str,
 ) -> None:
     """Values by epoch (None where undefined), the best one marked with its value."""

@@ -148,7 +148,7 @@ def _bootstrap(
 ) -> Bootstrap:
     scores, labels, group_index, n_groups = _check(scores, labels, groups)
     estimate = metric(scores.T, labels.T).numpy()
-    columns = np.flatnonzero(~np.isnan(estimate))
+    columns = np.flatnonzero(~np.isnan(estimate)).tolist()
     presorted = {c: _presort(scores[:, c], labels[:, c], group_index) for c in columns}
     values = np.full((replicates, len(estimate)), np.nan)
     done = 0

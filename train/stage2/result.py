@@ -19,6 +19,7 @@ from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.evaluation.scores import compare_scores
 from train.metrics.bootstrap import bootstrap_auroc
 from train.metrics.decisions import calibration_figures, finite_or_none
+from train.stage2.features import linear_head
 from train.stage2.task import Head, Task, Tuned
 
 
@@ -161,9 +162,9 @@ def categories_of(task: Task, tuned: Tuned) -> dict[str, Any]:
 
 def with_head(parent: ModelFolder, head: Head) -> dict[str, torch.Tensor]:
     """The parent's tensors with other logistic regressions."""
-    network = Classifier(parent, "cpu").network
-    layer = network.get_classifier()
-    name = next(name for name, module in network.named_modules() if module is layer)
+    classifier = Classifier(parent, "cpu")
+    layer = linear_head(classifier)
+    name = next(name for name, module in classifier.network.named_modules() if module is layer)
     weights, biases = torch.from_numpy(head.weights), torch.from_numpy(head.biases)
     return {
         **parent.state_dict,
