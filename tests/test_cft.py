@@ -287,7 +287,7 @@ def test_damaged_splits_are_refused_by_row(parent, data, tmp_path, capsys):
     text = (model / "splits.csv").read_text()
     (model / "splits.csv").write_text(text.replace("train", "trian", 1))
     assert cft.main(words(model, data, tmp_path / "out")) == 1
-    assert "splits.csv, row 2, column 'split': 'trian'" in capsys.readouterr().err
+    assert "splits.csv: row 2, column 'split': 'trian'" in capsys.readouterr().err
 
 
 # --- The result ---------------------------------------------------------------------------------

@@ -58,16 +58,26 @@ def rows(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["image,Edema", "a.png,2"], r"row 2, column 'Edema': '2' cannot be; expected 1, 0, -1"),
-        (["image,Edema", "a.png,1", "", "b.png,yes"], "row 4, column 'Edema': 'yes'"),
-        (["image,Edema", "a.png,nan"], "row 2, column 'Edema': 'nan'"),
+        (["image,Edema", "a.png,2"], r"row 2, column 'Edema': '2' is not allowed; expected 1, 0, "),
+        (["image,Edema", "a.png,1", "", "b.png,maybe"], "row 4, column 'Edema': 'maybe'"),
+        (["image,Edema", "a.png,inf"], "row 2, column 'Edema': 'inf'"),
+        (["image,Edema", "a.png,0.5"], "row 2, column 'Edema': '0.5'"),
         (["image,Edema", "a.png,1,0"], "row 2 has 3 cells, but the header has 2"),
         (["image,Edema,Edema", "a.png,1,0"], "two columns named 'Edema'"),
         (["image,Edema"], "holds no rows"),
         (["image,patient", "a.png,p"], "no column of labels beside image, patient"),
         (["film,Edema", "a.png,1"], r"no column 'image'; say .* --map image=COLUMN .*film, Edema"),
         (["image,patient,Edema", "a.png,p,1", "b.png,,1"], "row 3, column 'patient': ''"),
-        (["image,split,Edema", "a.png,dev,1"], "row 2, column 'split': 'dev' cannot be"),
+        (["image,split,Edema", "a.png,dev,1"], "row 2, column 'split': 'dev' is not allowed"),
+        (["image,study,Edema", "a.png, ,1"], "row 2, column 'study': ' ' is not allowed"),
+        (
+            ["image,Path,patient_id,Edema", "a.png,b.png,1,1"],
+            "has 2 columns that could be the image: image, Path; say which with --map image=image",
+        ),
+        (
+            ["Filename,PatientID,subject_id,Edema", "a.png,1,2,1"],
+            "has 2 columns that could be the patient: PatientID, subject_id",
+        ),
         (["image,width,Edema", "a.png,wide,1"], "row 2, column 'width': 'wide'"),
         (["image,Edema", "a.png,1", "b.png,0", "a.png,0"], "a.png is listed twice .* 1 and 3"),
         (["image,split,Edema", "a.png,train,1", "a.png,test,1"], "a.png is listed twice"),
@@ -152,8 +162,8 @@ def test_laterals_are_known_however_they_are_written(tmp_path, lateral):
     table = arguments("--data", str(path), "--dataset", "csv")
     assert table.attributes["view"].tolist() == ["lateral", "PA", "", ""]
     assert table.attributes["sex"].tolist() == ["M", "F", "", ""]
-    assert "Took 1 unknown value of the column view for frontal: oblique." in table.notes
-    assert "Took 1 unknown value of the column sex for unknown: x." in table.notes
+    assert "Treated 1 unknown value of the column view as frontal: oblique." in table.notes
+    assert "Treated 1 unknown value of the column sex as unknown: x." in table.notes
     frontal = arguments("--data", str(path), "--dataset", "csv", "--view", "frontal")
     assert frontal.names.tolist() == ["b.png", "c.png", "d.png"]
 
@@ -163,11 +173,11 @@ WAY_OUT = "; if this is no category, name the categories with --labels, or its r
 
 @pytest.mark.parametrize(
     ("column", "pair"),
-    [("Age", "age=Age"), ("report_id", "ROLE=report_id"), ("Row no", "'ROLE=Row no'")],
+    [("years", "ROLE=years"), ("report_id", "ROLE=report_id"), ("Row no", "'ROLE=Row no'")],
 )
 def test_a_column_that_is_no_category_is_refused_with_a_way_out(tmp_path, column, pair):
     path = write(tmp_path / "t.csv", f"image,Edema,{column}", "a.png,1,41", "b.png,0,50")
-    with pytest.raises(DatasetError, match=f"'41' cannot be; expected .*{WAY_OUT}{pair}$"):
+    with pytest.raises(DatasetError, match=f"'41' is not allowed; expected .*{WAY_OUT}{pair}"):
         arguments("--data", str(path))
     assert arguments("--data", str(path), "--labels", "Edema").label_names == ("Edema",)
     mapped = arguments("--data", str(path), "--map", pair.strip("'").replace("ROLE", "age"))
@@ -177,7 +187,7 @@ def test_a_column_that_is_no_category_is_refused_with_a_way_out(tmp_path, column
 @pytest.mark.parametrize("words", [["--labels", "Edema,Age"], ["--map", "Sepsis=Age"]])
 def test_a_column_that_was_named_as_a_category_is_one(tmp_path, words):
     path = write(tmp_path / "t.csv", "image,Edema,Age", "a.png,1,41")
-    with pytest.raises(DatasetError, match=r"'41' cannot be; expected .* \(unknown\)$"):
+    with pytest.raises(DatasetError, match=r"'41' is not allowed; expected .* \(unknown\)$"):
         arguments("--data", str(path), *words)
 
 
@@ -222,6 +232,32 @@ def test_data_that_is_not_there_or_not_recognised_is_refused(tmp_path):
         read_dataset("phantoms", tmp_path)
 
 
+def test_all_that_is_wrong_with_a_table_is_said_at_once(tmp_path):
+    lines = ["a,p,train,1,0", "b,,train,2,0", "c,p,dev,1,maybe", "d,p,train,1", "a,p,train,0,0"]
+    path = write(tmp_path / "t.csv", "image,patient,split,Edema,Mass", *lines)
+    with pytest.raises(DatasetError) as error:
+        read_dataset("csv", path)
+    assert [line.strip().partition(";")[0] for line in str(error.value).splitlines()] == [
+        f"{path} has 6 problems:",
+        "row 5 has 4 cells, but the header has 5",
+        "row 3, column 'Edema': '2' is not allowed",
+        "row 4, column 'Mass': 'maybe' is not allowed",
+        "row 3, column 'patient': '' is not allowed",
+        "row 4, column 'split': 'dev' is not allowed",
+        "a is listed twice with different labels or splits (films 1 and 4 of the list)",
+    ]
+
+
+def test_of_many_problems_the_first_twenty_are_told(tmp_path):
+    path = write(tmp_path / "t.csv", "image,Edema", *(f"{i}.png,x" for i in range(30)))
+    with pytest.raises(DatasetError) as error:
+        read_dataset("csv", path)
+    lines = str(error.value).splitlines()
+    assert lines[0] == f"{path} has 30 problems:"
+    assert lines[20].startswith("  row 21, column 'Edema': 'x' is not allowed")
+    assert lines[21:] == ["  and 10 more"]
+
+
 # --- A table of one's own: what comes out -------------------------------------------------------
 
 
@@ -246,7 +282,58 @@ def test_ones_own_table_is_read_as_written(tmp_path):
     np.testing.assert_array_equal(table.attributes["age"], [60, np.nan, np.nan, 7])
     assert table.images[0] == tmp_path / "a/1.png"
     assert table.images[3] == tmp_path / "c;d.png"
-    assert "Took 1 impossible age for unknown: 250." in table.notes
+    assert "Treated 1 impossible age as unknown: 250." in table.notes
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((text, np.nan) for text in ("", " ", "nan", "NaN", "NA", "n/a", "None", "null")),
+        *((text, 1) for text in ("1", "1.0", " 1 ", "yes", "TRUE", "True")),
+        *((text, 0) for text in ("0", "0.0", "-0", "No", "false")),
+    ],
+)
+def test_the_usual_spellings_of_a_label_are_read(tmp_path, value, expected):
+    path = write(tmp_path / "t.csv", "image,Edema", f"a,{value}", "b,1")
+    table = read_dataset("csv", path)
+    np.testing.assert_array_equal(table.y[:, 0], [expected, 1])
+    assert not table.uncertain.any()
+
+
+def test_the_usual_names_of_columns_are_known_and_said(tmp_path):
+    path = write(
+        tmp_path / "t.csv",
+        "Path,PatientID,StudyInstanceUID,Subset,Gender,AGE,ViewPosition,Edema",
+        " a.png , p1 , s1 ,val,F,60,LL,1",
+    )
+    table = arguments("--data", str(path), "--dataset", "csv")
+    assert table.label_names == ("Edema",)
+    assert [table.names[0], table.patients[0], table.studies[0]] == ["a.png", "p1", "s1"]
+    assert table.images[0] == tmp_path / "a.png"
+    assert table.split.tolist() == ["valid"]
+    assert {k: v[0] for k, v in table.attributes.items()} == {
+        "age": 60,
+        "sex": "F",
+        "view": "lateral",
+    }
+    assert table.notes[0] == (
+        "Took columns by their names: Path as image, PatientID as patient, StudyInstanceUID as "
+        "study, Subset as split, Gender as sex, AGE as age, ViewPosition as view."
+    )
+
+
+def test_of_two_columns_for_one_role_the_one_that_was_named_counts(tmp_path):
+    path = write(tmp_path / "t.csv", "image_id,file,Edema", "7,a.png,1")
+    table = arguments("--data", str(path), "--map", "image=file")
+    assert table.names.tolist() == ["a.png"]
+    assert table.label_names == ("Edema",)
+    assert "Did not use 1 column: image_id." in table.notes
+
+
+def test_a_category_without_any_label_is_said(tmp_path):
+    path = write(tmp_path / "t.csv", "image,Edema,Mass,Hernia", "a,1,,", "b,0,NA,-1")
+    table = read_dataset("csv", path)
+    assert "1 category is blank in every row: Mass." in table.notes
 
 
 def test_other_spellings_are_mapped_and_errors_name_the_file_s_own(tmp_path):
@@ -521,12 +608,12 @@ def test_the_official_nih_lists_make_the_split_and_the_archives_hold_the_images(
     assert table.images[0] == tmp_path / "images/00000001_000.png"
     assert table.y.sum(0).tolist() == [x in ("Mass", "Edema", "Hernia") for x in NIH_14]
     assert "train_val_list.txt names 1 image that the table lacks: 9_000.png." in table.notes
-    assert "Took 3 impossible ages for unknown: 580, 5800, 58000." in table.notes
+    assert "Treated 3 impossible ages as unknown: 580, 5800, 58000." in table.notes
 
 
 @pytest.mark.parametrize("finding", ["Edemma", "", "No Finding|Mass"])
 def test_a_finding_that_nih_does_not_have_is_refused(tmp_path, finding):
-    with pytest.raises(DatasetError, match=r"row 3, column 'Finding Labels': .* cannot be"):
+    with pytest.raises(DatasetError, match=r"row 3, column 'Finding Labels': .* is not allowed"):
         read_dataset(None, nih_folder(tmp_path, "Mass", finding))
 
 
@@ -666,9 +753,12 @@ def test_coco_labels_are_known_with_the_probability_asked_for(tmp_path):
         ("{", "is not JSON"),
         ("[]", "is not a COCO instances file"),
         ("{}", "is not a COCO instances file"),
-        (coco(0, 1), "an annotation names the image 1, which is not"),
-        (coco(0, 2, categories=[{"id": 3, "name": "cat"}]), "names the category 1"),
-        (coco(0, 2, images=[{"id": 0, "file_name": "a"}] * 2), "the image 1"),
+        (coco(0, 1), "an annotation refers to image 1, which is not listed"),
+        (
+            coco(0, 2, categories=[{"id": 3, "name": "cat"}]),
+            "refers to category 1, which is not listed",
+        ),
+        (coco(0, 2, images=[{"id": 0, "file_name": "a"}] * 2), "refers to image 1"),
     ],
 )
 def test_a_coco_file_that_does_not_hold_together_is_refused(tmp_path, text, message):

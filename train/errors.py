@@ -21,8 +21,8 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message is one sentence for the user."""
 
 
-class TableError(ValueError):
-    """A table cannot be used; the message is one sentence for the user."""
+class TableError(DatasetError):
+    """A table cannot be used; the message says in which row and column, and what to do."""
 
 
 class StudyError(ValueError):

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
+from train.datasets.csv_core import read_csv
 from train.datasets.labels import LabelTable, hide_labels
 from train.datasets.options import DataOptions, PolicyOptions, Request
-from train.datasets.reading import note_names, read_csv
+from train.datasets.reading import note_names
 from train.datasets.splits import with_splits
 from train.errors import DatasetError, UsageError
 

@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from cft.labels import CHEXPERT_14
-from train.datasets import reading
+from train.datasets import csv_core, reading
+from train.datasets.csv_core import Columns
 from train.datasets.labels import SPLITS, LabelTable, Paths
 from train.datasets.options import Request
-from train.datasets.reading import SEX, Columns
+from train.datasets.reading import SEX
 from train.errors import DatasetError
 
 _TABLES = ("train.csv", "valid.csv", "test.csv", "test_labels.csv")
@@ -31,7 +32,7 @@ _PATH = ".../train/patient00001/study1/view1_frontal.jpg"
 
 def recognises(data: Path) -> bool:
     """Whether this is a folder or a table of CheXpert."""
-    return any({"Path", *CHEXPERT_14} <= set(reading.read_header(path)) for path in _tables(data))
+    return any({"Path", *CHEXPERT_14} <= set(csv_core.read_header(path)) for path in _tables(data))
 
 
 def read(data: Path, options: Request) -> LabelTable:
@@ -39,7 +40,7 @@ def read(data: Path, options: Request) -> LabelTable:
     paths = _tables(data)
     if not paths:
         raise DatasetError(f"no train.csv of CheXpert in {data}")
-    parts = [_Part(reading.read_csv(path)) for path in paths]
+    parts = [_Part(csv_core.read_csv(path)) for path in paths]
     names = [name for part in parts for name in part.names]
     split = np.concatenate([part.split for part in parts])
     ages, odd_ages = reading.read_ages([age for part in parts for age in part.column("Age")])
@@ -79,7 +80,7 @@ class _Part:
     def __init__(self, table: Columns):
         self.table = table
         self.notes = reading.note_unknown_columns(table, _COLUMNS)
-        self.y, self.uncertain = reading.read_labels(table, CHEXPERT_14)
+        self.y, self.uncertain = csv_core.read_labels(table, CHEXPERT_14)
         self.names, self.patients, self.studies, sides = [], [], [], []
         for path in table["Path"]:
             _, side, patient, study, film = ("////" + path).rsplit("/", 4)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from train.datasets import reading
+from train.datasets import csv_core, reading
 from train.datasets.labels import LabelTable, Paths
 from train.datasets.options import Request
 from train.errors import DatasetError
@@ -78,7 +78,7 @@ def _image_folder(path: Path) -> Path:
 def _read_instances(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     """Names of images, (N, C) float32 of 1 and 0, and names of categories by ascending id."""
     try:
-        content = json.loads(reading.read_text(path))
+        content = json.loads(csv_core.read_text(path))
         categories = sorted(content["categories"], key=lambda category: category["id"])
         column_of = {category["id"]: column for column, category in enumerate(categories)}
         row_of = {image["id"]: row for row, image in enumerate(content["images"])}
@@ -98,7 +98,9 @@ def _read_instances(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
     ):
         if not given <= known.keys():
             stranger = min(given - known.keys(), key=str)
-            raise DatasetError(f"{path}: an annotation names the {kind} {stranger}, which is not")
+            raise DatasetError(
+                f"{path}: an annotation refers to {kind} {stranger}, which is not listed"
+            )
     if len(row_of) < len(names):
         raise DatasetError(f"{path} gives the same id to two images")
     y = np.zeros((len(names), len(label_names)), np.float32)

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from cft.labels import NIH_14, RANZCR_CLIP_11
-from train.datasets import reading
+from train.datasets import csv_core, reading
+from train.datasets.csv_core import Columns
 from train.datasets.labels import LabelTable, Paths
 from train.datasets.options import Request
-from train.datasets.reading import Columns
 from train.errors import DatasetError
 
 
@@ -63,7 +63,7 @@ def recognises_cxr14(data: Path) -> bool:
 def recognises_ranzcr(data: Path) -> bool:
     """Whether this is RANZCR CLiP's folder or its ``train.csv``."""
     path = data / "train.csv" if data.is_dir() else data
-    return {"StudyInstanceUID", *RANZCR_CLIP_11} <= set(reading.read_header(path))
+    return {"StudyInstanceUID", *RANZCR_CLIP_11} <= set(csv_core.read_header(path))
 
 
 def read_cxr11(data: Path, options: Request) -> LabelTable:
@@ -79,8 +79,8 @@ def read_cxr14(data: Path, options: Request) -> LabelTable:
 def read_ranzcr(data: Path, options: Request) -> LabelTable:
     """RANZCR CLiP; it has no public split, so one is drawn."""
     path = data / "train.csv" if data.is_dir() else data
-    table = reading.read_csv(path)
-    y, uncertain = reading.read_labels(table, RANZCR_CLIP_11)
+    table = csv_core.read_csv(path)
+    y, uncertain = csv_core.read_labels(table, RANZCR_CLIP_11)
     studies = table["StudyInstanceUID"]
     return reading.build_table(
         "ranzcr",
@@ -149,7 +149,7 @@ def _classes(folder: Path, lists: _Lists) -> list[str]:
     """Names of the labels in the lists' order, spelt as in `cft.labels`."""
     path = _required(folder, lists.classes)
     spelling = {_letters(name): name for name in lists.label_names}
-    found = [spelling.get(_letters(line)) for line in reading.read_text(path).splitlines()]
+    found = [spelling.get(_letters(line)) for line in csv_core.read_text(path).splitlines()]
     if sorted(map(str, found)) != sorted(lists.label_names):
         raise DatasetError(
             f"{path} must name each of these once, a line each: {', '.join(lists.label_names)}"
@@ -164,7 +164,7 @@ def _letters(name: str) -> str:
 def _read_list(path: Path, classes: list[str]) -> tuple[list[str], list[list[str]]]:
     """Paths of films and their labels from lines such as ``folder/film.png<tab>0,1,0``."""
     images, labels = [], []
-    for number, line in enumerate(reading.read_text(path).splitlines(), 1):
+    for number, line in enumerate(csv_core.read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         image, _, values = line.rpartition("\t")
@@ -191,7 +191,7 @@ def _patients(folder: Path, names: list[str], lists: _Lists) -> tuple[list[str],
             "The lists name no patients, so every film counts as a patient of its own; put "
             "RANZCR CLiP's train.csv beside them."
         ]
-    table: Columns = reading.read_csv(path)
+    table: Columns = csv_core.read_csv(path)
     patient_of = dict(zip(table["StudyInstanceUID"], table["PatientID"], strict=True))
     studies = [name.rpartition(".")[0] for name in names]
     unknown = [study for study in studies if study not in patient_of]

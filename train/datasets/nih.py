@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from cft.labels import NIH_14
-from train.datasets import reading
+from train.datasets import csv_core, reading
+from train.datasets.csv_core import Columns
 from train.datasets.labels import LabelTable, Paths
 from train.datasets.options import Request
-from train.datasets.reading import SEX, VIEW, Columns
+from train.datasets.reading import SEX, VIEW
 from train.errors import DatasetError
 
 _COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", *NIH_14}
@@ -41,7 +42,7 @@ _OFFICIAL_COLUMNS = {
 
 def recognises(data: Path) -> bool:
     """Whether this is a folder or table of ChestX-ray14."""
-    header = set(reading.read_header(_table_path(data)))
+    header = set(csv_core.read_header(_table_path(data)))
     official = {"Image Index", "Finding Labels"} <= header
     return official or {"image", "patient_id", *NIH_14} <= header
 
@@ -51,7 +52,7 @@ def read(data: Path, options: Request) -> LabelTable:
     path = _table_path(data)
     if not path.exists():
         raise DatasetError(f"no Data_Entry_2017*.csv and no labels.csv of ChestX-ray14 in {data}")
-    table = reading.read_csv(path)
+    table = csv_core.read_csv(path)
     return (_read_official if "Finding Labels" in table.cells else _read_compact)(table, options)
 
 
@@ -61,9 +62,9 @@ def read_experts(data: Path, options: Request) -> LabelTable:
     All are "test". Patients, ages and views come from ``labels.csv``.
     """
     folder = data if data.is_dir() else data.parent
-    films = reading.read_csv(folder / "labels.csv")
-    experts = reading.read_csv(folder / "expert_labels.csv")
-    y, uncertain = reading.read_labels(experts, NIH_14)
+    films = csv_core.read_csv(folder / "labels.csv")
+    experts = csv_core.read_csv(folder / "expert_labels.csv")
+    y, uncertain = csv_core.read_labels(experts, NIH_14)
     rows = _rows_of(experts, films)
     return _build_compact(
         "nih-experts", options, films, rows, y, uncertain, ["test"] * len(rows), experts.path
@@ -81,7 +82,7 @@ def _table_path(data: Path) -> Path:
 
 
 def _read_compact(table: Columns, options: Request) -> LabelTable:
-    y, uncertain = reading.read_labels(table, NIH_14)
+    y, uncertain = csv_core.read_labels(table, NIH_14)
     rows = np.arange(len(table))
     return _build_compact("nih", options, table, rows, y, uncertain, _sides_by_experts(table))
 
@@ -91,7 +92,7 @@ def _sides_by_experts(table: Columns) -> np.ndarray:
     path = table.path.parent / "expert_labels.csv"
     if not path.exists():
         return np.full(len(table), "", "U5")
-    experts = reading.read_csv(path)
+    experts = csv_core.read_csv(path)
     people = np.array(table["patient_id"])
     return np.where(np.isin(people, people[_rows_of(experts, table)]), "test", "")
 
@@ -199,7 +200,7 @@ def _official_split(table: Columns) -> tuple[np.ndarray, list[str]]:
     notes = []
     for side, name in (("train", "train_val_list.txt"), ("test", "test_list.txt")):
         path = table.path.parent / name
-        listed = reading.read_text(path).split() if path.exists() else []
+        listed = csv_core.read_text(path).split() if path.exists() else []
         split[[row_of[image] for image in listed if image in row_of]] = side
         strange = [image for image in listed if image not in row_of]
         notes += reading.note_names(

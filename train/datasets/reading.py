@@ -1,4 +1,4 @@
-"""What all readers share: strict CSV, label values, and the rules every table must obey.
+"""What all readers share: ages, views and the like, and the rules every table must obey.
 
 The rules, which `build_table` applies to whatever a reader found:
 
@@ -14,188 +14,24 @@ Everything skipped or drawn is counted, and the first few are named, in the tabl
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
-import itertools
-import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from train.datasets.csv_core import Columns, Problems
 from train.datasets.labels import SPLITS, LabelTable, Paths, stable_uniform
 from train.datasets.options import Request
 from train.errors import DatasetError
-
-#: Codes of label cells, and what they are in ``y``; -1 (uncertain) counts from the end.
-BLANK, UNCERTAIN = 2, -1
-_Y = np.array([0, 1, np.nan, np.nan], np.float32)
 
 #: How tables write sex and projection, in lower case.
 SEX = {"m": "M", "f": "F", "male": "M", "female": "F"}
 VIEW = {"pa": "PA", "ap": "AP", **dict.fromkeys(("lateral", "lat", "ll", "rl", "l"), "lateral")}
 
-# Fewer than the young objects that start Python's garbage collector (700), which would otherwise
-# look at every row again and again: reading takes half the time.
-_ROWS_AT_ONCE = 256
 _RANK = {"train": 0, "valid": 1, "test": 2}
 
 
-# --- Reading text -----------------------------------------------------------------------------
-
-
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, gzip-compressed if its name ends in ``.gz``."""
-    try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DatasetError(
-            f"{path} is not UTF-8 text (byte {error.start}); save it as such"
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DatasetError(f"{path} is not a whole gzip file ({error})") from error
-    except OSError as error:
-        raise DatasetError(f"cannot read {path} ({error.strerror})") from error
-
-
-@dataclass(frozen=True)
-class Columns:
-    """A CSV table by column name; every column has one string per row."""
-
-    path: Path
-    cells: dict[str, list[str]]
-    row_numbers: Sequence[int]  # of the file, the header being row 1
-    titles: Mapping[str, str] = field(default_factory=dict)  # in the file, where not the same
-
-    def __len__(self) -> int:
-        return len(self.row_numbers)
-
-    def __getitem__(self, name: str) -> list[str]:
-        if name not in self.cells:
-            raise DatasetError(
-                f"{self.path} has no column {name!r}; its columns are {', '.join(self.cells)}"
-            )
-        return self.cells[name]
-
-    def refuse(self, name: str, value: str, expected: str) -> DatasetError:
-        """The error for the first row that holds ``value`` in column ``name``."""
-        row = self.row_numbers[self.cells[name].index(value)]
-        return DatasetError(
-            f"{self.path}, row {row}, column {self.titles.get(name, name)!r}: {value!r} cannot be; "
-            f"expected {expected}"
-        )
-
-
-def read_header(path: Path) -> list[str]:
-    """The column names of a CSV file, or [] if it is not one."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            line = file.readline(65536)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
-        return []
-    return next(csv.reader([line], delimiter=_delimiter(line)), [])
-
-
-def read_csv(path: Path) -> Columns:
-    """Read a CSV file (or ``.csv.gz``), separated by comma, semicolon or tab, with a header.
-
-    Raises
-    ------
-    DatasetError
-        If the file cannot be read, has no rows, names a column twice, or a row has more or fewer
-        cells than the header.
-    """
-    text = read_text(path)
-    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text[: text.find("\n")]))
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        columns: list[list[str]] = [[] for _ in header]
-        numbers: list[int] = []
-        for start in itertools.count(2, _ROWS_AT_ONCE):
-            rows = list(itertools.islice(reader, _ROWS_AT_ONCE))
-            if not rows:
-                break
-            full = range(start, start + len(rows))
-            if not all(rows):  # blank lines
-                full = [number for number, row in zip(full, rows, strict=True) if row]
-                rows = [row for row in rows if row]
-            _check_widths(path, rows, full, len(header))
-            numbers += full
-            for column, cells in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
-                column += cells
-    except csv.Error as error:
-        raise DatasetError(f"{path} is not a CSV table ({error})") from error
-    if not numbers:
-        raise DatasetError(f"{path} holds no rows")
-    named = [name for name in header if name]
-    if len(set(named)) < len(named):
-        twice = next(name for name in named if named.count(name) > 1)
-        raise DatasetError(f"{path} has two columns named {twice!r}")
-    cells = {name: column for name, column in zip(header, columns, strict=True) if name}
-    return Columns(path, cells, numbers)
-
-
-def _check_widths(path: Path, rows: list, numbers: Sequence[int], width: int) -> None:
-    if set(map(len, rows)) <= {width}:
-        return
-    number, cells = next((n, len(r)) for n, r in zip(numbers, rows, strict=True) if len(r) != width)
-    raise DatasetError(f"{path}, row {number} has {cells} cells, but the header has {width}")
-
-
-def _delimiter(header: str) -> str:
-    return max(",;\t", key=header.count)
-
-
 # --- Values -----------------------------------------------------------------------------------
-
-
-def read_labels(
-    table: Columns, columns: Iterable[str], advice: Callable[[str], str] = lambda name: ""
-) -> tuple[np.ndarray, np.ndarray]:
-    """Label columns with 1, 0, -1 (uncertain) and blank, also written as ``1.0``.
-
-    Parameters
-    ----------
-    advice
-        Column -> how the sentence ends that refuses a value of it.
-
-    Returns
-    -------
-    y, uncertain
-        (N, C) float32 in {1, 0, NaN} and (N, C) bool.
-    """
-    codes = np.stack([_label_codes(table, name, advice(name)) for name in columns], axis=1)
-    return _Y[codes], codes == UNCERTAIN
-
-
-class _Codes(dict):
-    """The code of each spelling of a label; a spelling is looked at when it first turns up."""
-
-    def __init__(self, table: Columns, name: str, advice: str):
-        super().__init__({"": BLANK})
-        self.table, self.name = table, name
-        self.expected = f"1, 0, -1 (uncertain) or nothing (unknown){advice}"
-
-    def __missing__(self, value: str) -> int:
-        try:
-            number = float(value) if value.strip() else BLANK
-        except ValueError:
-            number = np.nan
-        if value.strip() and number not in (0, 1, UNCERTAIN):
-            raise self.table.refuse(self.name, value, self.expected)
-        self[value] = int(number)
-        return self[value]
-
-
-def _label_codes(table: Columns, name: str, advice: str) -> np.ndarray:
-    column = table[name]
-    return np.fromiter(map(_Codes(table, name, advice).__getitem__, column), np.int8, len(column))
 
 
 def read_ages(column: Sequence[str]) -> tuple[np.ndarray, list[str]]:
@@ -210,7 +46,7 @@ def read_ages(column: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     ages = np.fromiter(map(years.__getitem__, column), np.float32, len(column))
     impossible = {value for value, age in years.items() if value.strip() and np.isnan(age)}
     odd = [value for value in column if value in impossible] if impossible else []
-    return ages, note_names("Took {} impossible {} for unknown", odd, "age", "ages")
+    return ages, note_names("Treated {} impossible {} as unknown", odd, "age", "ages")
 
 
 def _age(value: str) -> float:
@@ -231,16 +67,24 @@ def note_unknown_values(
     """A note on the values of a column that are none of ``known`` (in lower case) nor blank."""
     strange = {value.strip() for value in table[name] if value.strip()}
     strange = sorted(value for value in strange if value.lower() not in known)
-    sentence = f"Took {{}} unknown {{}} of the column {name} for {taken_for}"
+    sentence = f"Treated {{}} unknown {{}} of the column {name} as {taken_for}"
     return note_names(sentence, strange, "value", "values")
 
 
-def read_widths(table: Columns) -> np.ndarray:
-    """(N,) int64: the column ``width``, in pixels."""
-    for value in set(table["width"]):
-        if not value.strip().isdecimal():
-            raise table.refuse("width", value, "a number of pixels")
-    return np.array(table["width"], np.int64)
+def read_widths(table: Columns, problems: Problems | None = None) -> np.ndarray:
+    """(N,) int64: the column ``width``, in pixels.
+
+    Other values are refused, or noted in ``problems`` and read as 0.
+    """
+    found = problems or Problems(table.path)
+    found.check_values(table, "width", _is_width, "a number of pixels")
+    if problems is None:
+        found.check()
+    return np.array([int(x) if _is_width(x) else 0 for x in table["width"]], np.int64)
+
+
+def _is_width(value: str) -> bool:
+    return value.strip().isdecimal()
 
 
 def note_unknown_columns(table: Columns, known: Collection[str]) -> list[str]:
@@ -280,15 +124,24 @@ def build_table(
     attributes: Mapping[str, np.ndarray],
     min_width: int = 0,
     notes: Iterable[str] = (),
-    files: Iterable[Path] = (),
+    files: Sequence[Path] = (),
+    problems: Problems | None = None,
 ) -> LabelTable:
     """A `LabelTable` that obeys the rules of this module.
 
     Parameters are as in `LabelTable`, except for ``split``, where "" means that the source names
-    none; ``min_width``, the reader's default for that option; and ``files``, those read.
+    none; ``min_width``, the reader's default for that option; ``files``, those read; and
+    ``problems``, what the reader has found already.
+
+    Raises
+    ------
+    DatasetError
+        If there are problems, or no films that are wanted.
     """
     split = np.array(split, "U5")
-    rows, repeated = _first_of_each(names, y, uncertain, split)
+    problems = problems or Problems(files[0] if files else dataset)
+    rows, repeated = _first_of_each(names, y, uncertain, split, problems)
+    problems.check()
     names, patients, studies = (np.array(texts, str) for texts in (names, patients, studies))
     listed = {side: int((split[rows] == side).sum()) for side in SPLITS}
     rows, unwanted = _wanted(dataset, attributes, rows, options, min_width)
@@ -357,9 +210,19 @@ def number_by_name(names: Iterable[str]) -> np.ndarray:
 
 
 def _first_of_each(
-    names: Sequence[str], y: np.ndarray, uncertain: np.ndarray, split: np.ndarray
+    names: Sequence[str],
+    y: np.ndarray,
+    uncertain: np.ndarray,
+    split: np.ndarray,
+    problems: Problems,
 ) -> tuple[np.ndarray, list[str]]:
-    """Positions of the films, each once; refuses films listed with different labels or splits."""
+    """Positions of the films, each once; films listed with different labels or splits are problems.
+
+    Returns
+    -------
+    rows, notes
+        (M,) positions.
+    """
     if len(set(names)) == len(names):
         return np.arange(len(names)), []
     numbers = number_by_name(names)
@@ -367,12 +230,10 @@ def _first_of_each(
     original = first[numbers]  # of each row, the first row with its name
     same_y = (y == y[original]) | (np.isnan(y) & np.isnan(y[original]))
     same = (same_y & (uncertain == uncertain[original])).all(1) & (split == split[original])
-    if not same.all():
-        row = np.flatnonzero(~same)[0]
-        raise DatasetError(
+    for row in np.flatnonzero(~same):
+        problems.add(
             f"{names[row]} is listed twice with different labels or splits (films "
-            f"{original[row] + 1:,} and {row + 1:,} of the list; {(~same).sum():,} in all); "
-            "remove the wrong ones"
+            f"{original[row] + 1:,} and {row + 1:,} of the list); remove the wrong one"
         )
     repeats = [names[row] for row in np.flatnonzero(original != np.arange(len(names)))]
     return first, note_names("Counted {} repeated {} once", repeats, "film", "films")

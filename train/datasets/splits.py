@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from cft.files import atomic_write
+from train.datasets.csv_core import read_csv
 from train.datasets.labels import SPLITS, LabelTable
-from train.datasets.reading import note_names, read_csv
+from train.datasets.reading import note_names
 from train.errors import DatasetError
 
 #: The file in a model folder. It may hold ids of patients: it is never published.
