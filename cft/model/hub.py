@@ -208,12 +208,13 @@ def _fetch(repository: str, revision: str, quick: bool) -> Source:
         ),
         reconnect=not quick,
     )
-    if not _COMMIT.fullmatch(info.sha or ""):
+    commit = info.sha or ""
+    if not _COMMIT.fullmatch(commit):
         raise ModelFolderError(f"the Hub names no commit for {repository}@{revision}")
     listed = {file.rfilename: file for file in info.siblings or ()}
     _check_offer(repository, listed)
     own = [_offered(repository, listed[name]) for name in MAX_BYTES if name in listed]
-    config = fetch_file(repository, info.sha, own[0])
+    config = fetch_file(repository, commit, own[0])
     members = [f"{folder}/{name}" for folder in _members(config) for name in MAX_BYTES]
     inside = [_offered(repository, listed[name]) for name in members if name in listed]
     total = sum(file.size for file in (*own, *inside))
@@ -223,9 +224,9 @@ def _fetch(repository: str, revision: str, quick: bool) -> Source:
             f"the {MAX_TOTAL / 2**30:,.2f} GiB that are fetched"
         )
     for file in (*own[1:], *inside):
-        fetch_file(repository, info.sha, file)
-    _remember(repository, revision, info.sha)
-    return Source(config.parent, f"{repository}@{revision}", info.sha)
+        fetch_file(repository, commit, file)
+    _remember(repository, revision, commit)
+    return Source(config.parent, f"{repository}@{revision}", commit)
 
 
 def _check_offer(repository: str, names: Iterable[str]) -> None:
@@ -246,8 +247,8 @@ def _check_offer(repository: str, names: Iterable[str]) -> None:
 def _offered(repository: str, listed: RepoSibling) -> RemoteFile:
     """A file as the Hub lists it, if it is one that is fetched at all."""
     name, size = listed.rfilename, listed.size
-    digest = listed.lfs.sha256 if listed.lfs else listed.blob_id
-    if type(size) is not int or size < 0 or not DIGEST.fullmatch(str(digest)):
+    digest = str(listed.lfs.sha256 if listed.lfs else listed.blob_id)
+    if type(size) is not int or size < 0 or not DIGEST.fullmatch(digest):
         raise ModelFolderError(f"the Hub gives no size and hash of {name} of {repository}")
     most = MAX_BYTES[name.rpartition("/")[2]]
     if size > most:

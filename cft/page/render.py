@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -24,6 +24,9 @@ from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.labels import DATASETS, DESCRIPTIONS
 from cft.model.findings import LATERAL
+
+if TYPE_CHECKING:
+    from cft.results import Model
 
 _HERE = Path(__file__).resolve().parent
 
@@ -80,7 +83,7 @@ def no_results() -> str:
     return _html("empty")
 
 
-def style(classifier: cft.Classifier) -> str:
+def style(classifier: Model) -> str:
     """The style sheet of the page with one model.
 
     Its last rules show the heat map and the text of the row that is chosen in a table.
@@ -97,7 +100,7 @@ def style(classifier: cft.Classifier) -> str:
 
 
 def films_html(
-    classifier: cft.Classifier,
+    classifier: Model,
     films: list[tuple[str, results.Result, np.ndarray | None]],
 ) -> str:
     """All films of one request.
@@ -130,8 +133,11 @@ def refusal_html(sentence: str) -> str:
 
 def _summary(named: list[tuple[str, results.Result]]) -> str:
     failed = sum(isinstance(result, cft.RadiographError) for _, result in named)
+    first = named[0][1]
     if len(named) == 1:
-        return "The film could not be read." if failed else _count(named[0][1])
+        if isinstance(first, cft.RadiographError):
+            return "The film could not be read."
+        return _count(first)
     return f"{len(named)} films" + (f", {failed} of which could not be read" if failed else "")
 
 
@@ -140,9 +146,7 @@ def _count(findings: cft.Findings) -> str:
     return f"{len(findings.positives) or 'None'} of {known} findings above the operating point"
 
 
-def _downloads(
-    classifier: cft.Classifier, named: list[tuple[str, results.Result]]
-) -> dict[str, str]:
+def _downloads(classifier: Model, named: list[tuple[str, results.Result]]) -> dict[str, str]:
     """Suffix of a file -> its address."""
     document = json.dumps(results.document(classifier, named), indent=2, ensure_ascii=False)
     table = "".join(results.csv_rows(classifier.label_names, named))
@@ -153,14 +157,14 @@ def _downloads(
 
 
 def _film(
-    classifier: cft.Classifier,
+    classifier: Model,
     number: int,
     name: str,
     result: results.Result,
     picture: np.ndarray | None,
 ) -> dict[str, Any]:
     """What ``film.html`` shows of a film; of one that failed, what ``results.html`` does."""
-    if isinstance(result, cft.RadiographError):
+    if isinstance(result, cft.RadiographError) or picture is None:
         return {"name": name, "error": str(result)}
     height, width = picture.shape
     size = f"{result.shape[1]} × {result.shape[0]} pixels"
@@ -187,7 +191,7 @@ def _gist(findings: cft.Findings) -> str:
     return _count(findings) + (f": {positives}" if positives else "")
 
 
-def _findings(classifier: cft.Classifier, findings: cft.Findings) -> Iterator[dict[str, Any]]:
+def _findings(classifier: Model, findings: cft.Findings) -> Iterator[dict[str, Any]]:
     """The rows of a film's table, each with its heat map and what is said about it."""
     rows = findings.to_dict()["findings"]
     descriptions = classifier.config.get("label_descriptions", {})
@@ -215,7 +219,7 @@ def _heatmap(findings: cft.Findings, row: dict[str, Any]) -> str:
 # --------------------------------------------------------------------------------- about
 
 
-def about_html(classifier: cft.Classifier) -> str:
+def about_html(classifier: Model) -> str:
     """What the model is, how good it was found to be, and how to read what it says."""
     channels, height, width = classifier.preprocess.input_size
     facts = {
@@ -253,7 +257,7 @@ def _test_set(name: str, result: dict[str, Any]) -> dict[str, Any]:
     level = result.get("level")
     return {
         "name": DATASETS.get(name, name) + films,
-        "level": f"{100 * level:g} % " if _is_number(level) else "",
+        "level": f"{100 * level:g} % " if isinstance(level, (int, float)) else "",
         "rows": [
             {"name": name, "positives": str(row.get("positives", "")), **_auroc(row)}
             for name, row in rows.items()

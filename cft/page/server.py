@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import numpy as np
@@ -32,6 +32,9 @@ from cft.film.read import as_radiograph
 from cft.model.bundled import BUNDLED
 from cft.page import render
 from cft.page.uploads import MAX_FILMS, Film, Refused, Uploads, upload_folder
+
+if TYPE_CHECKING:
+    from cft.results import Model
 
 # Longest side in pixels of the film that the browser gets.
 _FILM_SIDE = 1024
@@ -46,18 +49,18 @@ _EXAMPLE = Path(__file__).with_name("example.png")  # a phantom that `train` dra
 # ------------------------------------------------------------------------------ handlers
 
 
-def predict(classifier: cft.Classifier, films: Iterable[Film]) -> dict[str, Any]:
+def predict(classifier: Model, films: Iterable[Film]) -> dict[str, Any]:
     """The findings of some films as the JSON document of `cft.results.document`."""
     return results.document(classifier, ((name, r) for name, r, _ in examine(classifier, films)))
 
 
-def show(classifier: cft.Classifier, films: Iterable[Film]) -> str:
+def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
     return render.films_html(classifier, list(examine(classifier, films)))
 
 
 def examine(
-    classifier: cft.Classifier, films: Iterable[Film]
+    classifier: Model, films: Iterable[Film]
 ) -> Iterator[tuple[str, results.Result, np.ndarray | None]]:
     """Film by film: name, findings or error, and the film for the screen, (h, w) uint8.
 
@@ -69,7 +72,7 @@ def examine(
         except cft.RadiographError as error:
             yield name, error, None
             continue
-        findings = classifier.predict(radiograph)
+        findings = next(iter(classifier.stream([radiograph])))
         yield name, findings, heatmap.rendering(radiograph.pixels, _FILM_SIDE)
 
 
@@ -109,7 +112,7 @@ class _Page(gr.Blocks):
             raise _refusal("The request names no uploaded files.") from None
 
 
-def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
+def build(classifier: Model, fallback: str = "") -> gr.Blocks:
     """The page, wired to one model; nothing is started. `fallback`: see `load_model`."""
     uploads = Uploads()
 
@@ -140,7 +143,7 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
         return show(classifier, [example_film()])
 
     # One film at a time uses both cores of a free Space, so that requests wait for each other.
-    heavy = {"concurrency_limit": 1, "concurrency_id": "model"}
+    heavy: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
     with _Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
         demo.upload_file_set = uploads
         top = render.banner() + render.fallback_notice(fallback)
@@ -151,7 +154,7 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
                 drop = gr.File(
                     label="Chest X-rays", file_count="multiple", height=170, elem_id="drop"
                 )
-                drop.async_move_resource_to_block_cache = _only_uploads
+                setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
                 example = gr.Button("Show a synthetic example film", size="sm", elem_id="example")
                 gr.HTML(render.drop_help(MAX_FILMS), apply_default_css=False)
             with gr.Column(elem_classes="main", min_width=0):
@@ -173,9 +176,7 @@ def build(classifier: cft.Classifier, fallback: str = "") -> gr.Blocks:
 
 
 @contextlib.contextmanager
-def serve(
-    classifier: cft.Classifier, fallback: str = "", **place: str | int | None
-) -> Iterator[str]:
+def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
     """Serve the page; gives its address. Uploads live in a folder that goes with it.
 
     `place` is Gradio's ``server_name`` and ``server_port``; without them its variables of the
@@ -220,7 +221,7 @@ def _theme() -> gr.themes.Base:
     )
 
 
-def load_model() -> tuple[cft.Classifier, str]:
+def load_model() -> tuple[Model, str]:
     """The model that ``CFT_MODEL`` names, else the bundled one.
 
     With ``CFT_FALLBACK=bundled`` in the environment also where the named one cannot be had; the

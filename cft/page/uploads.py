@@ -61,7 +61,7 @@ class Uploads(set):
         self._waiting: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def update(self, paths: Iterable[str]) -> None:
+    def update(self, paths: Iterable[str]) -> None:  # type: ignore[override]  # all Gradio calls
         """Called by Gradio when uploads have arrived."""
         with self._lock:
             self._waiting.update(paths)

@@ -198,7 +198,12 @@ def _pack_rows(images, preprocess, folder, shape, todo, done, index, workers, pr
             bar.update(len(rows))
 
 
-def _results(images, tasks, arguments, workers) -> Iterator[tuple[np.ndarray, list[str | None]]]:
+def _results(
+    images: Sequence[Path],
+    tasks: Sequence[np.ndarray],
+    arguments: tuple[Path, tuple[int, ...], Preprocess],
+    workers: int,
+) -> Iterator[tuple[np.ndarray, list[str | None]]]:
     """(rows, reasons) of each task, as they come."""
     if workers == 1 or sum(map(len, tasks)) < _WORTH_WORKERS:
         for rows in tasks:

@@ -75,10 +75,11 @@ def _pinned(reference: str) -> _Model:
     if not parse_reference(reference):
         raise ModelFolderError(f"{reference!r} is no reference to a model on the Hub (org/name)")
     model = load(f"hf-hub:{reference.removeprefix('hf-hub:')}", "cpu")
-    folder = resolve(f"{model.reference.partition('@')[0]}@{model.commit}").path
+    repository, commit = str(model.reference).partition("@")[0], str(model.commit)
+    folder = resolve(f"{repository}@{commit}").path
     inside = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
     files = tuple(name for name in inside if Path(name).name in MAX_BYTES)
-    return _Model(model.reference.partition("@")[0], model.commit, files)
+    return _Model(repository, commit, files)
 
 
 def _set_model(app: Path, pinned: str) -> None:
