@@ -123,7 +123,8 @@ def failure(capsys, *arguments, out) -> str:
     assert main([*map(str, arguments), "--out", str(out)]) == 1
     assert not out.exists()
     message = capsys.readouterr().err
-    assert message.count("\n") == 1
+    # One sentence; where a table has several problems, a line for each follows.
+    assert all(line.startswith("  ") for line in message.splitlines()[1:])
     return message
 
 
@@ -163,14 +164,23 @@ def test_wrong_usage_exits_with_two(arguments, tmp_path):
     [
         (lambda rows: rows[1:], "lacks 1 of the 60 rows"),
         (lambda rows: [*rows, rows[0]], "twice"),
-        (lambda rows: [{**row, "Mass": ""} for row in rows], "'' instead of a score"),
-        (lambda rows: [{**row, "Mass": "high"} for row in rows], "'high' instead of a score"),
-        (lambda rows: [{**row, "Mass": "nan"} for row in rows], "'nan' instead of a score"),
-        (lambda rows: [{**row, "Mass": "inf"} for row in rows], "'inf' instead of a score"),
-        (lambda rows: [{**rows[0], "Study": " "}, *rows[1:]], "line 2: the column 'Study' is bl"),
+        (
+            lambda rows: [{**row, "Mass": ""} for row in rows],
+            "row 2, column 'Mass': '' is not allo",
+        ),
+        (lambda rows: [{**row, "Mass": "high"} for row in rows], "  and 40 more"),
+        (
+            lambda rows: [{**row, "Mass": "nan"} for row in rows],
+            "'nan' is not allowed; expected a",
+        ),
+        (
+            lambda rows: [{**row, "Mass": "inf"} for row in rows],
+            "'inf' is not allowed; expected a",
+        ),
+        (lambda rows: [{**rows[0], "Study": " "}, *rows[1:]], "row 2, column 'Study': ' '"),
         (
             lambda rows: [{**row, "model": ""} for row in rows],
-            "line 2: the column 'model' is blank",
+            "row 2, column 'model': '' is not allowed",
         ),
         (
             lambda rows: [{**row, "model": "m", "Mass": "", "Edema": ""} for row in rows],
@@ -192,10 +202,13 @@ def test_predictions_that_do_not_fit_are_refused_by_name(tables, tmp_path, capsy
     ("change", "phrase"),
     [
         (lambda rows: [*rows, rows[3]], "a second time"),
-        (lambda rows: [{**rows[0], "Study": ""}, *rows[1:]], "line 2: the column 'Study' is blank"),
-        (lambda rows: [{**row, "Patient": ""} for row in rows], "the column 'Patient' is blank"),
-        (lambda rows: [{**row, "Mass": "2"} for row in rows], "a label is 1, 0, -1 or blank"),
-        (lambda rows: [{**row, "Mass": "yes"} for row in rows], "column 'Mass' holds 'yes'"),
+        (lambda rows: [{**rows[0], "Study": ""}, *rows[1:]], "row 2, column 'Study': '' is"),
+        (lambda rows: [{**row, "Patient": ""} for row in rows], "row 2, column 'Patient': ''"),
+        (
+            lambda rows: [{**row, "Mass": "2"} for row in rows],
+            "'2' is not allowed; expected 1, 0",
+        ),
+        (lambda rows: [{**row, "Mass": "maybe"} for row in rows], "column 'Mass': 'maybe'"),
     ],
 )
 def test_a_truth_that_does_not_fit_is_refused_by_name(tables, tmp_path, capsys, change, phrase):
@@ -209,13 +222,14 @@ def test_a_truth_that_does_not_fit_is_refused_by_name(tables, tmp_path, capsys, 
 @pytest.mark.parametrize(
     ("content", "phrase"),
     [
-        (b"", "is empty"),
-        (b"\n\n", "no column names in its first line"),
-        (b"Study,Mass\n", "lacks 60"),
+        (b"", "holds no rows"),
+        (b"\n\n", "holds no rows"),
+        (b"Study,Mass\n", "holds no rows"),
         (b"Study,Mass,Mass\nx,1,2\n", "two columns named 'Mass'"),
-        (b"Study,Mass\nx,1,2\n", "line 2 has 3 cells instead of 2"),
-        (b"\xff\xfe\x00", "not a CSV table in UTF-8"),
-        (b"Study;Mass\nx;1\n", "a.csv has no column 'Study' to join by (its columns: Study;Mass)"),
+        (b"Study,Mass\nx,1,2\n", "row 2 has 3 cells, but the header has 2"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        (b"Study;Mass\nx;1\n", "lacks 60 of the 60 rows"),
+        (b"Case;Mass\nx;1\n", "a.csv has no column 'Study' to join by (its columns: Case, Mass)"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tables, tmp_path, capsys, content, phrase):
@@ -228,13 +242,15 @@ def test_a_missing_file_is_named(tables, tmp_path, capsys):
     message = failure(
         capsys, "--predictions", tmp_path / "none.csv", "--truth", tables[0], out=tmp_path / "out"
     )
-    assert "none.csv cannot be read" in message
+    assert "cannot read" in message
+    assert "none.csv" in message
 
 
 def test_every_option_has_a_help_text_and_shows_its_default():
     parser = _parser()
     assert not [action.option_strings for action in parser._actions if not action.help]
-    assert "films to score (default: test)" in " ".join(parser.format_help().split())
+    text = " ".join(parser.format_help().split())
+    assert "films to score (default: test; of a table that names no split all films, unless" in text
 
 
 def test_two_models_of_one_name_are_refused(tables, tmp_path, capsys):
@@ -627,8 +643,87 @@ def test_a_table_with_spaces_and_a_byte_order_mark_is_read(tmp_path):
 
 
 def test_an_unknown_file_is_a_table_error(tmp_path):
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(TableError, match=r"cannot read .*none\.csv"):
         read_truth(tmp_path / "none.csv", ["Mass"])
+
+
+# --- Tables of films ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def films_tables(tmp_path):
+    """What `cft --csv` writes on 12 films, one of which cannot be read, and one's own labels."""
+    generator = np.random.default_rng(5)
+    y = generator.integers(0, 2, 12)
+    y[:2] = 0, 1
+    scores = [repr(float(x)) for x in generator.random(12)]
+    files = [f"films/{i}.png" for i in range(12)]
+    scores[3] = ""
+    errors = ["" if x else "not an image" for x in scores]
+    columns = {"file": files, "Mass": scores, "view": [""] * 12, "notes": [""] * 12}
+    found = write_csv(tmp_path / "findings.csv", {**columns, "error": errors})
+    own = {"image": [f"{i}.png" for i in range(12)], "patient": [i // 2 for i in range(12)]}
+    return write_csv(tmp_path / "my.csv", {**own, "split": ["test"] * 12, "Mass": y}), found
+
+
+def test_what_the_program_writes_is_scored_against_ones_own_table(films_tables, tmp_path, no_plots):
+    truth, found = films_tables
+    report = evaluate("--predictions", found, "--truth", truth, out=tmp_path / "out")
+    assert report["truth"]["row"] == "film"
+    assert report["truth"]["films"] == report["truth"]["rows"] == 11
+    assert report["truth"]["groups"] == 6
+    assert report["truth"]["notes"] == [
+        "left out 1 film for which findings.csv has an error instead of scores, first '3.png': "
+        "not an image"
+    ]
+    assert report["models"]["findings"]["notes"][0] == (
+        "joined 'file' of findings.csv with 'image' of the truth by the last part of their paths"
+    )
+    scores = {row["file"]: row["Mass"] for row in csv.DictReader(found.open(newline=""))}
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            assert float(row["Mass"]) == float(scores[f"films/{row['image']}"])
+
+
+def test_the_csv_of_the_program_itself_is_accepted(films, model_folder, tmp_path, no_plots):
+    from cft.__main__ import main as use
+
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no film")
+    found = tmp_path / "found.csv"
+    use([*map(str, [*films, bad]), "--model", str(model_folder), "--csv", str(found)])
+    columns = {"image": [*(film.name for film in films), "bad.png"], "Effusion": [0, 1, 0, 1, 1, 0]}
+    truth = write_csv(tmp_path / "my.csv", columns)
+    report = evaluate("--predictions", found, "--truth", truth, out=tmp_path / "out")
+    assert report["truth"]["films"] == 5
+    assert "left out 1 film for which found.csv has an error" in " ".join(report["truth"]["notes"])
+
+
+def test_films_of_the_same_name_are_joined_by_their_whole_path_only(films_tables, tmp_path, capsys):
+    truth, found = films_tables
+    rewrite(found, lambda rows: [*rows, {**rows[0], "file": "others/0.png"}])
+    message = failure(capsys, "--predictions", found, "--truth", truth, out=tmp_path / "out")
+    assert "lacks 1 of the 11 rows" in message
+    rewrite(truth, lambda rows: [{**r, "image": f"films/{r['image']}"} for r in rows])
+    report = evaluate("--predictions", found, "--truth", truth, out=tmp_path / "out")
+    notes = report["models"]["findings"]["notes"]
+    assert "joined 'file' of findings.csv with 'image' of the truth by their values" in notes
+    assert "1 rows of findings.csv have no truth and are not used" in notes
+
+
+def test_a_key_that_is_named_is_used(films_tables, tmp_path, no_plots):
+    truth, found = films_tables
+    rewrite(truth, lambda rows: [{**r, "case": f"films/{r['image']}"} for r in rows])
+    report = evaluate(
+        "--predictions", found, "--truth", truth, "--key", "case", out=tmp_path / "out"
+    )
+    assert "with 'case' of the truth by their values" in report["models"]["findings"]["notes"][0]
+
+
+@pytest.mark.parametrize("text", ["NaN", "n/a", "none", "NA"])
+def test_a_blank_label_is_blank_for_every_reader(tmp_path, text):
+    path = write_csv(tmp_path / "t.csv", {"Study": list("abc"), "Mass": [text, "yes", "False"]})
+    np.testing.assert_array_equal(read_truth(path, ["Mass"]).labels[:, 0], [np.nan, 1, 0])
 
 
 # --- Figures of the command ---------------------------------------------------------------------
@@ -663,6 +758,30 @@ def test_a_subgroup_of_few_patients_is_named(tables, tmp_path, no_plots):
     report = evaluate("--predictions", a, "--truth", truth, out=tmp_path / "out")
     notes = report["models"]["a"]["notes"]
     assert "sex O: 4 patients are too few for an interval that can be trusted" in notes
+
+
+def test_every_table_and_section_says_what_it_is_about(tables, tmp_path, capsys, no_plots):
+    truth, a, b = tables
+    evaluate("--predictions", a, b, "--truth", truth, out=tmp_path / "out")
+    size = "60 studies of 30 patients"
+    printed = capsys.readouterr().out.split("\n\n")
+    assert [part.splitlines()[0] for part in printed[:2]] == [
+        f"Means, {size}",
+        f"AUROC by category, {size}",
+    ]
+    text = (tmp_path / "out" / "report.md").read_text()
+    for section in text.split("\n## ")[1:]:
+        heading, lead = section.split("\n\n")[:2]
+        assert lead == f"{size}." or heading == "Notes", heading
+
+
+def test_films_and_studies_are_both_counted(nih, model_folder, tmp_path, capsys, no_plots):
+    options = ("--model", model_folder, "--dataset", "nih", "--data", nih)
+    report = evaluate(*options, out=tmp_path / "out")
+    assert report["truth"]["films"] == 14
+    assert "Means, 14 studies (14 films) of 14 patients" in capsys.readouterr().out
+    evaluate(*options, "--films", "separate", out=tmp_path / "films")
+    assert "Means, 14 films of 14 patients" in capsys.readouterr().out
 
 
 def test_a_named_subset_is_averaged(tables, tmp_path, no_plots):
@@ -1006,6 +1125,95 @@ def test_a_fine_tuned_model_has_seen_the_films_of_its_stage_1(
     (model / "config.json").write_text(json.dumps(config))
     options = ("--dataset", "nih", "--data", drawn_nih, "--test", "0.5")
     report = evaluate("--model", model, *options, out=tmp_path / "out")
+    assert not seen_films(report, "model")
+
+
+# --- Which films are scored ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_table(nih):
+    """A table of one's own of the 24 films, which names no split."""
+    columns = {"image": [f"images/{i:08d}_000.png" for i in range(24)], "Effusion": [0, 1] * 12}
+    return write_csv(nih / "own.csv", columns)
+
+
+def scored_films(report, out) -> set[str]:
+    with (out / "predictions.csv").open(newline="") as file:
+        films = {row["image"] for row in csv.DictReader(file)}
+    assert len(films) == report["truth"]["films"]
+    return films
+
+
+def test_a_table_that_names_no_split_is_scored_as_a_whole(
+    own_table, model_folder, tmp_path, no_plots
+):
+    report = evaluate("--model", model_folder, "--data", own_table, out=tmp_path / "out")
+    assert len(scored_films(report, tmp_path / "out")) == 24
+    assert report["truth"]["row"] == "film"
+    assert "All films are scored, as the data names no split." in report["truth"]["notes"]
+    assert not [note for note in report["truth"]["notes"] if "Drew" in note]
+    some = evaluate(
+        "--model", model_folder, "--data", own_table, "--test", "0.25", out=tmp_path / "some"
+    )
+    assert some["truth"]["films"] == 6
+    options = ("--data", own_table, "--split", "all")
+    assert evaluate("--model", model_folder, *options, out=tmp_path / "all")["truth"]["films"] == 24
+
+
+@pytest.mark.parametrize("split", ["test", "valid", "train"])
+def test_a_split_that_a_table_does_not_name_is_refused(
+    own_table, model_folder, tmp_path, capsys, split
+):
+    message = failure(
+        capsys, "--model", model_folder, "--data", own_table, "--split", split, out=tmp_path / "out"
+    )
+    assert f"own.csv names no split, so it has no {split} films; leave out --split" in message
+
+
+def test_an_empty_split_names_those_that_are_not(nih, own_table, model_folder, tmp_path, capsys):
+    rewrite(own_table, lambda rows: [{**row, "split": "valid"} for row in rows])
+    message = failure(capsys, "--model", model_folder, "--data", own_table, out=tmp_path / "out")
+    assert "no films in split 'test'; choose another with --split: valid or all" in message
+
+
+def test_of_the_table_that_trained_a_model_the_test_films_of_its_run_are_scored(
+    own_table, model_folder, tmp_path, no_plots
+):
+    """Whether its run wrote the splits down or they have to be drawn again."""
+    model = trained_on("csv", model_folder, tmp_path / "model", seed=3, test=0.5)
+    report = evaluate("--model", model, "--data", own_table, out=tmp_path / "drawn")
+    drawn = scored_films(report, tmp_path / "drawn")
+    assert len(drawn) == 12
+    assert not seen_films(report, "model")
+    films = [f"images/{i:08d}_000.png" for i in range(24)]
+    lines = [f"{film},{film},{'test' if i < 5 else 'train'}\n" for i, film in enumerate(films)]
+    (model / "splits.csv").write_text("".join(["film,patient,split\n", *lines]))
+    report = evaluate("--model", model, "--data", own_table, out=tmp_path / "written")
+    assert scored_films(report, tmp_path / "written") == set(films[:5])
+    assert "The splits are those of the model's own run." in report["truth"]["notes"]
+    assert not seen_films(report, "model")
+    options = ("--data", own_table, "--split", "all")
+    report = evaluate("--model", model, *options, out=tmp_path / "all")
+    (note,) = seen_films(report, "model")
+    assert "trained on 19 of the 24 films" in note
+
+
+def test_another_table_than_the_one_that_trained_a_model_is_scored_as_a_whole(
+    own_table, model_folder, tmp_path, no_plots
+):
+    model = trained_on("csv", model_folder, tmp_path / "model", seed=0)
+    (model / "splits.csv").write_text("film,patient,split\nelse.png,p,train\n")
+    report = evaluate("--model", model, "--data", own_table, out=tmp_path / "out")
+    assert report["truth"]["films"] == 24
+    assert not seen_films(report, "model")
+
+
+def test_the_phantoms_of_a_models_own_run_are_drawn_again(model_folder, tmp_path, no_plots):
+    drawn = {"phantoms": 60, "phantom_size": 32, "missing": "none"}
+    model = trained_on("phantoms", model_folder, tmp_path / "model", 1, **drawn)
+    report = evaluate("--model", model, out=tmp_path / "out")
+    assert report["truth"]["films"] < 30
     assert not seen_films(report, "model")
 
 

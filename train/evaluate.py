@@ -40,6 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(arguments)
     _check_usage(parser, args)
+    args.given = set(vars(args))  # the options of the data, and the seed, are there if typed
+    args.seed = getattr(args, "seed", 0)
     settings = Settings(
         replicates=args.replicates,
         seed=args.seed,
@@ -97,9 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--model", nargs="+", metavar="REF", help="model folders to run")
     models.add_argument(
         "--split",
-        choices=("test", "valid", "train"),
-        default="test",
-        help="films to score (default: test)",
+        choices=("test", "valid", "train", "all"),
+        help="films to score (default: test; of a table that names no split all films, unless "
+        "the run of a model drew splits of it: then the test films of that run)",
     )
     models.add_argument(
         "--films",
@@ -121,7 +123,12 @@ def _parser() -> argparse.ArgumentParser:
         "column 'model'",
     )
     tables.add_argument("--truth", type=Path, metavar="CSV", help="labels 1, 0, blank (unknown)")
-    tables.add_argument("--key", default="Study", help="column to join by (default: Study)")
+    tables.add_argument(
+        "--key",
+        metavar="COLUMN",
+        help="column to join by (default: Study; where that is not in all tables, the column of "
+        "films: image, file, path, ...)",
+    )
     tables.add_argument(
         "--validation-predictions",
         nargs="+",
@@ -166,7 +173,10 @@ def _parser() -> argparse.ArgumentParser:
         "--replicates", type=POSITIVE, default=1000, help="of the bootstrap (default: 1000)"
     )
     figures.add_argument(
-        "--seed", type=WHOLE, default=0, help="of the bootstrap and of drawn splits (default: 0)"
+        "--seed",
+        type=WHOLE,
+        default=argparse.SUPPRESS,
+        help="of the bootstrap and of drawn splits (default: 0)",
     )
     figures.add_argument(
         "--level", type=BETWEEN_ZERO_AND_ONE, default=0.95, help="of intervals (default: 0.95)"

@@ -61,17 +61,23 @@ def with_splits(table: LabelTable, splits: Mapping[str, str]) -> LabelTable:
     sides = [splits.get(name, "") for name in table.names.tolist()]
     known = np.array([bool(side) for side in sides], bool)
     if not known.any():
-        note = f"{SPLITS_FILE} of the model names none of these films, so they are split anew."
+        note = "The model's own run had none of these films, so they are split anew."
         return replace(table, notes=(*table.notes, note))
-    drawn = table.source.get("drawn", ())
-    notes = [note for note in table.notes if note not in drawn]
-    notes.append(f"The splits are those of the model's own run ({SPLITS_FILE}).")
     strangers = table.names[~known].tolist()
-    notes += note_names("Left out {} {} that the run did not have", strangers, "film", "films")
-    whole = replace(table, notes=tuple(notes))
+    whole = without_drawn(
+        table,
+        "The splits are those of the model's own run.",
+        *note_names("Left out {} {} that the run did not have", strangers, "film", "films"),
+    )
     if known.all():
         return whole.with_split(np.array(sides))
     return whole.subset(known).with_split(np.array(sides)[known])
+
+
+def without_drawn(table: LabelTable, *notes: str) -> LabelTable:
+    """The table with other notes in place of those on splits that were drawn."""
+    drawn = table.source.get("drawn", ())
+    return replace(table, notes=(*(x for x in table.notes if x not in drawn), *notes))
 
 
 def check_splits(table: LabelTable) -> None:

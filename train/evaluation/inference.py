@@ -14,6 +14,7 @@ from cft.model.classifier import Classifier
 from cft.model.ensemble import Ensemble
 from train.datasets.labels import LabelTable
 from train.errors import StudyError
+from train.evaluation.keys import STUDY
 from train.evaluation.predictions import STUDY_RULES, Predictions, Truth
 
 __all__ = ["FilmScores", "predictions_of", "readable", "run", "truth_of"]
@@ -82,7 +83,8 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
             f"the films of study {str(keys[member[film]])!r} have different labels for "
             f"{table.label_names[column]!r}; score them with --films separate"
         )
-    row = "film" if rule == "separate" else "study"
+    # Where nothing tells studies, each film is one of its own.
+    row = "film" if rule == "separate" or (table.studies == table.names).all() else "study"
     if table.dataset == "chexpert" and row == "study":  # as CheXpert's own tables name studies
         keys = np.array(
             [f"CheXpert-v1.0/{table.split[i]}/{key}" for i, key in zip(first, keys, strict=True)]
@@ -101,6 +103,8 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
         },
         row=row,
         notes=table.notes,
+        key=STUDY if row == "study" else "image",
+        films=len(table),
     )
 
 

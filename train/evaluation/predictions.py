@@ -6,19 +6,22 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from train.datasets.csv_core import Columns, Problems, read_csv, read_labels
+from train.datasets.roles import candidates, role_of
 from train.errors import TableError
+from train.evaluation.keys import STUDY, join, key_column, key_for
 
 __all__ = [
     "STUDY_RULES",
     "Predictions",
     "Truth",
-    "column_names",
+    "failures",
     "predictions_csv",
     "read_decisions",
     "read_predictions",
@@ -28,19 +31,11 @@ __all__ = [
 #: Column that names the model in a table that holds several, as `predictions_csv` writes it.
 MODEL_COLUMN = "model"
 
-# Columns of a table of predictions that are no category.
-_DESCRIPTIVE = {MODEL_COLUMN, "file", "image", "path", "study", "patient", "patient_id"}
+#: Column that says why a film has no scores, as `cft.results` writes it.
+ERROR_COLUMN = "error"
 
-
-_DESCRIPTIVE |= {"view", "notes", "error", "age", "sex"}
-
-
-_PATIENT_COLUMNS = ("patient", "patient_id", "patientid")
-
-
-_DESCRIPTIVE |= set(_PATIENT_COLUMNS)
-
-
+# Columns of a table of predictions that are no category, besides those with a role.
+_DESCRIPTIVE = {MODEL_COLUMN, ERROR_COLUMN, "notes"}
 _PATIENT_IN_KEY = re.compile(r"patient\d+")
 
 #: How the films of a study become one row; "separate" keeps the films.
@@ -69,6 +64,10 @@ class Truth:
         What a row is: "study" or "film".
     notes
         What the reader has to say, as sentences.
+    key
+        Name of the column that holds the keys.
+    films
+        How many films the rows are of; None if a row is a study and nothing says.
     """
 
     name: str
@@ -80,6 +79,21 @@ class Truth:
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     row: str = "study"
     notes: tuple[str, ...] = ()
+    key: str = STUDY
+    films: int | None = None
+
+    def without(self, keys: Collection[str], note: str) -> Truth:
+        """The same without the rows of some keys, and with a note on it."""
+        rows = [i for i, key in enumerate(self.keys) if key not in keys]
+        return replace(
+            self,
+            keys=tuple(self.keys[i] for i in rows),
+            labels=self.labels[rows],
+            groups=self.groups[rows],
+            attributes={name: values[rows] for name, values in self.attributes.items()},
+            notes=(*self.notes, note),
+            films=None if self.films is None else len(rows),
+        )
 
     def columns(self, labels: Sequence[str]) -> np.ndarray:
         """(N, len(labels)) labels of some categories, in the order asked for."""
@@ -128,75 +142,132 @@ class Predictions:
         return self.scores[:, [self.label_names.index(label) for label in labels]]
 
 
-@dataclass(frozen=True)
-class _Table:
-    path: Path
-    columns: tuple[str, ...]
-    rows: list[dict[str, str]]
+def _table(source: Columns | str | Path) -> Columns:
+    return source if isinstance(source, Columns) else read_csv(Path(source))
 
-    def line(self, index: int) -> str:
-        return f"{self.path}, line {index + 2}"  # line 1 holds the column names
+
+def _is_descriptive(column: str) -> bool:
+    return column.lower() in _DESCRIPTIVE or role_of(column) is not None
+
+
+def _check_filled(table: Columns, *columns: str) -> None:
+    """A blank cell in a column that says what a row is would stand for all such rows together."""
+    problems = Problems(table.path)
+    for column in columns:
+        problems.check_values(table, column, lambda x: bool(x.strip()), "a value in every row")
+    problems.check()
+
+
+# --- The truth ------------------------------------------------------------------------------------
 
 
 def read_truth(
-    path: str | Path, label_names: Iterable[str], key: str = "Study", unit: str = "patient"
+    source: Columns | str | Path,
+    label_names: Iterable[str],
+    key: str | None = None,
+    unit: str = "patient",
 ) -> Truth:
     """Read a CSV table of labels.
 
     Parameters
     ----------
-    path
-        Table with the column `key`, columns of labels (1, 0, blank for unknown, -1 for uncertain,
-        which counts as unknown here), and perhaps ``patient_id``, ``sex``, ``age`` and ``view``.
+    source
+        Table with a column of keys, columns of labels (see `train.datasets.csv_core`; -1,
+        uncertain, counts as unknown here), and perhaps patient, sex, age and view.
     label_names
         Categories wanted; those without a column are left out.
+    key
+        Name of the column of keys; by default see `train.evaluation.keys`.
     unit
-        "patient" or "study". The patient is the column ``patient_id`` or ``patient``, or else the
-        part ``patient123`` of the key; if there is neither, each row is its own group.
+        "patient" or "study". The patient is a column ``patient`` (or another of its names), or
+        else the part ``patient123`` of the key; if there is neither, each row is its own group.
 
     Raises
     ------
     TableError
         If the table cannot be read, a row is there twice, or a label is none of the above.
     """
-    table = _read(path, key)
-    keys = _unique_keys(table, key)
+    table = _table(source)
+    key = key_for(table, [table], key)
     wanted = set(label_names)
-    names = tuple(c for c in table.columns if c in wanted and c.lower() not in _DESCRIPTIVE)
+    names = tuple(c for c in table.cells if c in wanted and not _is_descriptive(c))
     if not names:
         raise TableError(
             f"{table.path} has no column named like a column of the predictions "
-            f"({_first(sorted(wanted - {key}))}); its columns are {', '.join(table.columns)}"
+            f"({_first(sorted(wanted - {key}))}); its columns are {', '.join(table.cells)}"
         )
-    labels = np.array(
-        [[_label(row[name], table, i, name) for name in names] for i, row in enumerate(table.rows)]
-    ).reshape(len(keys), len(names))
+    _check_filled(table, key)
+    problems = Problems(table.path)
+    keys = _unique_keys(table, key, problems)
+    labels, uncertain = read_labels(table, names, problems)
+    problems.check()
     notes = []
-    uncertain = int(np.sum(labels == -1))
-    if uncertain:
-        labels[labels == -1] = np.nan
-        notes.append(f"{uncertain} labels marked uncertain (-1) are counted as unknown")
-    left = [c for c in table.columns if c not in (*names, key) and c.lower() not in _DESCRIPTIVE]
+    if uncertain.any():
+        notes.append(f"{uncertain.sum()} labels marked uncertain (-1) are counted as unknown")
+    left = [c for c in table.cells if c not in (*names, key) and not _is_descriptive(c)]
     if left:
         notes.append(f"not predicted, so not scored: {', '.join(left)}")
-    row = "study" if key.lower() == "study" else "film"
+    row = "study" if role_of(key) == "study" else "film"
     groups, unit = _groups(table, keys, unit, row)
-    attributes = {
-        column.lower(): np.array([row[column].strip() for row in table.rows])
-        for column in table.columns
-        if column.lower() in ("sex", "age", "view")
-    }
-    return Truth(table.path.stem, keys, names, labels, groups, unit, attributes, row, tuple(notes))
+    columns = candidates(table.cells)
+    return Truth(
+        table.path.stem,
+        keys,
+        names,
+        labels.astype(np.float64),
+        groups,
+        unit,
+        {x: _stripped(table, columns[x][0]) for x in ("sex", "age", "view") if x in columns},
+        row,
+        tuple(notes),
+        key,
+        len(keys) if row == "film" else None,
+    )
 
 
-def read_predictions(path: str | Path, truth: Truth, key: str = "Study") -> list[Predictions]:
+def _stripped(table: Columns, column: str) -> np.ndarray:
+    return np.array([value.strip() for value in table[column]])
+
+
+def _unique_keys(table: Columns, key: str, problems: Problems) -> tuple[str, ...]:
+    seen: set[str] = set()
+    for number, cell in zip(table.row_numbers, table[key], strict=True):
+        if cell.strip() in seen:
+            problems.add(f"row {number}: {key} {cell.strip()!r} is there a second time")
+        seen.add(cell.strip())
+    return tuple(cell.strip() for cell in table[key])
+
+
+def _groups(table: Columns, keys: tuple[str, ...], unit: str, row: str) -> tuple[np.ndarray, str]:
+    if unit == "study":
+        return np.array(keys), row
+    for column in candidates(table.cells).get("patient", ()):
+        _check_filled(table, column)
+        return _stripped(table, column), "patient"
+    found = [_PATIENT_IN_KEY.search(key) for key in keys]
+    if all(found):
+        return np.array([match.group() for match in found if match]), "patient"
+    return np.array(keys), row
+
+
+# --- Predictions ----------------------------------------------------------------------------------
+
+
+def read_predictions(
+    source: Columns | str | Path, truth: Truth, key: str | None = None
+) -> list[Predictions]:
     """Read a CSV table of predictions and bring it into the order of the truth.
 
     Parameters
     ----------
-    path
-        Table with the column `key` and one column for each category; a column ``model`` splits it
-        into several models, otherwise the model's name is the file's stem.
+    source
+        Table with a column of keys and one column for each category; a column ``model`` splits it
+        into several models, otherwise the model's name is the file's stem. Rows with something in
+        a column ``error`` are left out; see `failures`.
+    truth
+        What is to be scored.
+    key
+        Name of the column of keys; by default the truth's, or one with films.
 
     Raises
     ------
@@ -204,33 +275,51 @@ def read_predictions(path: str | Path, truth: Truth, key: str = "Study") -> list
         If a study of the truth is missing or is scored twice, a score is missing or is no number,
         or no column is one of the truth's categories.
     """
-    table = _read(path, key)
-    label_names = tuple(c for c in truth.label_names if c in table.columns)
+    table = _table(source)
+    column = key_column(table, key or truth.key)
+    label_names = tuple(c for c in truth.label_names if c in table.cells)
     if not label_names:
         raise TableError(_no_category(table, truth))
     notes = [
-        f"column {column!r} of {table.path.name} is no category of {truth.name!r} and is not used"
-        for column in table.columns
-        if column not in (*label_names, key) and column.lower() not in _DESCRIPTIVE
+        f"column {name!r} of {table.path.name} is no category of {truth.name!r} and is not used"
+        for name in table.cells
+        if name not in (*label_names, column) and not _is_descriptive(name)
     ]
     missing = [c for c in truth.label_names if c not in label_names]
     if missing:
         notes.append(f"{table.path.name} does not predict {', '.join(missing)}")
-    if MODEL_COLUMN not in table.columns:
-        return [_aligned(table, table.path.stem, table.rows, truth, label_names, key, notes)]
-    names = dict.fromkeys(row[MODEL_COLUMN].strip() for row in table.rows)
-    _refuse_blank(table, MODEL_COLUMN)
+    _check_filled(table, column, *({MODEL_COLUMN} & table.cells.keys()))
+    rows = [row for row in range(len(table)) if not _error(table, row)]
+    if MODEL_COLUMN not in table.cells:
+        return [_aligned(table, table.path.stem, rows, truth, label_names, column, notes)]
+    models: dict[str, list[int]] = {}
+    for row in rows:
+        models.setdefault(table[MODEL_COLUMN][row].strip(), []).append(row)
     result = []
-    for name in names:
-        rows = [row for row in table.rows if row[MODEL_COLUMN].strip() == name]
-        filled = tuple(c for c in label_names if any(row[c].strip() for row in rows))
+    for name, those in models.items():
+        filled = tuple(c for c in label_names if any(table[c][row].strip() for row in those))
         if not filled:
             raise TableError(f"{table.path} holds no score of the model {name!r}")
-        result.append(_aligned(table, name, rows, truth, filled, key, notes))
+        result.append(_aligned(table, name, those, truth, filled, column, notes))
     return result
 
 
-def read_decisions(path: str | Path, truth: Truth, key: str = "Study") -> Predictions:
+def failures(source: Columns | str | Path, truth: Truth, key: str | None = None) -> dict[str, str]:
+    """Key of the truth -> why a table of predictions has no scores of it, as its ``error`` says."""
+    table = _table(source)
+    column = key_column(table, key or truth.key)
+    failed = {table[column][i].strip(): i for i in range(len(table)) if _error(table, i)}
+    found, _ = join(table, column, failed.values(), truth.keys, truth.key)
+    return {name: _error(table, row) for name, row in found.items()}
+
+
+def _error(table: Columns, row: int) -> str:
+    return table[ERROR_COLUMN][row].strip() if ERROR_COLUMN in table.cells else ""
+
+
+def read_decisions(
+    source: Columns | str | Path, truth: Truth, key: str | None = None
+) -> Predictions:
     """Read a CSV table of a reader's decisions (1, 0, blank for none), in the truth's order.
 
     Raises
@@ -238,23 +327,23 @@ def read_decisions(path: str | Path, truth: Truth, key: str = "Study") -> Predic
     TableError
         See `read_predictions`.
     """
-    table = _read(path, key)
-    label_names = tuple(c for c in table.columns if c in truth.label_names)
+    table = _table(source)
+    column = key_column(table, key or truth.key)
+    label_names = tuple(c for c in table.cells if c in truth.label_names)
     if not label_names:
         raise TableError(_no_category(table, truth))
-    index = _row_of_key(table, table.rows, truth, key)
-    rows = [[_label(table.rows[i][c], table, i, c) for c in label_names] for i in index]
-    decisions = np.array(rows).reshape(len(truth.keys), len(label_names))
-    decisions[decisions == -1] = np.nan
+    _check_filled(table, column)
+    rows, _ = _rows_in_order(table, column, range(len(table)), truth)
+    decisions = read_labels(table, label_names)[0][rows].astype(np.float64)
     if np.isnan(decisions).all():
         raise TableError(f"{table.path} holds no decision on any study of {truth.name!r}")
     return Predictions(table.path.stem, label_names, decisions)
 
 
-def _no_category(table: _Table, truth: Truth) -> str:
+def _no_category(table: Columns, truth: Truth) -> str:
     return (
         f"{table.path} has no column named like a category of {truth.name!r} "
-        f"({_first(truth.label_names)}); its columns are {', '.join(table.columns)}"
+        f"({_first(truth.label_names)}); its columns are {', '.join(table.cells)}"
     )
 
 
@@ -263,155 +352,63 @@ def _first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
-def predictions_csv(truth: Truth, models: Sequence[Predictions], key: str = "Study") -> str:
+def _rows_in_order(
+    table: Columns, column: str, rows: Iterable[int], truth: Truth
+) -> tuple[list[int], list[str]]:
+    """For each row of the truth, the position of its row in a table; and notes."""
+    found, note = join(table, column, rows, truth.keys, truth.key)
+    missing = [name for name in truth.keys if name not in found]
+    if missing:
+        raise TableError(
+            f"{table.path} lacks {len(missing)} of the {len(truth.keys)} rows of {truth.name!r}, "
+            f"first {truth.key} {missing[0]!r} (joined by its column {column!r})"
+        )
+    return [found[name] for name in truth.keys], [note] if note else []
+
+
+def _aligned(
+    table: Columns,
+    name: str,
+    rows: list[int],
+    truth: Truth,
+    label_names: tuple[str, ...],
+    column: str,
+    notes: list[str],
+) -> Predictions:
+    order, joined = _rows_in_order(table, column, rows, truth)
+    notes = [*notes, *joined]
+    if len(rows) > len(order):
+        extra = len(rows) - len(order)
+        notes.append(f"{extra} rows of {table.path.name} have no truth and are not used")
+    problems = Problems(table.path)
+    scores = np.empty((len(order), len(label_names)))
+    for c, label in enumerate(label_names):
+        cells = table[label]
+        scores[:, c] = [_score(cells[row]) for row in order]
+        wrong = sorted(order[i] for i in np.flatnonzero(np.isnan(scores[:, c])))
+        problems.add_cells(table, label, wrong, "a score: any finite number")
+    problems.check()
+    return Predictions(name, label_names, scores, notes=tuple(notes))
+
+
+def _score(cell: str) -> float:
+    """A number, or NaN for what is no finite one."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def predictions_csv(truth: Truth, models: Sequence[Predictions]) -> str:
     """The scores of several models as one CSV table that `read_predictions` reads back."""
     names = [name for name in truth.label_names if any(name in m.label_names for m in models)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([MODEL_COLUMN, key, *names])
+    writer.writerow([MODEL_COLUMN, truth.key, *names])
     for model in models:
         columns = {name: model.column(name) for name in names if name in model.label_names}
         for i, row_key in enumerate(truth.keys):
             cells = (repr(float(columns[name][i])) if name in columns else "" for name in names)
             writer.writerow([model.name, row_key, *cells])
     return text.getvalue()
-
-
-def column_names(path: str | Path, key: str = "Study") -> tuple[str, ...]:
-    """The columns of a CSV table that has the column `key`.
-
-    Raises
-    ------
-    TableError
-        If it cannot be read or has no such column.
-    """
-    return _read(path, key).columns
-
-
-def _read(path: str | Path, key: str) -> _Table:
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a CSV table in UTF-8"
-        raise TableError(f"{path} cannot be read: {reason}") from error
-    if not lines:
-        raise TableError(f"{path} is empty")
-    columns = tuple(name.strip() for name in lines[0])
-    if not any(columns):
-        raise TableError(f"{path} has no column names in its first line")
-    twice = [name for i, name in enumerate(columns) if name in columns[:i]]
-    if twice:
-        raise TableError(f"{path} has two columns named {twice[0]!r}")
-    if key not in columns:
-        raise TableError(
-            f"{path} has no column {key!r} to join by (its columns: {', '.join(columns)}); name "
-            "another with --key"
-        )
-    table = _Table(path, columns, [])
-    for cells in lines[1:]:
-        if not cells:
-            continue
-        if len(cells) != len(columns):
-            where = table.line(len(table.rows))
-            raise TableError(f"{where} has {len(cells)} cells instead of {len(columns)}")
-        row = dict(zip(columns, cells, strict=True))
-        row[key] = row[key].strip()
-        table.rows.append(row)
-    _refuse_blank(table, key)
-    return table
-
-
-def _refuse_blank(table: _Table, column: str) -> None:
-    """A blank cell in a column that says what a row is would stand for all such rows together."""
-    for i, row in enumerate(table.rows):
-        if not row[column].strip():
-            raise TableError(f"{table.line(i)}: the column {column!r} is blank")
-
-
-def _unique_keys(table: _Table, key: str) -> tuple[str, ...]:
-    seen: dict[str, int] = {}
-    for i, row in enumerate(table.rows):
-        if row[key] in seen:
-            raise TableError(f"{table.line(i)}: {key} {row[key]!r} is there a second time")
-        seen[row[key]] = i
-    if not seen:
-        raise TableError(f"{table.path} has no rows")
-    return tuple(seen)
-
-
-def _label(cell: str, table: _Table, row: int, column: str) -> float:
-    cell = cell.strip()
-    if not cell or cell.lower() == "nan":
-        return math.nan
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.inf
-    if value not in (1, 0, -1):
-        raise TableError(
-            f"{table.line(row)}, column {column!r} holds {cell!r}; a label is 1, 0, -1 or blank"
-        )
-    return value
-
-
-def _groups(table: _Table, keys: tuple[str, ...], unit: str, row: str) -> tuple[np.ndarray, str]:
-    if unit == "study":
-        return np.array(keys), row
-    for column in table.columns:
-        if column.lower() in _PATIENT_COLUMNS:
-            _refuse_blank(table, column)
-            return np.array([row[column].strip() for row in table.rows]), "patient"
-    found = [_PATIENT_IN_KEY.search(key) for key in keys]
-    if all(found):
-        return np.array([match.group() for match in found if match]), "patient"
-    return np.array(keys), row
-
-
-def _row_of_key(table: _Table, rows: list[dict[str, str]], truth: Truth, key: str) -> list[int]:
-    """For each row of the truth, the position among `rows`."""
-    position: dict[str, int] = {}
-    for i, row in enumerate(rows):
-        if row[key] in position:
-            raise TableError(f"{table.path} scores {key} {row[key]!r} twice")
-        position[row[key]] = i
-    missing = [name for name in truth.keys if name not in position]
-    if missing:
-        raise TableError(
-            f"{table.path} lacks {len(missing)} of the {len(truth.keys)} rows of {truth.name!r}, "
-            f"first {key} {missing[0]!r}"
-        )
-    return [position[name] for name in truth.keys]
-
-
-def _aligned(
-    table: _Table,
-    name: str,
-    rows: list[dict[str, str]],
-    truth: Truth,
-    label_names: tuple[str, ...],
-    key: str,
-    notes: list[str],
-) -> Predictions:
-    index = _row_of_key(table, rows, truth, key)
-    if len(rows) > len(index):
-        extra = len(rows) - len(index)
-        notes = [*notes, f"{extra} rows of {table.path.name} have no truth and are not used"]
-    scores = np.empty((len(index), len(label_names)))
-    for k, i in enumerate(index):
-        for c, label in enumerate(label_names):
-            scores[k, c] = _score(rows[i][label], table, rows[i][key], label)
-    return Predictions(name, label_names, scores, notes=tuple(notes))
-
-
-def _score(cell: str, table: _Table, row_key: str, column: str) -> float:
-    try:
-        value = float(cell)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise TableError(
-            f"{table.path} has {cell.strip()!r} instead of a score for {row_key!r}, {column!r}"
-        )
-    return value

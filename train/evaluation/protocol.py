@@ -93,6 +93,7 @@ def evaluate_models(
             "name": truth.name,
             "rows": len(truth.keys),
             "row": truth.row,
+            "films": truth.films,
             "groups": len(np.unique(truth.groups)),
             "unit": truth.unit,
             "notes": list(truth.notes),

@@ -40,14 +40,15 @@ def summary(results: Mapping[str, Any]) -> str:
                     *_against(result, subset),
                 ]
             )
-    parts = [aligned_table(without_empty_columns(rows))]
+    size = _size(results["truth"])
+    parts = [f"Means, {size}\n{aligned_table(without_empty_columns(rows))}"]
     labels = list(dict.fromkeys(x for result in models.values() for x in result["categories"]))
     show = interval_cell if len(models) <= 3 else lambda row, metric, _: figure_cell(row[metric])
     rows = [["AUROC", *models]]
     for label in labels:
         found = [result["categories"].get(label) for result in models.values()]
         rows.append([label, *("" if row is None else show(row, "auroc", "ci") for row in found)])
-    parts.append(aligned_table(rows))
+    parts.append(f"AUROC by category, {size}\n{aligned_table(rows)}")
     notes = [f"{name}: {note}" for name, result in models.items() for note in result["notes"]]
     notes = [*results["truth"]["notes"], *notes]
     if notes:
@@ -80,10 +81,10 @@ def markdown(results: Mapping[str, Any], images: Sequence[str] = ()) -> str:
 
 def _section(results: Mapping[str, Any], level: int) -> list[str]:
     """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
-    heading = "#" * level
-    parts = [_protocol(results), f"{heading} Means", _means_table(results)]
+    heading, size = "#" * level, f"{_size(results['truth'])}."
+    parts = [_protocol(results), f"{heading} Means", size, _means_table(results)]
     for name, result in results["models"].items():
-        parts += [f"{heading} {name}", category_table(result["categories"])]
+        parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]
@@ -95,9 +96,9 @@ def _section(results: Mapping[str, Any], level: int) -> list[str]:
             for attribute, values in result["subgroups"].items():
                 parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
     if results["radiologists"]:
-        parts += [f"{heading} Radiologists", _reader_table(results)]
+        parts += [f"{heading} Radiologists", size, _reader_table(results)]
     if results["comparisons"]:
-        parts.append(f"{heading} Comparisons")
+        parts += [f"{heading} Comparisons", size]
         for comparison in results["comparisons"]:
             parts += _comparison_parts(comparison)
     notes = list(results["truth"]["notes"])
@@ -112,12 +113,21 @@ def _protocol(results: Mapping[str, Any]) -> str:
     result = next(iter(results["models"].values()))
     plural = PLURALS[truth["unit"]]
     return (
-        f"Truth: {truth['name']}, {counted(truth['rows'], truth['row'])} of "
-        f"{counted(truth['groups'], truth['unit'])}. "
+        f"Truth: {truth['name']}, {_size(truth)}. "
         f"Intervals: {100 * result['level']:g} %, percentile bootstrap over {plural} "
         f"({result['replicates']:,} replicates, seed {result['seed']}). Unknown labels are not "
         "counted."
     )
+
+
+def _size(truth: Mapping[str, Any]) -> str:
+    """``438 studies (438 films) of 266 patients``."""
+    text = counted(truth["rows"], truth["row"])
+    if truth["row"] == "study" and truth["films"]:
+        text += f" ({counted(truth['films'], 'film')})"
+    if truth["unit"] != truth["row"]:
+        text += f" of {counted(truth['groups'], truth['unit'])}"
+    return text
 
 
 def _means_table(results: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ def write_report(args: argparse.Namespace, results: dict[str, Any], run_: Evalua
     atomic_write(args.out / "report.json", text)
     atomic_write(args.out / "report.md", report.markdown(results, images))
     first = run_.scored[0]
-    atomic_write(args.out / "predictions.csv", predictions_csv(first.truth, first.models, args.key))
+    atomic_write(args.out / "predictions.csv", predictions_csv(first.truth, first.models))
 
 
 def _files_of(earlier: Path) -> set[str]:

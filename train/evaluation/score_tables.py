@@ -6,28 +6,34 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from train.datasets.csv_core import Columns, read_csv
 from train.errors import EvaluationError
+from train.evaluation.keys import key_for
 from train.evaluation.predictions import (
     Predictions,
     Truth,
-    column_names,
+    failures,
     read_decisions,
     read_predictions,
     read_truth,
 )
 from train.evaluation.scored import Evaluated, Scored, with_ensemble, with_points, without_ranks
+from train.tables import counted
 
 # --- Tables of predictions ----------------------------------------------------------------------
 
 
 def score_tables(args: argparse.Namespace) -> Evaluated:
-    truth = _read_truth(args.truth, args.predictions, args)
-    scored = [Scored(truth, _read_models(args.predictions, truth, args.key))]
+    """Score tables of predictions, for the films or studies of the truth."""
+    tables = [read_csv(path) for path in args.predictions]
+    truth = _read_truth(args.truth, tables, args)
+    scored = [Scored(truth, _read_models(tables, truth, args.key))]
     validation = None
     if args.validation_truth:
-        held_out = _read_truth(args.validation_truth, args.validation_predictions, args)
+        tables = [read_csv(path) for path in args.validation_predictions]
+        held_out = _read_truth(args.validation_truth, tables, args)
         _check_disjoint(held_out, truth)
-        models = _read_models(args.validation_predictions, held_out, args.key)
+        models = _read_models(tables, held_out, args.key)
         if len(models) != len(scored[0].models):
             raise EvaluationError(
                 f"{len(models)} models are predicted for validation and {len(scored[0].models)} "
@@ -42,9 +48,24 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
     return Evaluated(scored, read_readers(args.radiologists, truth, args.key), weights)
 
 
-def _read_truth(path: Path, predictions: Sequence[Path], args: argparse.Namespace) -> Truth:
-    predicted = {column for table in predictions for column in column_names(table, args.key)}
-    return read_truth(path, predicted, args.key, args.unit)
+def _read_truth(path: Path, predictions: Sequence[Columns], args: argparse.Namespace) -> Truth:
+    """The truth, without the films that a model could not read."""
+    table = read_csv(path)
+    predicted = {column for other in predictions for column in other.cells}
+    key = key_for(table, predictions, args.key)
+    truth = read_truth(table, predicted, key, args.unit)
+    for other in predictions:
+        failed = failures(other, truth, args.key)
+        if failed:
+            first = next(iter(failed))
+            note = (
+                f"left out {counted(len(failed), 'film')} for which {other.path.name} has an error "
+                f"instead of scores, first {first!r}: {failed[first]}"
+            )
+            truth = truth.without(failed, note)
+    if not truth.keys:
+        raise EvaluationError(f"no film of {path} has scores")
+    return truth
 
 
 def _check_disjoint(held_out: Truth, truth: Truth) -> None:
@@ -56,8 +77,8 @@ def _check_disjoint(held_out: Truth, truth: Truth) -> None:
         )
 
 
-def _read_models(paths: Sequence[Path], truth: Truth, key: str) -> list[Predictions]:
-    models = [model for path in paths for model in read_predictions(path, truth, key)]
+def _read_models(tables: Sequence[Columns], truth: Truth, key: str | None) -> list[Predictions]:
+    models = [model for table in tables for model in read_predictions(table, truth, key)]
     names = [model.name for model in models]
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
@@ -65,7 +86,7 @@ def _read_models(paths: Sequence[Path], truth: Truth, key: str) -> list[Predicti
     return models
 
 
-def read_readers(folder: Path | None, truth: Truth, key: str) -> list[Predictions]:
+def read_readers(folder: Path | None, truth: Truth, key: str | None) -> list[Predictions]:
     if folder is None:
         return []
     files = sorted(folder.glob("*.csv"))

@@ -136,7 +136,7 @@ def with_warnings(
 ) -> Predictions:
     """The model with notes where it has seen, or may have seen, the films that are scored."""
     notes = list(model.notes)
-    if scored != "test":
+    if scored not in ("test", "all"):
         notes.append(f"scored on the split {scored!r}, which the model has been fitted to")
     elif seen := splits.seen(origins, table.names.tolist(), ("train", "valid")):
         notes.append(f"these figures may be too good: {seen}")
