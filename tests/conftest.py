@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and what a test starts
+# would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Nothing in the tests may reach a remote host; set before huggingface_hub is imported anywhere.
 os.environ["HF_HUB_OFFLINE"] = "1"

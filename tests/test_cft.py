@@ -120,7 +120,7 @@ def test_data_that_is_not_phantoms_has_to_be_named(parent, tmp_path, capsys):
     (model / CONFIG).write_text(json.dumps(config))
     with pytest.raises(SystemExit, match="2"):
         cft.main(["--model", str(model), "--out", str(tmp_path / "out")])
-    assert "was trained on csv: say where it is, --data" in capsys.readouterr().err
+    assert "was trained on csv: give its folder or table with --data" in capsys.readouterr().err
 
 
 def test_the_data_of_a_run_on_this_machine_need_not_be_named(parent, tmp_path):
@@ -137,7 +137,7 @@ def test_data_that_is_no_longer_there_has_to_be_named(parent, tmp_path, capsys):
     (model / "run.json").write_text(json.dumps({"data": str(tmp_path / "gone.csv")}))
     with pytest.raises(SystemExit, match="2"):
         cft.main(["--model", str(model), "--out", str(tmp_path / "out")])
-    assert "say where it is, --data" in capsys.readouterr().err
+    assert "give its folder or table with --data" in capsys.readouterr().err
 
 
 def test_the_model_itself_is_not_written_over(parent, data, tmp_path, capsys):
@@ -153,6 +153,7 @@ def test_a_device_that_is_not_there_is_wrong_usage(parent, data, tmp_path, capsy
     assert "--device nonsense cannot be used" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_unreadable_film_is_no_sign_of_other_data(parent, data, tmp_path, caplog):
     """The parent's count is of the films that it could read."""
     films = tmp_path / "films"
@@ -257,6 +258,7 @@ def films_of_splits(folder: Path) -> dict[str, int]:
     return {split: counts["films"] for split, counts in splits.items()}
 
 
+@pytest.mark.slow
 def test_the_splits_are_those_that_the_parent_recorded(parent, data, tmp_path):
     model, out = moved(parent, tmp_path / "model"), tmp_path / "out"
     assert cft.main(words(model, data, out)) == 0
@@ -393,6 +395,7 @@ def test_the_table_says_what_was_known_and_why_a_category_was_skipped(
     assert rows["Bright"]["negatives"] == cells.count("0")
 
 
+@pytest.mark.slow
 def test_test_labels_change_nothing_but_the_figures(parent, data, tmp_path, a_gain):
     other = data.parent / "turned.csv"
     turn = str.maketrans("01", "10")
@@ -439,6 +442,7 @@ def test_a_model_that_stage_2_has_changed_is_refused(parent, data, tmp_path, cap
     assert not (tmp_path / "two").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_stage_2_left_alone_counts_as_one_of_stage_1(parent, data, tmp_path, capsys):
     """Its films are split as stage 1 split them, however often that happens."""
     before = json.loads((parent / CONFIG).read_text())["cft"]["provenance"]
@@ -460,6 +464,7 @@ def test_average_precision_can_be_the_fitness(parent, data, tmp_path):
 # --- Interruption -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
     parent, data, tmp_path, monkeypatch, capsys, a_gain
 ):
@@ -543,6 +548,7 @@ def test_the_search_sees_no_validation_label(parent, data, tmp_path, a_gain):
     assert torch.equal(*weights)
 
 
+@pytest.mark.slow
 def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, monkeypatch):
     more = ("--method", "ga")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
@@ -564,6 +570,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, 
     assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_stopped_descent_is_begun_again(parent, data, tmp_path, monkeypatch, capsys):
     more = ("--method", "gradient")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0

@@ -459,6 +459,7 @@ def test_every_chexpert_row_agrees_with_a_plain_reading(chexpert, shared):
         assert chexpert.attributes["age"][row] == float(table[row]["Age"])
 
 
+@pytest.mark.slow
 def test_chexpert_views_and_the_five_tasks_can_be_chosen(chexpert, shared):
     path = shared / "reference" / "chexpert_train_labels.csv.gz"
     frontal = arguments("--data", str(path), "--view", "frontal", "--labels", "chexpert-5")

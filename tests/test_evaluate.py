@@ -430,6 +430,7 @@ def test_the_report_lists_the_files_of_its_folder(official, report):
     assert report["files"] == all_files(official)
 
 
+@pytest.mark.slow
 def test_plots_of_an_earlier_report_are_removed_and_other_files_stay(tables, tmp_path):
     truth, a, _ = tables
     out = tmp_path / "out"
@@ -729,6 +730,7 @@ def test_a_blank_label_is_blank_for_every_reader(tmp_path, text):
 # --- Figures of the command ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(tables, tmp_path):
     truth, a, b = tables
     rewrite(truth, lambda rows: [{"Study": row["Study"], "Mass": row["Mass"]} for row in rows])
@@ -867,6 +869,7 @@ def test_greedy_weights_are_chosen_on_validation(tables, validation, tmp_path, n
     assert ensemble["categories"]["Mass"]["threshold"] is None
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_module(tables, tmp_path):
     truth, a, _ = tables
     command = [sys.executable, "-m", "train.evaluate", "--predictions", a, "--truth", truth]
@@ -1017,6 +1020,7 @@ def nih(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_one_run_reports_against_the_mined_and_the_experts_labels(nih, model_folder, tmp_path):
     out = tmp_path / "out"
     report = evaluate("--model", model_folder, "--dataset", "nih", "--data", nih, out=out)
@@ -1265,6 +1269,7 @@ def test_phantoms_stand_in_only_for_a_model_that_was_trained_on_them(
     evaluate("--model", model_folder, "--dataset", "phantoms", out=tmp_path / "asked")
 
 
+@pytest.mark.slow
 def test_a_member_trained_on_phantoms_is_enough_for_an_ensemble(
     model_folder, tmp_path, no_plots, monkeypatch
 ):
@@ -1364,6 +1369,7 @@ def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(tmp_path):
     assert "0.250" in (tmp_path / "training.svg").read_text()
 
 
+@pytest.mark.slow
 def test_curves_of_two_runs_never_share_a_file(model_folder, tmp_path):
     runs = [tmp_path / name for name in ("a/k1.0", "a/k1.5", "b/k1.0")]
     for run_ in runs:
@@ -1390,7 +1396,7 @@ def test_a_title_never_leaves_its_figure(width):
 
 
 def test_twenty_models_look_different():
-    looks = [grids._look(i, str(i), {"other"}) for i in range(20)]
+    looks = [grids._line_style(i, str(i), {"other"}) for i in range(20)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
     markers = [(figure.colour_of(i), figure.pick(figure.MARKERS, i)) for i in range(20)]
     assert len(set(markers)) == 20

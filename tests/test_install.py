@@ -109,6 +109,7 @@ def test_every_dependency_is_written_once():
     assert len(written) == len(set(written)) > 10
 
 
+@pytest.mark.slow
 def test_the_installed_command_answers_where_the_repository_is_not(installed, elsewhere, films):
     where = "import cft, importlib.util as u; print(cft.__file__, u.find_spec('train'))"
     assert run([sys.executable, "-c", where], elsewhere) == f"{installed}/cft/__init__.py None\n"
@@ -119,6 +120,7 @@ def test_the_installed_command_answers_where_the_repository_is_not(installed, el
     assert answer == "".join(f"{label}: {p:.4f}\n" for label, p in expected.items())
 
 
+@pytest.mark.slow
 def test_the_installed_command_serves_the_whole_page(installed, elsewhere, films):
     with pages.running([str(installed / "bin" / "cft"), "serve"], **elsewhere) as page:
         pages.assert_whole(page.address)

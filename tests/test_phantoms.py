@@ -105,6 +105,7 @@ def test_phantoms_are_the_data_when_none_is_named():
     np.testing.assert_array_equal(part.pixels, table.pixels[table.split == "train"])
 
 
+@pytest.mark.slow
 def test_training_labels_are_hidden_as_reports_do_and_the_others_are_whole():
     shown = read_dataset(None, None, phantoms=400, phantom_size=16, missing="none")
     hidden = read_dataset(None, None, phantoms=400, phantom_size=16)

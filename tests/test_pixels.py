@@ -46,6 +46,7 @@ def test_a_pack_holds_the_pixels_of_inference_rounded_to_bytes(images, tmp_path)
     assert packed.unreadable == {}
 
 
+@pytest.mark.slow
 def test_several_processes_pack_the_same(images, tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "_WORTH_WORKERS", 1)
     monkeypatch.setattr(pixels, "_TASK", 3)

@@ -241,6 +241,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again(hub, folder, request_, 
     assert commits(hub) == 2
 
 
+@pytest.mark.slow
 def test_a_push_that_is_interrupted_leaves_the_repository_as_it_was(hub, folder, tmp_path):
     before = hub.add(NAME, {"README.md": b"# mine"})
     hub.fail("PUT /lfs/", "hold")
@@ -290,6 +291,7 @@ def test_a_push_by_chunks_arrives_whole_in_one_commit(hub, folder, by_xet, capsy
     assert TOKEN not in written.out + written.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_", ["xet-write-token", "/v1/shards"])
 def test_a_push_by_chunks_that_is_refused_leaves_the_repository_as_it_was(
     hub, folder, by_xet, request_, capsys
@@ -438,6 +440,7 @@ MACHINE = ["--device", "cpu", "--threads", "1", "--workers", "1"]
 TINY = ["--arch", "test_resnet", "--phantoms", "100", "--epochs", "1", "--batch-size", "32"]
 
 
+@pytest.mark.slow
 def test_both_stages_push_under_the_default_name_and_are_pulled_back(
     hub, tmp_path, capsys, caplog, films
 ):

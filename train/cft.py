@@ -68,7 +68,7 @@ logger = logging.getLogger("train.cft")
 
 @dataclass(frozen=True)
 class Options:
-    """What stage 2 can be told, besides the data; each field is an option of the command."""
+    """The settings of stage 2, besides the data; each field is an option of the command."""
 
     model: Path = option(Path("runs/negative"), "model folder", machine=True)
     out: Path = option(Path("runs/cft"), "folder of the result", machine=True)
@@ -188,7 +188,7 @@ def _place(
     if place is None and trained_on is None:
         parser.error(f"{model} does not say what it was trained on: name it with --data")
     if place is None:
-        parser.error(f"{model} was trained on {trained_on}: say where it is, --data")
+        parser.error(f"{model} was trained on {trained_on}: give its folder or table with --data")
     return place
 
 
@@ -353,7 +353,7 @@ def refuse_overlap(table: LabelTable, rows: Mapping[str, np.ndarray]) -> None:
 def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Where the model comes from: this stage, and in ``stage_1`` what stage 1 says of itself."""
     before = asked.parent.config.get("cft", {}).get("provenance", {})
-    told = ("command", "label_policy", "seed", "best_epoch", "arguments", "versions", "date")
+    kept = ("command", "label_policy", "seed", "best_epoch", "arguments", "versions", "date")
     return {
         **provenance_of(table, rows),
         "stage": "cft",
@@ -363,7 +363,7 @@ def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) 
         "seed": asked.options.seed,
         "label_policy": {"unknown": "ignore", "uncertain": "ignore", "overrides": {}},
         # A parent that stage 2 left as it was says what its own parent was.
-        "stage_1": before.get("stage_1") or {key: before[key] for key in told if key in before},
+        "stage_1": before.get("stage_1") or {key: before[key] for key in kept if key in before},
     }
 
 

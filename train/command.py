@@ -136,18 +136,23 @@ class Stop:
         self.asked = False
 
     def __enter__(self) -> Stop:
-        self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {
+            s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)
+        }
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, _: object) -> None:
+    def _on_signal(self, number: int, _: object) -> None:
         if self.asked:  # the second time the user means it
             raise KeyboardInterrupt
         self.asked = True
-        print("stopping; once more: at once, without saving", file=sys.stderr)
+        print(
+            "stopping after this step; press Ctrl-C again to stop at once, without saving",
+            file=sys.stderr,
+        )
 
 
 # --- Options ------------------------------------------------------------------------------------

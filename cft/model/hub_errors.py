@@ -17,8 +17,8 @@ TRANSIENT = {408, 429, 500, 502, 503, 504}
 # five minutes.
 _TRIES = 5
 _LONGEST_WAIT = 300.0
-_LONG_WAIT = 5.0  # from here on the user is told
-_TOLD_STATUS = re.compile(r"HTTP status (?:client|server) error \((\d{3})\b")
+_LONG_WAIT = 5.0  # from here on a warning says so
+_STATUS_IN_TEXT = re.compile(r"HTTP status (?:client|server) error \((\d{3})\b")
 T = TypeVar("T")
 
 
@@ -79,8 +79,8 @@ def _status(error: BaseException) -> int | None:
     cause = _origin(error)
     status = getattr(getattr(cause, "response", None), "status_code", None)
     # What the client transfers by `hf_xet` fails with a text alone.
-    told = isinstance(cause, ConnectionError) and _TOLD_STATUS.search(str(cause))
-    return int(told[1]) if told else status
+    found = isinstance(cause, ConnectionError) and _STATUS_IN_TEXT.search(str(cause))
+    return int(found[1]) if found else status
 
 
 def is_transient(error: Exception) -> bool:

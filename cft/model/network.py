@@ -98,10 +98,10 @@ def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
         and (found[name].shape != tensor.shape or found[name].dtype != tensor.dtype)
     ]
     problems = [
-        f"{len(names)} {what} (first: {names[0]})"
+        f"{what}: {len(names)} (first: {names[0]})"
         for what, names in (
-            ("tensors missing", missing),
-            ("tensors too many", extra),
+            ("missing tensors", missing),
+            ("unexpected tensors", extra),
             ("tensors that do not fit", misfit),
         )
         if names

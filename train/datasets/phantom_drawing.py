@@ -6,6 +6,9 @@ schema to rehearse a pipeline on and to look at, not a simulation of radiography
 
 Positions are in half widths of the film: x from -1 (the film's left, which is the patient's right)
 to 1, y from -1 (top) to 1; sides are -1 and 1. Thicknesses are relative to the trunk's.
+
+One file, although a long one: every part of the anatomy is drawn by the same few profiles, in an
+order on which the random numbers of all later parts depend.
 """
 
 from __future__ import annotations

@@ -292,7 +292,8 @@ def _draw_splits(
         sides[ranked[:number]] = side
         ranked = ranked[number:]
         if number:
-            notes.append(f"Drew {number:,} patients for {side} (seed {options.seed}).")
+            people = "patient" if number == 1 else "patients"
+            notes.append(f"Drew {number:,} {people} for {side} (seed {options.seed}).")
     if notes and not len(ranked):
         raise DatasetError("no training films are left: make --valid or --test smaller")
     drawn = split.copy()

@@ -98,7 +98,7 @@ def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> se
     return {max(areas, key=lambda name: areas[name])}
 
 
-def _look(i: int, name: str, emphasised: set[str]) -> dict[str, Any]:
+def _line_style(i: int, name: str, emphasised: set[str]) -> dict[str, Any]:
     """Colour and line of the i-th model; one that stands out among others is solid."""
     stands_out = name in emphasised
     return {
@@ -145,7 +145,7 @@ def _roc_curve(
     y = truth.labels[:, truth.label_names.index(label)]
     if results["models"][model.name]["categories"][label]["auroc"] is None:
         return
-    look = _look(i, model.name, emphasised)
+    look = _line_style(i, model.name, emphasised)
     x, sensitivity = roc_vertices(model.column(label), y)
     axis.plot(x, sensitivity, **look, label=model.name)
     if model.name in emphasised:
@@ -228,7 +228,7 @@ def precision_recall_grid(
         for i, model in enumerate(models):
             if label in model.label_names:
                 recall, precision = precision_recall_steps(model.column(label), y)
-                look = _look(i, model.name, emphasised)
+                look = _line_style(i, model.name, emphasised)
                 axis.plot(recall, precision, drawstyle="steps-pre", **look, label=model.name)
                 largest = max(largest, precision.max())
         # Room for the figures above the curves of a rare finding.

@@ -34,14 +34,14 @@ def stages_sentence(result: Mapping[str, Any]) -> str:
 
 def scaling_sentence(result: Mapping[str, Any]) -> str:
     """One sentence on the means over the categories before and after Platt scaling."""
-    told = []
+    parts = []
     for key, name in (("brier", "Brier score"), ("ece", "calibration error")):
         rows = [(before, result["categories"][x]) for x, before in result["uncalibrated"].items()]
         pairs = [(a[key], b[key]) for a, b in rows if None not in (a[key], b[key])]
         if pairs:
             before, after = (sum(x) / len(pairs) for x in zip(*pairs, strict=True))
-            told.append(f"mean {name} {figure_cell(before)} and {figure_cell(after)}")
-    return f"{', '.join(told) or 'not measured'}."
+            parts.append(f"mean {name} {figure_cell(before)} and {figure_cell(after)}")
+    return f"{', '.join(parts) or 'not measured'}."
 
 
 def _p_text(mean: Mapping[str, Any]) -> str:

@@ -227,9 +227,9 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
         yield policy
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
     facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k != "seed"}
-    told = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
-    if told:
-        yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in told.items())])
+    given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
+    if given:
+        yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])
 
 
 def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -65,7 +65,7 @@ def check_name(repo: str) -> None:
 def login() -> str:
     """The account that is logged in."""
     try:
-        return _ask(lambda: HfApi().whoami())["name"]
+        return _call_hub(lambda: HfApi().whoami())["name"]
     except LocalTokenNotFoundError:
         raise PushError(
             "nobody is logged in to the Hub; run `hf auth login`, or set HF_TOKEN to a token with "
@@ -110,24 +110,26 @@ def publish(
     api, branch = HfApi(), revision or "main"
     check_name(repo)
     try:
-        there = _look(api, repo, kind, None)
+        there = _info_of(api, repo, kind, None)
         if there is not None and private and not there.private:
             raise PushError(
                 f"{repo} is there and public; make it private on its page first, or push to another"
             )
         if there is None:
             space_sdk = "gradio" if kind == "space" else None
-            _ask(
+            _call_hub(
                 lambda: api.create_repo(
                     repo, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk
                 )
             )
         elif revision:
-            there = _look(api, repo, kind, revision)
+            there = _info_of(api, repo, kind, revision)
         if revision and there is None:
-            _ask(lambda: api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True))
-        head = _look(api, repo, kind, branch)
-        tagged = _look(api, repo, kind, tag) if tag else None
+            _call_hub(
+                lambda: api.create_branch(repo, branch=revision, repo_type=kind, exist_ok=True)
+            )
+        head = _info_of(api, repo, kind, branch)
+        tagged = _info_of(api, repo, kind, tag) if tag else None
         changes = _changes(files, head, kind)
         if tagged and (changes or tagged.sha != head.sha):
             raise PushError(f"{repo} has a tag {tag} already; choose another name for this commit")
@@ -145,7 +147,7 @@ def publish(
     return Published(f"{api.endpoint}/{place}{repo}", commit, bool(changes))
 
 
-def _ask(call: Callable[[], T]) -> T:
+def _call_hub(call: Callable[[], T]) -> T:
     """`patiently`, with a bound on each wait for an answer: the client itself has none."""
 
     def bounded() -> T:
@@ -155,10 +157,10 @@ def _ask(call: Callable[[], T]) -> T:
     return patiently(bounded)
 
 
-def _look(api: HfApi, repo: str, kind: str, revision: str | None) -> Any:
+def _info_of(api: HfApi, repo: str, kind: str, revision: str | None) -> Any:
     """What the Hub says of a revision and its files; None if there is no such thing."""
     try:
-        return _ask(
+        return _call_hub(
             lambda: api.repo_info(
                 repo, repo_type=kind, revision=revision, files_metadata=True, timeout=_TIMEOUT
             )
@@ -201,7 +203,7 @@ def _commit(
     """
 
     def attempt() -> str:
-        head = _look(api, repo, kind, branch)
+        head = _info_of(api, repo, kind, branch)
         changes = _changes(files, head, kind)
         if head and not changes:
             return head.sha
@@ -229,14 +231,14 @@ def _commit(
             parent_commit=parent,
         ).oid
 
-    return _ask(attempt)
+    return _call_hub(attempt)
 
 
 def _tag(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> None:
     """Name a commit; a name that was given although its answer was lost is recognised."""
 
     def attempt() -> None:
-        there = _look(api, repo, kind, tag)
+        there = _info_of(api, repo, kind, tag)
         if there is None:
             api.create_tag(repo, tag=tag, revision=commit, repo_type=kind)
         elif there.sha != commit:
@@ -244,7 +246,7 @@ def _tag(api: HfApi, repo: str, kind: str, tag: str, commit: str) -> None:
                 f"{commit} is published, but its tag {tag} was given to another commit meanwhile"
             )
 
-    _ask(attempt)
+    _call_hub(attempt)
 
 
 def _failure(error: Exception, what: str) -> PushError:

@@ -13,7 +13,7 @@ a publication does not say is chosen here and named below.
     tested at 224 px or more. bfloat16 halves the time on a CPU that has it. One split and one seed
     each: differences below 0.01 are within chance.
 ``rehearsal``
-    What runs on phantoms when no data is named: small enough for two cores and three minutes.
+    What runs on phantoms when no data is named: small enough for two cores and a minute.
 ``chexpert``
     CheXpert's 14 categories (Irvin et al., AAAI 2019, section 3.2: DenseNet-121, 320 px, Adam 1e-4
     with batches of 16, 3 epochs, the best checkpoint by validation), in Negative mode as stage 1 of

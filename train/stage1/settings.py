@@ -1,4 +1,4 @@
-"""What a run of stage 1 can be told, as dataclasses and as the options of its command line."""
+"""The settings of stage 1; each field is an option of the command line."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ In five lines, on arrays that may come from anywhere:
 >>> z, z_valid = (np.random.default_rng(seed).normal(size=(200, 4)).astype("f4") for seed in (0, 1))
 >>> train, valid = (Films(x, np.float32(x[:, :1] > 1)) for x in (z, z_valid))
 >>> head = Head(np.ones((1, 4), np.float32), np.zeros(1, np.float32), ("Effusion",))
->>> tuned = tune(train, valid, head, TuneSettings(method="gradient"))
+>>> tuned = tune(train, valid, head)
 >>> tuned.methods, tuned.head.weights.shape
-(['gradient'], (1, 4))
+(['auto'], (1, 4))
 
 A method is an object with one function, `Method.tune`. There are two ways to choose, `Together` and
 `BestByValidation`, and what they choose among: the penalised refit (`refitted`), the genetic search
