@@ -1,10 +1,10 @@
-# Two commands: `make app` starts the page, `make test` runs every check.
-# Both make the environment in .venv first, and only again when a requirements file changes.
+# Three commands: `make app` starts the page, `make test` runs every check, `make quick` those that
+# take a minute together. All make the environment in .venv first, and only again when a requirements file changes.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test clean
+.PHONY: app test quick clean
 
 app: .venv/requirements.done
 	$(BIN)/python app.py
@@ -13,10 +13,16 @@ test: .venv/requirements-dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
+quick: .venv/requirements-dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -m "not slow"
+
 # A stamp is written only after pip succeeded, so an interrupted installation is taken up again.
-.venv/%.done: %.txt requirements.txt
+.venv/%.done: %.txt requirements.txt requirements-train.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@

@@ -20,7 +20,7 @@ categories whose published search is run out on all films instead of estimated, 
 those for which mlcpl itself is run out on the tenth as well. What has been computed is kept in
 FOLDER.
 
-Peers that are not installed take no part: pip install mlcpl pygad.
+Peers that are not installed take no part: pip install -r requirements-peers.txt.
 """
 
 from __future__ import annotations

@@ -1,226 +1,52 @@
-"""``python -m cft FILES_OR_FOLDERS...``: findings of chest X-rays on the command line.
+"""The command `cft`, also ``python -m cft``: the first word chooses what it does.
 
-Exit status: 0 if every film was read, 1 if any failed (each named with its reason on stderr),
-2 for wrong usage.
+    cft FILE_OR_FOLDER...   findings of chest X-rays
+    cft serve               the page
+    cft pull REF            fetch a model
+
+Exit status: 0 if all went well, 1 if a film failed (each named with its reason on stderr) or the
+work could not be done, 2 for wrong usage, 130 if interrupted.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-import signal
+import importlib
+import os
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Sequence
 
-from cft import NOT_A_MEDICAL_DEVICE, __version__
-
-# Which files of a *folder* are taken for films; files named one by one are always read, and the
-# bytes decide what they are. DICOM files often have no suffix at all.
-_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp"}
+#: First word -> the module with its ``main``, and the line of the help.
+COMMANDS = {
+    "serve": ("cft.commands.serve", "start the page"),
+    "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),
+}
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m cft",
-        description="Probabilities of the findings in chest X-rays (PNG, JPEG, TIFF, BMP, WebP, "
-        "DICOM), as a table, CSV or JSON, with heat maps if wanted.",
-        epilog=NOT_A_MEDICAL_DEVICE,
-    )
-    parser.add_argument("films", nargs="+", metavar="FILE_OR_FOLDER", type=Path)
-    parser.add_argument(
-        "--model",
-        metavar="REF",
-        help="model folder or hf-hub:org/name@revision (default: what CFT_MODEL names, else the "
-        "bundled model)",
-    )
-    output = parser.add_mutually_exclusive_group()
-    output.add_argument(
-        "--csv", metavar="FILE", help="write a CSV table to FILE, or to stdout for -"
-    )
-    output.add_argument("--json", action="store_true", help="print one JSON document")
-    output.add_argument(
-        "--plain", action="store_true", help="print one line `Name: 0.1234` per finding"
-    )
-    parser.add_argument(
-        "--heatmaps",
-        metavar="DIR",
-        type=Path,
-        help="write a PNG per film and finding above its operating point (the most probable one "
-        "if none is)",
-    )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N")
-    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument("--version", action="version", version=f"cft {__version__}")
-    options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        parser.error("--batch-size must be at least 1")
-    return options
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = parse_arguments(arguments)
-    paths = list(find_films(options.films))
-    if not paths:
-        return _usage_error(f"no films in {', '.join(map(str, options.films))}")
-
-    refusal = _unwritable(options)
-    if refusal:
-        return _usage_error(refusal)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        import cft  # heavy: after the arguments are known to be right
+        status = _run(words)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        return _interrupted()
-    try:
-        classifier = cft.load(options.model, options.device)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except cft.ModelFolderError as error:
-        return _usage_error(str(error))
-    except (RuntimeError, AssertionError) as error:  # torch's word on an impossible --device
-        return _usage_error(f"--device {options.device} cannot be used ({error})")
-
-    run = _Run(classifier, options)
-    try:
-        return run.report(paths)
-    except KeyboardInterrupt:
-        print("interrupted: the films after the last one shown were not read", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 130
-    except OSError as error:
-        print(f"cannot write {error.filename or 'the result'} ({error.strerror})", file=sys.stderr)
-        return 1
+    except BrokenPipeError:
+        # A reader that goes away early (`| head`) ends the program quietly, as for any filter;
+        # what is left to print must not meet the closed pipe again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return status
 
 
-class _Run:
-    """One run over a list of films."""
+def _run(words: list[str]) -> int:
+    if words and words[0] in COMMANDS:
+        module, _ = COMMANDS[words[0]]
+        return importlib.import_module(module).main(words[1:])
+    from cft.commands import films
 
-    def __init__(self, classifier, options: argparse.Namespace):
-        self.classifier = classifier
-        self.options = options
-        self.failed = 0
-
-    def report(self, paths: list[Path]) -> int:
-        """Read every film, write what the options ask for, and return the exit status."""
-        from cft import results
-
-        if self.options.json:
-            answer = results.document(self.classifier, self._results(paths))
-            print(json.dumps(answer, indent=2, ensure_ascii=False))
-        elif self.options.csv:
-            self._write_csv(results.csv_rows(self.classifier.label_names, self._results(paths)))
-        else:
-            self._print_text(self._results(paths), several=len(paths) > 1)
-        if self.options.heatmaps:
-            has_maps = self.classifier.has_heatmaps
-            where = self.options.heatmaps if has_maps else "none, this network's head is not linear"
-            print(f"heat maps: {where}", file=sys.stderr)
-        return 1 if self.failed else 0
-
-    def _results(self, paths: list[Path]) -> Iterator[tuple[str, object]]:
-        from tqdm import tqdm
-
-        from cft.errors import RadiographError
-
-        stream = self.classifier.stream(paths, self.options.batch_size)
-        progress = tqdm(
-            zip(paths, stream, strict=True), total=len(paths), unit="film", leave=False,
-            disable=len(paths) == 1 or not sys.stderr.isatty(),
-        )  # fmt: skip
-        for number, (path, result) in enumerate(progress, start=1):
-            if isinstance(result, RadiographError):
-                self.failed += 1
-                tqdm.write(f"{path}: {result}", file=sys.stderr)
-            elif self.options.heatmaps:
-                self._write_heatmaps(number, path, result)
-            yield str(path), result
-
-    def _print_text(self, named_results: Iterable[tuple[str, object]], several: bool) -> None:
-        from cft import results
-        from cft.errors import RadiographError
-
-        for name, result in named_results:
-            if isinstance(result, RadiographError):
-                continue  # already named on stderr
-            if self.options.plain:
-                print((f"{name}\n" if several else "") + results.plain(result), end="")
-            else:
-                print(results.table(name, result))
-        if not self.options.plain:
-            print(f"Model: {self.classifier.name}. {NOT_A_MEDICAL_DEVICE}")
-
-    def _write_csv(self, lines: Iterator[str]) -> None:
-        if self.options.csv == "-":
-            for line in lines:
-                sys.stdout.write(line)
-            return
-        from cft.files import atomic_write
-
-        done: list[str] = []
-        try:
-            done.extend(lines)
-        finally:  # an interrupted run keeps the rows that are finished
-            atomic_write(self.options.csv, "".join(done))
-            print(f"{max(0, len(done) - 1)} films: {self.options.csv}", file=sys.stderr)
-
-    def _write_heatmaps(self, number: int, path: Path, findings) -> None:
-        import cft
-        from cft.heatmap import overlay, write_png
-
-        if not self.classifier.has_heatmaps:
-            return
-        pixels = cft.read_radiograph(path).pixels
-        most_probable = max(findings.probabilities, key=findings.probabilities.get)
-        for label in findings.positives or [most_probable]:
-            # The number keeps films of the same name apart; only safe characters of the name stay.
-            name = re.sub(r"[^\w.-]+", "_", f"{number:05d}-{path.stem}-{label}.png")
-            picture = overlay(pixels, findings.heatmap(label), findings.operating_points[label])
-            write_png(self.options.heatmaps / name, picture)
-
-
-def find_films(arguments: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are; folders searched, in order of name, for files that may be films."""
-    for argument in arguments:
-        if not argument.is_dir():
-            yield argument
-            continue
-        for path in sorted(argument.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(argument).parts)
-            if path.is_file() and not hidden and path.suffix.lower() in _SUFFIXES:
-                yield path
-
-
-def _unwritable(options: argparse.Namespace) -> str | None:
-    """Why a result could not be written in the end; asked before the first film is read."""
-    table = Path(options.csv) if options.csv not in (None, "-") else None
-    for place, is_folder in ((options.heatmaps, True), (table, False)):
-        if place is None:
-            continue
-        try:
-            if is_folder:
-                place.mkdir(parents=True, exist_ok=True)
-            elif place.is_dir():
-                return f"cannot write to {place} (it is a folder)"
-            tempfile.TemporaryFile(dir=place if is_folder else place.parent).close()
-        except OSError as error:
-            return f"cannot write to {place} ({error.strerror})"
-    return None
-
-
-def _interrupted() -> int:
-    print("interrupted: no film was read", file=sys.stderr)
-    return 130
-
-
-def _usage_error(sentence: str) -> int:
-    print(f"python -m cft: {sentence}", file=sys.stderr)
-    return 2
+    return films.main(words, {name: line for name, (_, line) in COMMANDS.items()})
 
 
 if __name__ == "__main__":
-    # A reader that goes away early (`| head`) ends the program quietly, as for any filter.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

@@ -34,7 +34,7 @@ def spread(
         (h, w) scores at the positions of the last feature map.
     region
         (top, left, bottom, right) of the part of the film that the network saw, in film pixels;
-        see `cft.preprocess.Preprocess.seen_region`.
+        see `cft.model.preprocess.Preprocess.seen_region`.
     shape
         (H, W) of the film.
     calibrate

@@ -8,17 +8,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cft import NOT_A_MEDICAL_DEVICE
 from cft.errors import RadiographError
 from cft.model.classifier import Classifier
 from cft.model.findings import Findings
 
+if TYPE_CHECKING:
+    from cft.model.ensemble import Ensemble
+
+    Model = Classifier | Ensemble
+
 Result = Findings | RadiographError
 
 
-def document(classifier: Classifier, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
+def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
     """Everything about some films as one JSON document.
 
     Parameters
@@ -55,7 +60,7 @@ def document(classifier: Classifier, results: Iterable[tuple[str, Result]]) -> d
     }
 
 
-def trained_on(classifier: Classifier) -> str | None:
+def trained_on(classifier: Model) -> str | None:
     """One sentence on the training data, from the model folder's provenance; None if unknown."""
     return classifier.config.get("cft", {}).get("provenance", {}).get("trained_on")
 

@@ -10,9 +10,9 @@ import sys
 
 from PIL import Image
 
-import app
 import cft
 from cft.files import atomic_write
+from cft.page import server
 from tests.chromium import chromium
 from tests.conftest import ROOT
 
@@ -21,7 +21,7 @@ _LIMIT = 300_000
 
 def main() -> int:
     """Draw the picture; returns the exit status."""
-    with app.serve(cft.load()) as address, chromium() as browser:
+    with server.serve(cft.load()) as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
         page.goto(address)
         page.click("#example")

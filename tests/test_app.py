@@ -10,7 +10,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,12 +21,14 @@ import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from jinja2 import UndefinedError
 from PIL import Image
 
-import app
 import cft
 from cft.model.folder import write_model_folder
-from cft.page import render
+from cft.page import render, server
+from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
+from tests import pages
 from tests.conftest import ROOT, random_model_config
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"&${alert(2)}{{value}}\u202egnp.png"
@@ -44,7 +45,7 @@ def served(classifier, tmp_path_factory):
     folder = tmp_path_factory.mktemp("uploads")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        with app.serve(classifier) as address:
+        with server.serve(classifier) as address:
             yield SimpleNamespace(address=address, folder=folder)
     assert not list(folder.iterdir())  # closed, it leaves nothing
 
@@ -96,13 +97,13 @@ def content(address: str) -> bytes:
 
 @pytest.mark.parametrize("files", [None, []])
 def test_a_request_without_files_is_refused_in_a_sentence(files):
-    with pytest.raises(gr.Error, match="no film"):
-        app.uploaded_films(files)
+    with pytest.raises(Refused, match="no film"):
+        uploaded_films(files)
 
 
 def test_too_many_files_are_refused_in_a_sentence_and_deleted(films, tmp_path):
-    files = [upload(films[0], tmp_path) for _ in range(app.MAX_FILMS + 1)]
-    with pytest.raises(gr.Error, match="at most 20"), app.Uploads().reading(files):
+    files = [upload(films[0], tmp_path) for _ in range(MAX_FILMS + 1)]
+    with pytest.raises(Refused, match="at most 20"), Uploads().reading(files):
         pass
     assert not files_in(tmp_path)
 
@@ -111,23 +112,23 @@ def test_a_file_that_cannot_be_read_gets_its_sentence_and_the_others_their_findi
     classifier, films
 ):
     films = [("good.png", films[0]), ("bad.dcm", b"nonsense"), ("good too.png", films[1])]
-    document = app.predict(classifier, films)
+    document = server.predict(classifier, films)
     assert [("error" in film) for film in document["films"]] == [False, True, False]
-    html = app.show(classifier, films)
+    html = server.show(classifier, films)
     assert "3 films, 1 of which could not be read" in html
     assert f"Could not be read: {document['films'][1]['error']}." in html
     assert len(Elements(html).all("table")) == 2
 
 
 def test_a_single_file_that_cannot_be_read_gets_its_sentence(classifier):
-    html = app.show(classifier, [("film.png", b"")])
+    html = server.show(classifier, [("film.png", b"")])
     assert "Could not be read: the file is empty." in html
     assert not Elements(html).all("table")
 
 
 def test_the_page_shows_the_numbers_of_the_classifier(classifier, films):
     findings = classifier.predict(films[0])
-    html = app.show(classifier, [("film.png", films[0])])
+    html = server.show(classifier, [("film.png", films[0])])
     shown = re.findall(r"<span>([\d.]+)\N{NARROW NO-BREAK SPACE}%</span>", html)
     expected = sorted(findings.probabilities.values(), reverse=True)
     assert [float(number) for number in shown] == pytest.approx(
@@ -140,7 +141,7 @@ def test_the_page_shows_the_numbers_of_the_classifier(classifier, films):
 
 def test_the_film_and_its_heat_maps_are_inside_the_answer(classifier, films):
     film = cft.read_radiograph(films[4])
-    pictures = Elements(app.show(classifier, [("film.png", films[4])])).all("img")
+    pictures = Elements(server.show(classifier, [("film.png", films[4])])).all("img")
     assert all(picture["src"].startswith("data:image/png;base64,") for picture in pictures)
     shown = np.asarray(Image.open(io.BytesIO(content(pictures[0]["src"]))))
     assert (shown == np.round(255 * film.pixels)).all()
@@ -150,7 +151,7 @@ def test_the_film_and_its_heat_maps_are_inside_the_answer(classifier, films):
 
 def test_a_large_film_is_made_smaller_for_the_screen(classifier):
     film = np.random.default_rng(0).integers(0, 256, (1400, 700), np.uint8)
-    pictures = Elements(app.show(classifier, [("film.png", film)])).all("img")
+    pictures = Elements(server.show(classifier, [("film.png", film)])).all("img")
     sizes = [Image.open(io.BytesIO(content(picture["src"]))).size for picture in pictures]
     assert sizes[0] == (512, 1024)
     assert sizes[1] == (80, 160)
@@ -158,10 +159,10 @@ def test_a_large_film_is_made_smaller_for_the_screen(classifier):
 
 def test_the_downloads_hold_the_document_and_the_table(classifier, films):
     named = [("film, one.png", films[0]), ("bad.png", b"x")]
-    links = Elements(app.show(classifier, named)).all("a")
+    links = Elements(server.show(classifier, named)).all("a")
     assert [link["download"] for link in links] == ["findings.json", "findings.csv"]
     document, table = (content(link["href"]).decode() for link in links)
-    assert json.loads(document) == app.predict(classifier, named)
+    assert json.loads(document) == server.predict(classifier, named)
     rows = list(csv.DictReader(io.StringIO(table)))
     assert [row["file"] for row in rows] == ["film, one.png", "bad.png"]
     assert float(rows[0]["Effusion"]) == classifier.predict(films[0]).probabilities["Effusion"]
@@ -173,11 +174,11 @@ def test_a_file_name_is_shown_as_text_whatever_it_is(classifier, films):
         {"path": f"/somewhere/{HOSTILE}", "orig_name": None},
         {"path": "/x", "orig_name": "..\\..\\folder/film\n\x00.png"},
     ]
-    names = [name for name, _ in app.uploaded_films(files)]
+    names = [name for name, _ in uploaded_films(files)]
     assert names[0] == names[1] == HOSTILE.replace("\u202e", "\N{REPLACEMENT CHARACTER}")
     assert names[2] == "film\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}.png"
-    plain = Elements(app.show(classifier, [("a", films[0]), ("b", b"")]))
-    hostile = Elements(app.show(classifier, [(names[0], films[0]), (names[0], b"")]))
+    plain = Elements(server.show(classifier, [("a", films[0]), ("b", b"")]))
+    hostile = Elements(server.show(classifier, [(names[0], films[0]), (names[0], b"")]))
     assert names[0] in hostile.text
     assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in plain.elements]
     assert [set(a) for _, a in hostile.elements] == [set(a) for _, a in plain.elements]
@@ -192,23 +193,29 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
         tmp_path, state_dict=classifier.network.state_dict(), config=config, card=""
     )
     model = cft.load(folder, "cpu")
-    for html in (app.show(model, [("film", films[0])]), render.about_html(model)):
+    for html in (server.show(model, [("film", films[0])]), render.about_html(model)):
         assert "<script" not in html
         assert "<b>A" not in html
+
+
+def test_a_template_escapes_what_it_prints_and_misses_no_value():
+    assert "<p>&lt;b&gt;</p>" in render.refusal_html("<b>")
+    with pytest.raises(UndefinedError, match="sentence"):
+        render._html("refusal")
 
 
 def test_a_model_without_heat_maps_says_so(model_folder, films):
     classifier = cft.load(model_folder, "cpu")
     classifier.has_heatmaps = False
-    html = app.show(classifier, [("film.png", films[0])])
+    html = server.show(classifier, [("film.png", films[0])])
     assert "This model has no heat maps." in html
     assert len(Elements(html).all("img")) == 1
 
 
 def test_the_example_film_says_that_it_is_synthetic(classifier):
-    name, film = app.example_film()
+    name, film = server.example_film()
     assert "ynthetic" in name
-    html = app.show(classifier, [(name, film)])
+    html = server.show(classifier, [(name, film)])
     assert "Synthetic example film" in html
     assert "drawn by a program: it shows no patient" in html
 
@@ -251,7 +258,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
 
 
 def test_a_file_that_two_visitors_dropped_is_deleted_when_both_are_served(films, tmp_path):
-    uploads = app.Uploads()
+    uploads = Uploads()
     file = upload(films[0], tmp_path)
     uploads.update([file["path"]])
     uploads.update([file["path"]])
@@ -264,9 +271,9 @@ def test_a_file_that_two_visitors_dropped_is_deleted_when_both_are_served(films,
 def test_the_sweeper_deletes_what_is_old_and_nothing_else(films, tmp_path):
     upload(films[0], tmp_path)
     (tmp_path / "tmpw2k1").write_bytes(b"the beginning of a transfer that broke off")
-    app.sweep(tmp_path, age=3600)
+    sweep(tmp_path, age=3600)
     assert len(files_in(tmp_path)) == 2
-    app.sweep(tmp_path, age=-1)
+    sweep(tmp_path, age=-1)
     assert not list(tmp_path.iterdir())
 
 
@@ -385,7 +392,7 @@ def call(served, files: list) -> str:
 
 def test_an_option_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
-        app.main(["--prot", "8080"])
+        server.main(["--prot", "8080"])
     assert "--prot" in capsys.readouterr().err
 
 
@@ -393,7 +400,7 @@ def test_the_port_can_be_chosen(classifier):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with app.serve(classifier, server_port=port) as address:
+    with server.serve(classifier, server_port=port) as address:
         assert address == f"http://127.0.0.1:{port}/"
 
 
@@ -401,12 +408,13 @@ def test_a_missing_model_is_named_in_a_sentence(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("CFT_MODEL", str(tmp_path / "nowhere"))
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert app.main() == 1
+        assert server.main() == 1
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "The page cannot start: there is no model folder at" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_program_names_no_file_and_leaves_none(model_folder, films, tmp_path):
     """``python app.py`` as a visitor's machine or a Space runs it, from start to SIGTERM."""
     folder = tmp_path / "uploads"
@@ -418,21 +426,13 @@ def test_the_program_names_no_file_and_leaves_none(model_folder, films, tmp_path
     environment = {
         **os.environ, "CFT_MODEL": str(model_folder), "GRADIO_TEMP_DIR": str(folder),
     }  # fmt: skip
-    process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    try:
-        said = process.stdout.readline()
-        address = re.search(r"http://\S+", said).group()
-        client = Client(address, verbose=False)
+    command = [sys.executable, "app.py", "--host", "127.0.0.1"]
+    with pages.running(command, cwd=ROOT, env=environment) as page:
+        client = Client(page.address, verbose=False)
         answer = client.predict([handle_file(named), handle_file(broken)], api_name="/predict")
         lost = [{"path": str(named), "meta": {"_type": "gradio.FileData"}}]
-        assert "no uploaded files" in call(SimpleNamespace(address=address), lost)
+        assert "no uploaded files" in call(SimpleNamespace(address=f"{page.address}/"), lost)
         assert [film["file"] for film in answer["films"]] == [named.name, broken.name]
-    finally:
-        process.terminate()
-        said += process.communicate(timeout=60)[0]
-    assert process.returncode == 0
-    assert "Doe" not in said
+    assert page.status == 0
+    assert "Doe" not in page.said
     assert not files_in(folder)

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import app
 import cft
 from cft.labels import NIH_14
 from cft.model.folder import write_model_folder
+from cft.page import server
+from cft.page.uploads import MAX_FILMS
 from tests import chromium
 from tests.conftest import random_model_config
 from tests.films import dataset, dicom, phantom
 from train.datasets.phantom_drawing import draw_phantom
+
+pytestmark = pytest.mark.slow
 
 HOSTILE = "<img src=x onerror=alert(1)>${alert(2)}{{value}}.png"
 
@@ -51,7 +54,7 @@ def browser():
 def address(browser, tmp_path_factory):
     """The page, served with a model of 14 findings and random weights."""
     classifier = cft.load(random_model_of_14(tmp_path_factory.mktemp("model")), "cpu")
-    with app.serve(classifier) as address:
+    with server.serve(classifier) as address:
         yield address
 
 
@@ -187,7 +190,7 @@ def test_a_hostile_file_name_is_text(visit):
 
 
 def test_too_many_films_are_refused_in_place(visit):
-    chromium.drop(visit, [(f"{i}.png", film(1)) for i in range(app.MAX_FILMS + 1)])
+    chromium.drop(visit, [(f"{i}.png", film(1)) for i in range(MAX_FILMS + 1)])
     assert "21 files are too many" in visit.locator("#answer").inner_text()
 
 

@@ -264,6 +264,7 @@ def test_a_network_whose_head_is_not_linear_says_that_it_has_no_maps(tmp_path, f
         findings.heatmap("Hernia")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     ["densenet121", "efficientnet_lite0", "regnetx_002", "swin_tiny_patch4_window7_224"],
@@ -319,9 +320,10 @@ def test_what_cannot_be_written_is_said_before_a_film_is_read(
     monkeypatch.setattr(Classifier, "stream", None)
     status, stdout, stderr = run(films[0], option, tmp_path / name, model=model_folder)
     assert (status, stdout) == (2, "")
-    assert stderr == f"python -m cft: cannot write to {tmp_path / name} ({why})\n"
+    assert stderr == f"cft: cannot write to {tmp_path / name} ({why})\n"
 
 
+@pytest.mark.slow
 def test_the_command_runs_as_a_module(films, model_folder):
     command = [sys.executable, "-m", "cft", str(films[0]), "--plain", "--model", str(model_folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,6 +1,7 @@
 """The numbers that options take, and how a command ends."""
 
 import argparse
+import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -71,6 +72,14 @@ def test_the_file_of_an_error_is_named(capsys, tmp_path):
     code, err = ended(capsys, lambda: Path(tmp_path / "absent").read_text())
     assert code == 1
     assert err == f"train.it: No such file or directory ({tmp_path / 'absent'})\n"
+
+
+def test_a_library_that_is_missing_is_said_before_the_work(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    code, err = ended(capsys, raising(AssertionError("the work was begun")))
+    assert code == 1
+    expected = "sklearn cannot be imported; run `pip install -r requirements-train.txt`"
+    assert err.startswith(f"train.it: {expected}")
 
 
 def test_a_fault_of_the_program_is_not_hidden():

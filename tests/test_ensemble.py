@@ -12,9 +12,10 @@ import torch
 
 import cft
 from cft.errors import ModelFolderError
-from cft.model.averaging import combine, logit
+from cft.model.averaging import combine
 from cft.model.ensemble import write_ensemble
 from cft.model.folder import write_model_folder
+from cft.model.odds import logit
 from tests.conftest import random_model_config
 
 LABELS = ["Effusion", "Hernia"]

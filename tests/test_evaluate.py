@@ -37,6 +37,7 @@ from train.evaluation.predictions import (
 )
 from train.evaluation.protocol import Settings, evaluate_models
 from train.evaluation.report_folder import training_plots
+from train.metrics.roc import roc_vertices
 
 # Official mean AUROC of the five tasks (the competition's server; ngango2's is the organisers'
 # data scored by the same rule) and readers below the curve, in the order of CHEXPERT_5.
@@ -521,11 +522,11 @@ def test_the_vertices_are_those_of_scikit_learn():
     scores = (generator.standard_normal(200) + np.nan_to_num(labels)).round(1)
     known = ~np.isnan(labels)
     expected = roc_curve(labels[known], scores[known], drop_intermediate=False)[:2]
-    np.testing.assert_allclose(competition.step_curve(scores, labels), expected)
+    np.testing.assert_allclose(roc_vertices(scores, labels), expected)
 
 
 def test_tied_scores_make_one_vertex():
-    x, y = competition.step_curve(np.array([1.0, 1.0, 0.0, 5.0]), np.array([1, 0, 0, np.nan]))
+    x, y = roc_vertices(np.array([1.0, 1.0, 0.0, 5.0]), np.array([1, 0, 0, np.nan]))
     np.testing.assert_allclose([x, y], [[0, 0.5, 1], [0, 1, 1]])
 
 

@@ -5,9 +5,10 @@ The client is the real one; the Hub is `tests.hub_server` on loopback.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ import torch
 
 import cft
 from cft.model import hub as cft_hub
+from cft.model import hub_files
 from cft.model.folder import CARD, CONFIG, WEIGHTS, read_model_folder
 from cft.model.hub import ModelFolderError, resolve
 from tests.conftest import ROOT
@@ -112,7 +114,7 @@ def test_a_hub_that_is_not_there_is_one_sentence_that_says_what_to_do(hub, monke
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ModelFolderError, match=r"cannot be reached.*python -m cft.hub pull"):
+    with pytest.raises(ModelFolderError, match=r"cannot be reached.*cft pull"):
         resolve(NAME)
 
 
@@ -241,15 +243,63 @@ def test_headers_and_names_of_files_lead_nowhere(hub, model_files, cache, tmp_pa
     before = everything(tmp_path.parent)
     tricks = ("../../../../evil", "/evil", "members/../../evil/config.json")
     commit = hub.add(NAME, {**model_files, **dict.fromkeys(tricks, b"x")})
-    lies = ("ETag", "X-Linked-Etag", "X-Repo-Commit", "Location", "X-Xet-Hash")
-    hub.model(NAME).headers = dict.fromkeys(lies, '"../../../../evil"')
+    hub.model(NAME).headers = dict.fromkeys(NAMING, '"../../../../evil"')
     hub.model(NAME).headers["Content-Disposition"] = 'attachment; filename="../../evil";'
+    hub.model(NAME).headers |= {"Content-Encoding": "gzip", "X-Linked-Size": "7"}
     source = resolve(NAME)
     assert source.path == cache / "models--tester--model" / "snapshots" / commit
     assert read_model_folder(source.path)
     written = everything(tmp_path.parent) - before
     assert all(cache in path.parents for path in written)
     assert not [path for path in written if "evil" in str(path)]
+
+
+NAMING = ("ETag", "X-Linked-Etag", "X-Repo-Commit", "Location", "X-Xet-Hash", "X-Xet-Refresh-Route")
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_headers_of_a_refusal_lead_nowhere(hub, published, cache, tmp_path, status):
+    before = everything(tmp_path.parent)
+    lies = {**dict.fromkeys(NAMING, "../../../../evil"), "X-Error-Code": "EntryNotFound"}
+    hub.fail(f"/{WEIGHTS}", status=status, headers=lies, times=9)
+    with pytest.raises(ModelFolderError):
+        resolve(NAME)
+    written = everything(tmp_path.parent) - before
+    assert all(cache in path.parents for path in written)
+    assert not [path for path in written if "evil" in str(path)]
+
+
+@pytest.mark.parametrize("where", ["../../../../evil", "/", ""])
+def test_without_the_fence_headers_still_lead_nowhere(
+    hub, published, cache, tmp_path, monkeypatch, where
+):
+    """As if another thread had replaced the session that the fence is in."""
+    before = everything(tmp_path.parent)
+    monkeypatch.setattr(hub_files, "_fence", lambda *_: contextlib.nullcontext())
+    name = f"{tmp_path}/evil" if where == "/" else where
+    hub.model(NAME).headers = dict.fromkeys(("ETag", "X-Linked-Etag"), f'"{name}"')
+    hub.model(NAME).headers["X-Repo-Commit"] = name
+    with contextlib.suppress(ModelFolderError):
+        resolve(NAME)
+    written = everything(tmp_path.parent) - before
+    assert all(cache in path.parents for path in written)
+    assert not [path for path in written if "evil" in str(path)]
+    assert blobs_are_whole(cache)
+
+
+def test_the_fence_is_around_its_own_thread_and_its_own_time(hub, published):
+    from huggingface_hub.utils import get_session
+
+    def ask() -> str:
+        return get_session().head(f"{hub.url}/{NAME}/resolve/main/{CONFIG}").headers["ETag"]
+
+    hooks, true = list(get_session().event_hooks["response"]), ask()
+    with hub_files._fence(published, hub_files.RemoteFile(CONFIG, 1, "0" * 40)):
+        assert ask() == "0" * 40
+        with ThreadPoolExecutor() as pool:
+            assert pool.submit(ask).result(60) == true
+    assert ask() == true
+    assert get_session().event_hooks["response"] == hooks
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
@@ -315,13 +365,15 @@ def test_a_long_wait_is_told(hub, published, caplog):
     assert "error 429; trying again in 30 s" in caplog.text
 
 
-def test_a_body_that_stops_is_gone_on_with_where_it_stopped(hub, published, monkeypatch):
-    monkeypatch.setattr(cft_hub, "_TIMEOUT", 0.2)
-    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "stall")
-    source = resolve(NAME)
-    assert read_model_folder(source.path)
-    half = (source.path / WEIGHTS).stat().st_size // 2
-    assert hub.ranges == [f"bytes={half}-"]
+def test_a_body_that_stops_is_gone_on_with_at_the_last_10_mib(hub, model_files, monkeypatch):
+    from huggingface_hub import constants
+
+    weights = bytes(range(256)) * (24 * 2**12)
+    commit = hub.add(NAME, {CONFIG: model_files[CONFIG], WEIGHTS: weights})
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    hub.fail(f"GET /{NAME}/resolve/{commit}/{WEIGHTS}", "stall")
+    assert (resolve(NAME).path / WEIGHTS).read_bytes() == weights
+    assert hub.ranges == [f"bytes={10 * 2**20}-"]
 
 
 def test_a_line_that_breaks_again_and_again_is_gone_on_with_as_long_as_it_brings_something(
@@ -332,12 +384,25 @@ def test_a_line_that_breaks_again_and_again_is_gone_on_with_as_long_as_it_brings
     assert not hub.faults
 
 
-def test_a_hub_that_never_answers_is_one_sentence(hub, published, cache, monkeypatch):
-    monkeypatch.setattr(cft_hub, "_TIMEOUT", 0.1)
-    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "hold", times=5)
+@pytest.mark.parametrize(
+    ("request_", "most"),
+    # Five tries, or five times the six of the client itself.
+    [("GET /api/", 5), ("HEAD", 5), (f"/{WEIGHTS}", 5), (f"GET /{NAME}/resolve", 30)],
+)
+def test_a_hub_that_never_answers_is_one_sentence(
+    hub, published, cache, monkeypatch, request_, most
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    monkeypatch.setattr(hub_files, "TIMEOUT", 0.05)
+    monkeypatch.setattr(cft_hub, "TIMEOUT", 0.05)
+    hub.fail(request_, "hold", times=99)
     with pytest.raises(ModelFolderError, match=r"line was cut.*pull tester/model@main") as caught:
         resolve(NAME)
     assert "\n" not in str(caught.value)
+    assert hub.count(request_) <= most
+    assert sum(hub.waits) < 60
     assert cft_hub._cached(NAME, "main") is None
     assert blobs_are_whole(cache)
 
@@ -399,13 +464,30 @@ def test_a_damaged_cache_is_mended_with_a_network_and_refused_without(
     assert (resolve(NAME).path / WEIGHTS).read_bytes() == (tiny_model_folder / WEIGHTS).read_bytes()
 
 
-def test_a_full_disk_is_one_sentence(hub, published, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+def test_a_disk_that_takes_no_more_is_one_sentence(hub, published, cache):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        with pytest.raises(ModelFolderError, match=r"cannot be kept in .* \(File too large\)"):
+            resolve(NAME)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert WEIGHTS not in cache_files(cache)
+    assert blobs_are_whole(cache)
+    assert read_model_folder(resolve(NAME).path)
 
-    monkeypatch.setattr(cft_hub, "_receive_rest", full)
-    with pytest.raises(ModelFolderError, match="No space left on device"):
-        resolve(NAME)
+
+def test_progress_is_shown_of_large_files_only(hub, published, monkeypatch, capsys):
+    resolve(NAME)
+    assert capsys.readouterr().err == ""
+    hub.model(NAME).commit({WEIGHTS: bytes(2**16)})
+    monkeypatch.setattr(hub_files, "_LARGE", 2**16)
+    resolve(NAME)
+    shown = capsys.readouterr().err
+    assert f"{WEIGHTS}: 100%" in shown
+    assert CONFIG not in shown
+    assert "/resolve/" not in shown
 
 
 # ------------------------------------------------------------------------ what one gets
@@ -470,10 +552,10 @@ def test_offline_the_cache_serves_and_without_it_a_sentence_says_what_to_do(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelFolderError, match=f"run `python -m cft.hub pull {NAME}@main` once"):
+    with pytest.raises(ModelFolderError, match=f"run `cft pull {NAME}@main` once"):
         resolve(NAME)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    assert cft_hub.main(["pull", NAME]) == 0
+    assert cft_hub.pull(NAME) == 0
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.requests.clear()
     assert resolve(NAME).commit == published
@@ -493,8 +575,8 @@ def test_the_environment_names_a_model_of_the_hub(hub, published, monkeypatch):
 
 
 def test_the_page_falls_back_only_if_told_to_and_says_so(hub, monkeypatch, capsys):
-    import app
     from cft.page import render
+    from cft.page import server as app
 
     monkeypatch.setenv("CFT_MODEL", "hf-hub:tester/absent")
     with pytest.raises(ModelFolderError):
@@ -508,14 +590,21 @@ def test_the_page_falls_back_only_if_told_to_and_says_so(hub, monkeypatch, capsy
 
 
 def test_pull_answers_wrong_usage_with_2_and_failure_with_1(hub, capsys):
-    assert cft_hub.main(["pull", NAME]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(SystemExit) as caught:
-        cft_hub.main(["pull", "../x"])
-    assert caught.value.code == 2
+    for reference, status in ((NAME, 1), ("../x", 2), ("hf-hub:x", 2)):
+        assert cft_hub.pull(reference) == status
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("cft pull: ")
+        assert err.count("\n") == 1
 
 
-PULL = [sys.executable, "-m", "cft.model.hub", "pull", NAME]
+def test_pull_prints_the_commit_and_the_folder(hub, published, capsys):
+    assert cft_hub.pull(NAME) == 0
+    source = resolve(NAME)
+    assert capsys.readouterr() == (f"{NAME}@{published}\n{source.path}\n", "")
+
+
+PULL = [sys.executable, "-c", f"import sys, cft.model.hub as h; sys.exit(h.pull({NAME!r}))"]
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
 
 
@@ -527,38 +616,27 @@ def test_a_pull_that_is_killed_leaves_nothing_that_could_be_loaded(hub, publishe
     process.communicate(timeout=60)
     assert cft_hub._cached(NAME, "main") is None
     assert WEIGHTS not in cache_files(cache)
+    (left,) = cache.rglob("blobs/.*")
     hub.let_go()
     assert read_model_folder(resolve(NAME).path)
+    assert not left.exists()
+    assert blobs_are_whole(cache)
 
 
-def test_a_pull_that_is_interrupted_leaves_nothing_that_could_be_loaded(
-    hub, published, cache, monkeypatch, capsys
+def test_a_pull_that_is_interrupted_ends_at_once_and_leaves_nothing_that_could_be_loaded(
+    hub, published, cache
 ):
-    def interrupted(url, repository, file, part, bar):
-        part.write(b"x" * (file.size // 2))
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as change:
-        change.setattr(cft_hub, "_receive_rest", interrupted)
-        assert cft_hub.main(["pull", NAME]) == 130
-    expected = "python -m cft.hub: interrupted; nothing incomplete is kept"
-    assert capsys.readouterr().err.splitlines()[-1] == expected
+    hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "stall")
+    process = subprocess.Popen(PULL, env=hub.environment(cache), **PIPES)
+    assert hub.stuck.wait(120)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=5)  # the client alone: after its timeout of 10 s
+    assert process.returncode == 130
+    assert err == "cft pull: interrupted; nothing incomplete is kept\n"
     assert cft_hub._cached(NAME, "main") is None
     assert blobs_are_whole(cache)
+    hub.let_go()
     assert read_model_folder(resolve(NAME).path)
-
-
-def test_what_a_killed_pull_left_long_ago_is_removed(hub, published, cache):
-    digest = hashlib.sha256(hub.model(NAME).commits[published][WEIGHTS]).hexdigest()
-    blobs = cache / "models--tester--model" / "blobs"
-    blobs.mkdir(parents=True)
-    old, new = blobs / f".{digest}.old", blobs / f".{digest}.new"
-    old.write_bytes(b"part")
-    new.write_bytes(b"part")
-    os.utime(old, (0, 0))
-    assert read_model_folder(resolve(NAME).path)
-    assert not old.exists()
-    assert new.exists()  # another process may be writing to it
 
 
 def test_two_processes_may_pull_at_once(hub, published, cache):

@@ -10,20 +10,36 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def imported_packages(folder: str) -> set[str]:
-    """Names of the top-level packages that any file of a folder imports, wherever in the file."""
+def imports(path: Path, tree: ast.AST | None = None) -> set[str]:
+    """Dotted names of all that a file (or a part of it) imports, wherever in it."""
     names = set()
-    for path in (ROOT / folder).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names.add(node.module.split(".")[0])
+    for node in ast.walk(tree or ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return names
 
 
+def imported_packages(folder: str, but: tuple[Path, ...] = ()) -> set[str]:
+    """Names of the top-level packages that any file of a folder imports, wherever in the file."""
+    files = set((ROOT / folder).rglob("*.py")) - set(but)
+    return {name.split(".")[0] for file in files for name in imports(file)}
+
+
+SERVER = ROOT / "cft" / "page" / "server.py"
+
+
 def test_using_a_model_needs_neither_the_training_code_nor_gradio():
-    assert not imported_packages("cft") & {"train", "gradio", "app"}
+    assert not imported_packages("cft") & {"train", "app"}
+    assert "gradio" not in imported_packages("cft", but=(SERVER,))
+
+
+def test_nothing_needs_the_server_before_it_is_asked_to_serve():
+    for file in {*(ROOT / "cft").rglob("*.py"), *(ROOT / "train").rglob("*.py")} - {SERVER}:
+        for node in ast.parse(file.read_text()).body:
+            if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                assert "cft.page.server" not in imports(file, node), file
 
 
 def test_training_needs_neither_gradio_nor_the_page():

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
 import cft
 from cft.errors import ModelFolderError
 from cft.model.folder import CARD, CONFIG, WEIGHTS
+from tests import pages
 from tests.conftest import ROOT
 from tests.hub_server import USER
 from train.publishing.space import build_space
@@ -75,6 +73,31 @@ def test_a_space_is_published_in_one_commit(hub, capsys):
     assert f"{hub.url}/spaces/{USER}/page" in capsys.readouterr().out
 
 
+def test_a_space_with_the_bundled_model_holds_every_file_of_the_package(tmp_path):
+    space = build_space(tmp_path / "space")
+    kept = [p for p in (ROOT / "cft").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    held = {path.relative_to(space) for path in (space / "cft").rglob("*") if path.is_file()}
+    assert held == {path.relative_to(ROOT) for path in kept}
+    assert {path.suffix for path in held} >= {".py", ".html", ".css", ".png"}
+    command = [sys.executable, "-m", "cft", "--version"]
+    said = subprocess.run(command, cwd=space, capture_output=True, text=True, check=True).stdout
+    assert said == f"cft {cft.__version__}\n"
+
+
+def test_a_page_that_does_not_start_fails_its_test_in_time(tmp_path):
+    for program, seconds, reason in [
+        ("print('no'); raise SystemExit(1)", 60, "it ended without an address; it said: no"),
+        ("import time; time.sleep(99)", 1, "no address after 1 s"),
+    ]:
+        command = [sys.executable, "-c", program]
+        with (
+            pytest.raises(AssertionError, match=reason),
+            pages.running(command, tmp_path, {}, seconds),
+        ):
+            pass
+
+
+@pytest.mark.slow
 def test_the_space_of_a_hub_model_starts_alone_and_answers_with_it(
     hub, tiny_model_folder, films, tmp_path
 ):
@@ -84,30 +107,11 @@ def test_the_space_of_a_hub_model_starts_alone_and_answers_with_it(
     hub.add(NAME, {"README.md": b"# later"})  # the Space is pinned, so this changes nothing
     kept = {k: v for k, v in hub.environment(tmp_path / "fresh").items() if k != "PYTHONPATH"}
     guard = {"PYTHONPATH": str(ROOT / "tests" / "loopback"), "HOME": str(tmp_path)}
-    page = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=space, env={**kept, **guard}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        found = re.search(r"http://[^/\s]+", page.stdout.readline())
-        assert found, page.communicate(timeout=5)[1]
-        answer = predict(found[0], films[0])
-    finally:
-        page.send_signal(signal.SIGTERM)
-        page.communicate(timeout=60)
+    command = [sys.executable, "app.py"]
+    with pages.running(command, cwd=space, env={**kept, **guard}) as page:
+        answer = pages.predict(page.address, films[0])
+        pages.assert_whole(page.address)
     assert (answer["model"]["reference"], answer["model"]["commit"]) == (f"{NAME}@{commit}", commit)
     expected = cft.load(tiny_model_folder, "cpu").predict(films[0]).probabilities
     given = {f["label"]: f["probability"] for f in answer["films"][0]["findings"]}
     assert given == pytest.approx(expected, abs=1e-6)
-
-
-def predict(address: str, film: Path) -> dict:
-    """The answer of a page's API, asked with nothing but HTTP."""
-    with film.open("rb") as file:
-        uploaded = httpx.post(f"{address}/gradio_api/upload", files={"files": file}).json()
-    film_data = {"path": uploaded[0], "meta": {"_type": "gradio.FileData"}}
-    call = f"{address}/gradio_api/call/predict"
-    event = httpx.post(call, json={"data": [[film_data]]}).json()["event_id"]
-    lines = httpx.get(f"{call}/{event}", timeout=60).text.splitlines()
-    assert lines[0] == "event: complete", lines
-    return json.loads(lines[1].removeprefix("data: "))[0]

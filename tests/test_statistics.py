@@ -17,13 +17,13 @@ from sklearn.metrics import (
 from train.metrics.bootstrap import (
     bootstrap_auroc,
     bootstrap_average_precision,
-    bootstrap_roc_band,
     bootstrap_totals,
     draw_groups,
 )
 from train.metrics.comparison import compare_bootstrap, compare_delong, compare_means, holm
 from train.metrics.decisions import calibration_error, rates
 from train.metrics.delong import delong
+from train.metrics.roc import bootstrap_roc_band
 
 BOOTSTRAPS = {
     "auroc": (bootstrap_auroc, roc_auc_score),

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -78,6 +79,10 @@ SHARE = Number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 BETWEEN_ZERO_AND_ONE = Number(float, lambda x: 0 < x < 1, "a number between 0 and 1")
 
 
+# What requirements-train.txt installs and a command imports late.
+_LIBRARIES = ("sklearn", "matplotlib")
+
+
 def exit_code(
     name: str, work: Callable[[], int | None], *expected: type[Exception], interrupted: str
 ) -> int:
@@ -100,6 +105,14 @@ def exit_code(
     int
         Of `work`; 1 after a sentence on stderr, 2 if that is a `UsageError`.
     """
+    missing = [library for library in _LIBRARIES if find_spec(library) is None]
+    if missing:  # said before hours of training, not after them
+        print(
+            f"{name}: {' and '.join(missing)} cannot be imported; run "
+            "`pip install -r requirements-train.txt` in the project's folder",
+            file=sys.stderr,
+        )
+        return 1
     try:
         return work() or 0
     except KeyboardInterrupt:

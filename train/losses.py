@@ -85,8 +85,8 @@ def asymmetric(
     return _mix(weight_positive * F.softplus(-logits), -weight_negative * log_absent, targets)
 
 
-_LOSSES = {"bce": bce, "focal": focal, "asl": asymmetric}
-_PARAMETERS = {
+_LOSSES: dict[str, Callable[..., torch.Tensor]] = {"bce": bce, "focal": focal, "asl": asymmetric}
+_PARAMETERS: dict[str, tuple[str, ...]] = {
     "bce": (),
     "focal": ("alpha", "gamma"),
     "asl": ("gamma_negative", "gamma_positive", "clip"),
@@ -104,7 +104,7 @@ def loss_named(text: str) -> Loss:
     name, _, rest = text.partition(":")
     if name not in _LOSSES:
         raise ValueError(f"there is no loss {name!r}; choose from {', '.join(_LOSSES)}")
-    parameters = {}
+    parameters: dict[str, float] = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         if key not in _PARAMETERS[name]:

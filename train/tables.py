@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PLURALS = {"patient": "patients", "study": "studies", "film": "films"}
+PLURALS = {
+    "patient": "patients",
+    "study": "studies",
+    "film": "films",
+    "category": "categories",
+    "epoch": "epochs",
+}
 
 
 def counted(n: int, thing: str) -> str:

@@ -1,9 +1,4 @@
-"""DICOM bytes -> `cft.radiograph.Radiograph`.
-
-Only the thirty data elements that decide how a film looks are read; names, dates, ids and
-descriptions are stepped over and never become objects of this process, let alone messages or logs.
-That, a bound on the work that a hostile file can cause, and no global switch are why the elements
-are walked here instead of by a general library.
+"""DICOM bytes -> `Radiograph`: the frame and its greys; `cft.film.elements` finds what they need.
 
 The order is the standard's (PS3.3 C.11 and PS3.4 N.2): stored values -> modality LUT or rescale ->
 VOI LUT, or else the first window, or else the full range of the values present -> inversion,
@@ -16,10 +11,8 @@ film is one look-up in that table.
 
 from __future__ import annotations
 
-import enum
 import math
 import struct
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -27,70 +20,31 @@ import numpy as np
 
 from cft.errors import RadiographError
 from cft.film import codestream
-from cft.film.radiograph import MAX_BYTES, MAX_PIXELS, Radiograph, View, check_size, smallest_depth
+from cft.film.elements import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    Element,
+    Elements,
+    Tag,
+    join_fragments,
+    read_header,
+)
+from cft.film.radiograph import Radiograph, View, check_size, smallest_depth
 
-# ------------------------------------------------------------------ what is looked for
-
-
-class Tag(enum.IntEnum):
-    """The data elements that decide how a film looks, by their DICOM keywords."""
-
-    TransferSyntaxUID = 0x00020010
-    MediaStorageSOPClassUID = 0x00020002
-    SOPClassUID = 0x00080016
-    Modality = 0x00080060
-    CodeValue = 0x00080100
-    ViewPosition = 0x00185101
-    SamplesPerPixel = 0x00280002
-    PhotometricInterpretation = 0x00280004
-    NumberOfFrames = 0x00280008
-    Rows = 0x00280010
-    Columns = 0x00280011
-    BitsAllocated = 0x00280100
-    BitsStored = 0x00280101
-    HighBit = 0x00280102
-    PixelRepresentation = 0x00280103
-    PixelPaddingValue = 0x00280120
-    PixelPaddingRangeLimit = 0x00280121
-    WindowCenter = 0x00281050
-    WindowWidth = 0x00281051
-    RescaleIntercept = 0x00281052
-    RescaleSlope = 0x00281053
-    VOILUTFunction = 0x00281056
-    ModalityLUTSequence = 0x00283000
-    VOILUTSequence = 0x00283010
-    LUTDescriptor = 0x00283002
-    LUTData = 0x00283006
-    ViewCodeSequence = 0x00540220
-    PresentationLUTShape = 0x20500020
-    FloatPixelData = 0x7FE00008
-    DoubleFloatPixelData = 0x7FE00009
-    PixelData = 0x7FE00010
-
-
-_WANTED = frozenset(Tag)
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_UNDEFINED = 0xFFFFFFFF
-
-# Value representations whose length takes four bytes (PS3.5 7.1.2).
-_LONG_VR = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _BLOCK_PIXELS = 2**18
-_MAX_ELEMENTS = 100_000
-_MAX_NESTING = 32
-_MAX_INFLATED = 2 * MAX_PIXELS + MAX_BYTES
-_UID = "1.2.840.10008.1.2"
-_IMPLICIT, _EXPLICIT, _DEFLATED, _BIG_ENDIAN = _UID, _UID + ".1", _UID + ".1.99", _UID + ".2"
 
 _DECODERS: dict[str, Callable[[bytes, int, int], np.ndarray]] = {
-    _UID + ".5": codestream.decode_rle,
-    _UID + ".4.50": codestream.decode_jpeg,
-    _UID + ".4.51": codestream.decode_jpeg,
-    _UID + ".4.57": codestream.decode_jpeg,
-    _UID + ".4.70": codestream.decode_jpeg,
-    _UID + ".4.80": codestream.decode_jpeg_ls,
-    _UID + ".4.81": codestream.decode_jpeg_ls,
-    _UID + ".4.90": codestream.decode_jpeg_2000,
-    _UID + ".4.91": codestream.decode_jpeg_2000,
+    IMPLICIT + ".5": codestream.decode_rle,
+    IMPLICIT + ".4.50": codestream.decode_jpeg,
+    IMPLICIT + ".4.51": codestream.decode_jpeg,
+    IMPLICIT + ".4.57": codestream.decode_jpeg,
+    IMPLICIT + ".4.70": codestream.decode_jpeg,
+    IMPLICIT + ".4.80": codestream.decode_jpeg_ls,
+    IMPLICIT + ".4.81": codestream.decode_jpeg_ls,
+    IMPLICIT + ".4.90": codestream.decode_jpeg_2000,
+    IMPLICIT + ".4.91": codestream.decode_jpeg_2000,
 }
 
 # SOP classes (PS3.4 B.5) that hold no film, by the start of their UID.
@@ -157,7 +111,7 @@ def read_dicom(data: bytes) -> Radiograph:
         file's content is in the message.
     """
     try:
-        header = _read_header(data)
+        header = read_header(data)
         _refuse_other_objects(header)
         frame = _Frame.of(header)
         stored = _decode(header, frame)  # (H, W) uint8 or uint16: bit patterns
@@ -172,184 +126,10 @@ def read_dicom(data: bytes) -> Radiograph:
         raise RadiographError(f"the DICOM file {what}") from None
 
 
-# ------------------------------------------------------------------- data elements
-
-
-@dataclass(frozen=True)
-class _Element:
-    vr: bytes | None
-    value: memoryview
-    undefined_length: bool = False
-
-
-class _Elements:
-    """The wanted data elements of one data set, undecoded."""
-
-    def __init__(self, order: str, explicit: bool, found: dict[int, _Element]):
-        self.order = order  # of the bytes, as `struct` writes it
-        self.explicit = explicit
-        self.found = found
-
-    def __contains__(self, tag: Tag) -> bool:
-        return tag in self.found
-
-    def text(self, tag: Tag) -> str:
-        """First value of a text, without padding; empty where there is none."""
-        if tag not in self.found:
-            return ""
-        text = bytes(self.found[tag].value[:1024]).decode("ascii", "replace")
-        return text.split("\\")[0].strip(" \0")
-
-    def number(self, tag: Tag, default: int | None = None) -> int:
-        """First value of an unsigned short."""
-        if tag not in self.found or len(self.found[tag].value) < 2:
-            if default is None:
-                raise RadiographError(f"the DICOM file lacks {tag.name}")
-            return default
-        return struct.unpack_from(self.order + "H", self.found[tag].value)[0]
-
-    def decimal(self, tag: Tag) -> float | None:
-        """First value of a decimal string; None where there is none or it is no finite number."""
-        try:
-            value = float(self.text(tag))
-        except ValueError:
-            return None
-        return value if math.isfinite(value) else None
-
-    def first_item(self, tag: Tag) -> _Elements | None:
-        """First item of a sequence."""
-        if tag not in self.found:
-            return None
-        element = self.found[tag]
-        walk = _Walk(element.value, self.order)
-        # A sequence of unknown VR is in implicit VR, whatever is around it (PS3.5 6.2.2).
-        return walk.first_item(self.explicit and element.vr != b"UN")
-
-
-class _Walk:
-    """Steps through the data elements in some bytes, with a bound on the number of steps."""
-
-    def __init__(self, data: memoryview, order: str):
-        self.data = data
-        self.order = order
-        self.steps = 0
-
-    def header(self, at: int, explicit: bool) -> tuple[int, bytes | None, int, int]:
-        """Tag, VR, length and place of the value of the element at a place."""
-        self.steps += 1
-        if self.steps > _MAX_ELEMENTS:
-            raise RadiographError(f"the DICOM file has more than {_MAX_ELEMENTS} elements")
-        group, number = struct.unpack_from(self.order + "HH", self.data, at)
-        tag = group << 16 | number
-        vr = bytes(self.data[at + 4 : at + 6])
-        # Some writers fall back to implicit VR within an explicit data set.
-        if explicit and group != 0xFFFE and vr.isalpha() and vr.isupper():
-            if vr in _LONG_VR:
-                return tag, vr, self._length(at + 8), at + 12
-            return tag, vr, struct.unpack_from(self.order + "H", self.data, at + 6)[0], at + 8
-        return tag, None, self._length(at + 4), at + 8
-
-    def elements(self, at: int, explicit: bool) -> Iterator[tuple[int, _Element, int]]:
-        """Tag, element and end of each; ends with the data, an item delimiter, or pixel data."""
-        while at + 8 <= len(self.data):
-            tag, vr, length, start = self.header(at, explicit)
-            if tag == _ITEM_END:
-                return
-            undefined = length == _UNDEFINED
-            if undefined:
-                end = self.end_of_items(start, explicit and vr != b"UN", 0)
-            else:
-                end = start + length
-            if end > len(self.data):
-                raise RadiographError("the DICOM file is truncated")
-            yield tag, _Element(vr, self.data[start:end], undefined), end
-            if tag == Tag.PixelData:
-                return
-            at = end
-
-    def end_of_items(self, at: int, explicit: bool, depth: int) -> int:
-        """Place behind a sequence, or encapsulated pixel data, of undefined length."""
-        if depth > _MAX_NESTING:
-            raise RadiographError(f"the DICOM file is nested deeper than {_MAX_NESTING} levels")
-        while True:
-            if at + 8 > len(self.data):
-                raise RadiographError("the DICOM file is truncated")
-            tag, _, length, at = self.header(at, explicit)
-            if tag == _SEQUENCE_END:
-                return at
-            if tag != _ITEM:
-                raise RadiographError("the DICOM file is corrupt")
-            at = self._end_of_item(at, explicit, depth) if length == _UNDEFINED else at + length
-
-    def first_item(self, explicit: bool) -> _Elements | None:
-        """The data set in the first item of the sequence that the bytes are."""
-        if len(self.data) < 8:
-            return None
-        tag, _, length, start = self.header(0, explicit)
-        if tag != _ITEM:
-            return None
-        data = self.data[start:] if length == _UNDEFINED else self.data[start : start + length]
-        walk = _Walk(data, self.order)
-        found = {tag: element for tag, element, _ in walk.elements(0, explicit) if tag in _WANTED}
-        return _Elements(self.order, explicit, found)
-
-    def _end_of_item(self, at: int, explicit: bool, depth: int) -> int:
-        while True:
-            if at + 8 > len(self.data):
-                raise RadiographError("the DICOM file is truncated")
-            tag, vr, length, at = self.header(at, explicit)
-            if tag == _ITEM_END:
-                return at
-            if length == _UNDEFINED:
-                at = self.end_of_items(at, explicit and vr != b"UN", depth + 1)
-            else:
-                at += length
-
-    def _length(self, at: int) -> int:
-        return struct.unpack_from(self.order + "I", self.data, at)[0]
-
-
-def _read_header(data: bytes) -> _Elements:
-    """The wanted elements of a file, those about the file (group 2) among them."""
-    view = memoryview(data)
-    at = 132 if data[128:132] == b"DICM" else 0
-    found: dict[int, _Element] = {}
-    walk = _Walk(view, "<")
-    while view[at : at + 2] == b"\x02\x00":  # not by the group's stated length, often wrong
-        tag, element, at = next(walk.elements(at, explicit=True))
-        if tag in _WANTED:
-            found[tag] = element
-    syntax = _Elements("<", True, found).text(Tag.TransferSyntaxUID)
-    if syntax == _DEFLATED:
-        view, at = memoryview(_inflate(view[at:])), 0
-    order = ">" if syntax == _BIG_ENDIAN or (not syntax and view[at : at + 1] == b"\0") else "<"
-    # What the file says of its VRs is less reliable than the first element itself.
-    first_vr = bytes(view[at + 4 : at + 6])
-    explicit = first_vr.isalpha() and first_vr.isupper()
-    for tag, element, _ in _Walk(view, order).elements(at, explicit):
-        if tag in _WANTED:
-            found[tag] = element
-    return _Elements(order, explicit, found)
-
-
-def _inflate(data: memoryview) -> bytes:
-    """Undo PS3.5 A.5, without the possibility of a bomb."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflated = inflater.decompress(data, _MAX_INFLATED)
-    except zlib.error:
-        raise RadiographError("the DICOM file is corrupt") from None
-    if inflater.unconsumed_tail:
-        raise RadiographError("the DICOM file inflates to more than any film needs")
-    if not inflater.eof:
-        raise RadiographError("the DICOM file is truncated")
-    return inflated
-
-
 # --------------------------------------------------------------------- the frame
 
 
-def _refuse_other_objects(header: _Elements) -> None:
+def _refuse_other_objects(header: Elements) -> None:
     sop_class = header.text(Tag.SOPClassUID) or header.text(Tag.MediaStorageSOPClassUID)
     for prefix, name in _NOT_A_FILM.items():
         if sop_class.startswith(prefix):
@@ -377,7 +157,7 @@ class _Frame:
     monochrome1: bool
 
     @classmethod
-    def of(cls, header: _Elements) -> _Frame:
+    def of(cls, header: Elements) -> _Frame:
         rows, columns = header.number(Tag.Rows), header.number(Tag.Columns)
         check_size(rows, columns)
         photometric = header.text(Tag.PhotometricInterpretation)
@@ -412,19 +192,19 @@ class _Frame:
         return values
 
 
-def _decode(header: _Elements, frame: _Frame) -> np.ndarray:
+def _decode(header: Elements, frame: _Frame) -> np.ndarray:
     """Pixel data -> (H, W) uint8 or uint16 bit patterns."""
     element = header.found[Tag.PixelData]
     syntax = header.text(Tag.TransferSyntaxUID)
-    if syntax in ("", _IMPLICIT, _EXPLICIT, _DEFLATED, _BIG_ENDIAN):
+    if syntax in ("", IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN):
         return _decode_native(element, header.order, frame)
     if syntax not in _DECODERS:
-        known = syntax.startswith(_UID + ".") and syntax.replace(".", "").isdigit()
+        known = syntax.startswith(IMPLICIT + ".") and syntax.replace(".", "").isdigit()
         name = f" ({syntax})" if known and len(syntax) < 30 else ""
         raise RadiographError(f"the DICOM file is compressed in a way that is not supported{name}")
     if not element.undefined_length:
         raise RadiographError("the DICOM file is corrupt: its compressed picture is not in parts")
-    stored = _DECODERS[syntax](_join_fragments(element.value), frame.rows, frame.columns)
+    stored = _DECODERS[syntax](join_fragments(element.value), frame.rows, frame.columns)
     return stored if stored.dtype.itemsize * 8 <= frame.bits_allocated else _narrow(stored)
 
 
@@ -434,11 +214,14 @@ def _narrow(stored: np.ndarray) -> np.ndarray:
     return stored.astype(np.uint8)
 
 
-def _decode_native(element: _Element, order: str, frame: _Frame) -> np.ndarray:
+def _decode_native(element: Element, order: str, frame: _Frame) -> np.ndarray:
     size = frame.bits_allocated // 8
     needed = frame.rows * frame.columns * size
     if element.undefined_length:
-        raise RadiographError("the DICOM file is corrupt: its picture is compressed and not so")
+        raise RadiographError(
+            "the DICOM file contradicts itself: its picture is in fragments, but its transfer "
+            "syntax is not a compressed one"
+        )
     if len(element.value) < needed:
         raise RadiographError("the DICOM file is truncated: it holds fewer pixels than it says")
     if size == 1 and order == ">" and element.vr == b"OW":  # bytes come swapped, in pairs
@@ -448,23 +231,11 @@ def _decode_native(element: _Element, order: str, frame: _Frame) -> np.ndarray:
     return np.frombuffer(element.value[:needed], kind).reshape(frame.rows, frame.columns)
 
 
-def _join_fragments(value: memoryview) -> bytes:
-    """The compressed frame: all fragments after the basic offset table (PS3.5 A.4)."""
-    walk, at, fragments = _Walk(value, "<"), 0, []
-    while at + 8 <= len(value):
-        tag, _, length, start = walk.header(at, explicit=False)
-        if tag != _ITEM:
-            break
-        fragments.append(value[start : start + length])
-        at = start + length
-    return b"".join(fragments[1:])
-
-
 # --------------------------------------------------------------- stored value -> grey
 
 
 def _grey_table(
-    header: _Elements, frame: _Frame, stored: np.ndarray
+    header: Elements, frame: _Frame, stored: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
     """Grey of every bit pattern: (2 ** bits_allocated,) float32 in [0, 1]; and notes."""
     notes: list[str] = []
@@ -484,7 +255,7 @@ def _grey_table(
     return grey.astype(np.float32), notes
 
 
-def _padding(header: _Elements, frame: _Frame, values: np.ndarray) -> np.ndarray | None:
+def _padding(header: Elements, frame: _Frame, values: np.ndarray) -> np.ndarray | None:
     """Which values are no part of the film (PS3.3 C.7.5.1.1.2), or None."""
     if Tag.PixelPaddingValue not in header:
         return None
@@ -497,7 +268,7 @@ def _padding(header: _Elements, frame: _Frame, values: np.ndarray) -> np.ndarray
     return (values >= min(first, last)) & (values <= max(first, last))
 
 
-def _modality(header: _Elements, frame: _Frame, values: np.ndarray) -> np.ndarray:
+def _modality(header: Elements, frame: _Frame, values: np.ndarray) -> np.ndarray:
     """Modality LUT or rescale (PS3.3 C.11.1)."""
     if item := header.first_item(Tag.ModalityLUTSequence):
         lut = _Lut.of(item, frame.signed)
@@ -511,7 +282,7 @@ def _modality(header: _Elements, frame: _Frame, values: np.ndarray) -> np.ndarra
 
 
 def _voi(
-    header: _Elements, frame: _Frame, output: np.ndarray, notes: list[str]
+    header: Elements, frame: _Frame, output: np.ndarray, notes: list[str]
 ) -> np.ndarray | None:
     """VOI LUT or first window (PS3.3 C.11.2) -> [0, 1]; None where the file has neither."""
     if item := header.first_item(Tag.VOILUTSequence):
@@ -570,7 +341,7 @@ class _Lut:
     data: np.ndarray
 
     @classmethod
-    def of(cls, item: _Elements, signed: bool) -> _Lut:
+    def of(cls, item: Elements, signed: bool) -> _Lut:
         descriptor, data = item.found.get(Tag.LUTDescriptor), item.found.get(Tag.LUTData)
         if descriptor is None or data is None or len(descriptor.value) < 6:
             raise RadiographError("the DICOM file has an incomplete look-up table")
@@ -592,7 +363,7 @@ class _Lut:
         return self.data[index.astype(np.int64)]
 
 
-def _view(header: _Elements) -> View | None:
+def _view(header: Elements) -> View | None:
     """The view, where the file states it by a defined term or a code."""
     if view := _VIEW_POSITIONS.get(header.text(Tag.ViewPosition).upper()):
         return view

@@ -6,6 +6,7 @@ import io
 import struct
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
 from cft.film.radiograph import (
@@ -50,14 +51,14 @@ def read_picture(data: bytes, name: str) -> Radiograph:
 
 def _refuse_several(image: Image.Image) -> None:
     """A film is a single picture."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         _refuse_pages(image)
     elif image.format != "MPO" and getattr(image, "is_animated", False):
         # An MPO is a photograph whose further pictures are previews or gain maps.
         raise RadiographError(f"the {image.format} file is animated; a film is a single picture")
 
 
-def _refuse_pages(image: Image.Image) -> None:
+def _refuse_pages(image: TiffImageFile) -> None:
     # A tile's buffer is allocated whole, however small the picture.
     if image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1) > MAX_PIXELS:
         raise RadiographError("the TIFF file has tiles larger than any film")

@@ -1,10 +1,6 @@
-"""Bytes -> `Radiograph`: every picture format, and every limit on what a user may hand in.
+"""`Radiograph`: a film, its limits, and how stored numbers become grey in [0, 1].
 
-The first bytes decide the format, never the name. PNG, JPEG, TIFF, BMP and WebP are read here,
-DICOM in `cft.dicom`. Whatever is wrong with a file, `RadiographError` says so in one sentence that
-holds nothing of the file's content.
-
-How stored numbers become grey in [0, 1]:
+The rules:
 
 - 8 bits and fewer: the format's own full scale (255 is white).
 - 16 bits: the full scale of the smallest usual depth of a detector (8, 10, 12, 14 or 16 bits) that
@@ -14,7 +10,7 @@ How stored numbers become grey in [0, 1]:
   that are not finite (or beyond 1e30, a usual mark for "no data") become black.
 - Colour: its luminance (ITU-R BT.601). Transparency: shown on black.
 
-DICOM has rules of its own for this; see `cft.dicom`.
+DICOM has rules of its own for this; see `cft.film.dicom`.
 """
 
 from __future__ import annotations
@@ -24,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
 
@@ -165,7 +162,7 @@ def damaged(what: str, error: Exception) -> str:
 def grey_from_pil(image: Image.Image) -> Grey:
     """A picture that Pillow reads."""
     notes: _Notes = ()
-    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0
+    white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
     if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         notes += ("turned as its EXIF orientation says",)

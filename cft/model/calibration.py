@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from cft.model.odds import sigmoid
+
 #: Fewer known positives, or negatives, than this say nothing about probabilities or thresholds.
 MIN_CASES = 5
 
@@ -27,8 +29,7 @@ def apply_platt(scores: np.ndarray, scale: float, bias: float) -> np.ndarray:
     >>> float(apply_platt(np.float64(0.0), scale=2.0, bias=0.0))
     0.5
     """
-    logits = scale * np.asarray(scores) + bias
-    return np.exp(-np.logaddexp(0, -logits))  # sigmoid that overflows for no logit
+    return sigmoid(scale * np.asarray(scores) + bias)
 
 
 def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | None:
@@ -55,8 +56,13 @@ def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | N
     are (n+ + 1) / (n+ + 2) and 1 / (n- + 2) instead of 1 and 0, so that the fit exists even when
     the scores separate the labels.
     """
-    # Only fitting needs it; whoever uses a model does not wait for its import.
-    from sklearn.linear_model import LogisticRegression
+    # Only fitting needs it; whoever uses a model neither installs it nor waits for its import.
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'fitting a calibration needs scikit-learn: pip install "cft[train]"', name=error.name
+        ) from error
 
     scores, labels = _known(scores, labels)
     if not _enough(labels):

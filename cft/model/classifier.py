@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 
 from cft.errors import ModelFolderError, RadiographError
 from cft.film.read import as_radiograph
@@ -18,6 +19,14 @@ from cft.model.findings import LATERAL, Findings, categories_of, origin
 from cft.model.folder import CONFIG, ModelFolder
 from cft.model.network import build_network, has_linear_head
 from cft.model.preprocess import Preprocess
+
+
+class _Streams(Protocol):
+    """All that `Classifier.predict` needs, which is why `cft.Ensemble` can have it too."""
+
+    def stream(
+        self, films: Iterable[Any], batch_size: int = 16
+    ) -> Iterator[Findings | RadiographError]: ...
 
 
 class Classifier:
@@ -32,7 +41,7 @@ class Classifier:
     categories
         Label -> `Category`.
     preprocess
-        The model's own `cft.preprocess.Preprocess`.
+        The model's own `cft.model.preprocess.Preprocess`.
     weights_sha256
         Hash of the weights file: names the exact weights.
     network
@@ -57,7 +66,8 @@ class Classifier:
         except ValueError as error:
             raise ModelFolderError(f"{folder.path / CONFIG}: {error}") from error
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = build_network(folder).to(self.device, memory_format=torch.channels_last)
+        self.network = build_network(folder)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
         self.has_heatmaps = has_linear_head(self.network, self.preprocess, self.device)
 
     @property
@@ -76,7 +86,7 @@ class Classifier:
         views = self.config.get("cft", {}).get("provenance", {}).get("views")
         return isinstance(views, dict) and bool(views.get("lateral"))
 
-    def predict(self, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
+    def predict(self: _Streams, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
         """Predict the findings of one film or of a list of films.
 
         Parameters
@@ -148,9 +158,9 @@ class Classifier:
             batch.to(self.device, memory_format=torch.channels_last)
         )
         scores = self.network.forward_head(features)
-        if not self.has_heatmaps:
-            return scores.cpu().numpy(), [None] * len(scores)
         head = self.network.get_classifier()
+        if not self.has_heatmaps or not isinstance(head, nn.Linear):
+            return scores.cpu().numpy(), [None] * len(scores)
         maps = torch.einsum("kd,ndhw->nkhw", head.weight, features) + head.bias[:, None, None]
         return scores.cpu().numpy(), maps.cpu().numpy()
 
@@ -163,8 +173,7 @@ class Classifier:
                 for label, score in by_label.items()
             },
             operating_points={
-                label: category.operating_point and category.operating_point["threshold"]
-                for label, category in self.categories.items()
+                label: category.threshold for label, category in self.categories.items()
             },
             view=film.view,
             notes=film.notes if self._knows(film.view) else (LATERAL, *film.notes),

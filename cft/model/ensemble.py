@@ -23,7 +23,7 @@ from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
-from cft.model.averaging import AVERAGES, combine, logit
+from cft.model.averaging import AVERAGES, combine
 from cft.model.classifier import Classifier
 from cft.model.findings import Category, Findings, origin
 from cft.model.folder import (
@@ -35,6 +35,7 @@ from cft.model.folder import (
     read_config,
     read_model_folder,
 )
+from cft.model.odds import logit
 
 __all__ = ["Ensemble", "EnsembleFindings", "write_ensemble"]
 _MAX_MEMBERS = 64
@@ -55,7 +56,7 @@ class EnsembleFindings(Findings):
             share * member.heatmap(label, shape)
             for member, share in zip(self._members, self._shares, strict=True)
         ]
-        return np.sum(maps, axis=0, dtype=np.float32)
+        return np.stack(maps).sum(axis=0, dtype=np.float32)
 
 
 class Ensemble:
@@ -139,19 +140,23 @@ class Ensemble:
             for film in decoded:
                 yield self._findings(next(answers)) if isinstance(film, Radiograph) else film
 
-    def _findings(self, answers: tuple[Findings | RadiographError, ...]) -> Findings:
+    def _findings(
+        self, answers: tuple[Findings | RadiographError, ...]
+    ) -> Findings | RadiographError:
+        """The members' findings as one, or the error of the first that has none."""
+        found: list[Findings] = []
         for answer in answers:
             if isinstance(answer, RadiographError):
                 return answer
-        table = np.array([[a.probabilities[label] for label in self.label_names] for a in answers])
+            found.append(answer)
+        table = np.array([[a.probabilities[label] for label in self.label_names] for a in found])
         combined = combine(table, self.weights, self.average)
-        first = answers[0]
+        first = found[0]
         return EnsembleFindings(
             scores=dict(zip(self.label_names, logit(combined).tolist(), strict=True)),
             probabilities=dict(zip(self.label_names, combined.tolist(), strict=True)),
             operating_points={
-                label: category.operating_point and category.operating_point["threshold"]
-                for label, category in self.categories.items()
+                label: category.threshold for label, category in self.categories.items()
             },
             view=first.view,
             notes=first.notes,
@@ -159,7 +164,7 @@ class Ensemble:
             _categories=self.categories,
             _region=first._region,
             _maps=None,
-            _members=answers,
+            _members=tuple(found),
             _shares=self.weights,
         )
 
@@ -188,7 +193,7 @@ def write_ensemble(
     members
         (name, model folder, weight) each; weights not negative, those of 0 are left out.
     average
-        One of `cft.averaging.AVERAGES`.
+        One of `cft.model.averaging.AVERAGES`.
     config
         What the ensemble says of itself: ``architecture`` ("ensemble"), ``label_names``,
         ``pretrained_cfg`` and what else a model folder has; ours under ``"cft"``.

@@ -40,6 +40,11 @@ class Category:
     operating_point: dict[str, Any] | None = None
     best_f1: dict[str, Any] | None = None
 
+    @property
+    def threshold(self) -> float | None:
+        """The operating point's threshold; None where there is none."""
+        return None if self.operating_point is None else self.operating_point["threshold"]
+
     def probability(self, score: np.ndarray) -> np.ndarray:
         """Score (logit), any shape -> calibrated probability in [0, 1]."""
         scale, bias = self.platt or (1.0, 0.0)
@@ -117,8 +122,9 @@ class Findings:
             raise ValueError("this network has no class activation maps: its head is not linear")
         local = self._maps[list(self.scores).index(label)]
         shape = shape or self.shape
-        scales = (shape[0] / self.shape[0], shape[1] / self.shape[1]) * 2
-        region = tuple(edge * scale for edge, scale in zip(self._region, scales, strict=True))
+        down, across = shape[0] / self.shape[0], shape[1] / self.shape[1]
+        top, left, bottom, right = self._region
+        region = (top * down, left * across, bottom * down, right * across)
         return spread(local, region, shape, self._categories[label].probability)
 
     def to_dict(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def load(
     Parameters
     ----------
     reference
-        A model folder, or ``hf-hub:org/name@revision`` (see `cft.hub.resolve`). None: the one
+        A model folder, or ``hf-hub:org/name@revision`` (see `cft.model.hub.resolve`). None: the one
         named by the environment variable ``CFT_MODEL``, else the model bundled with the project.
     device
         Such as "cpu" or "cuda"; None takes a GPU if there is one.
@@ -37,7 +37,7 @@ def load(
     if "members" in read_config(source.path).get("cft", {}):
         from cft.model.ensemble import Ensemble  # which is made of classifiers
 
-        model = Ensemble(source.path, device)
+        model: Classifier | Ensemble = Ensemble(source.path, device)
     else:
         model = Classifier(read_model_folder(source.path), device)
     model.reference, model.commit = source.reference, source.commit

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, cast
+
 import timm
 import torch
 from torch import nn
@@ -9,6 +11,21 @@ from torch import nn
 from cft.errors import ModelFolderError
 from cft.model.folder import CONFIG, ModelFolder
 from cft.model.preprocess import Preprocess
+
+if TYPE_CHECKING:
+
+    class Network(nn.Module):
+        """What every network of timm has beyond `nn.Module`. Only a type: no object is of it."""
+
+        pretrained_cfg: dict[str, Any]
+        num_features: int
+
+        def forward_features(self, x: torch.Tensor) -> torch.Tensor: ...
+
+        def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor: ...
+
+        def get_classifier(self) -> nn.Module: ...
+
 
 # Arguments of timm.create_model that would load something else than the folder's own tensors.
 _FORBIDDEN_MODEL_ARGS = {
@@ -25,7 +42,12 @@ _FORBIDDEN_MODEL_ARGS = {
 }
 
 
-def build_network(folder: ModelFolder) -> nn.Module:
+def new_network(architecture: str, /, **arguments: Any) -> Network:
+    """`timm.create_model` without pretrained weights, as what it is."""
+    return cast("Network", timm.create_model(architecture, pretrained=False, **arguments))
+
+
+def build_network(folder: ModelFolder) -> Network:
     """The timm network that a model folder describes, with the folder's tensors.
 
     The network is first laid out without memory and compared with the tensors, so that a
@@ -51,7 +73,7 @@ def build_network(folder: ModelFolder) -> nn.Module:
         arguments.setdefault("global_pool", folder.config["global_pool"])
     try:
         with torch.device("meta"):
-            network = timm.create_model(architecture, pretrained=False, **arguments)
+            network = new_network(architecture, **arguments)
     except Exception as error:  # whatever a constructor makes of arguments that are not its own
         raise ModelFolderError(
             f"{where}: timm cannot build {architecture!r} from these arguments ({error})"
@@ -59,7 +81,7 @@ def build_network(folder: ModelFolder) -> nn.Module:
     _check_tensors(network, folder)
     if not set(dict(network.named_buffers())) <= set(folder.state_dict):
         # Buffers that are not saved have to be computed, which a network without memory cannot.
-        network = timm.create_model(architecture, pretrained=False, **arguments)
+        network = new_network(architecture, **arguments)
     network.load_state_dict(folder.state_dict, strict=True, assign=True)
     return network.eval().requires_grad_(False)
 
@@ -91,7 +113,7 @@ def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
         )
 
 
-def has_linear_head(network: nn.Module, preprocess: Preprocess, device: torch.device) -> bool:
+def has_linear_head(network: Network, preprocess: Preprocess, device: torch.device) -> bool:
     """Whether the score is the mean over positions of a linear function of the feature map.
 
     Asked of the network itself, not of its name: random features go through the head, and the

@@ -37,7 +37,7 @@ __all__ = [
 class Reader:
     """How a data set is read, and how its folder or table is recognised."""
 
-    read: Callable[[Path, Request], LabelTable]
+    read: Callable[..., LabelTable]  # of a path (none for films that are drawn) and a request
     recognises: Callable[[Path], bool] = lambda data: False
 
 
@@ -111,7 +111,8 @@ def table_of(
         name = "phantoms"
     elif not data.exists():
         raise DatasetError(f"there is no {data}")
-    name = name or _recognise(data)
+    elif name is None:
+        name = _recognise(data)
     if name not in READERS:
         raise DatasetError(f"no data set is called {name!r}; choose from {', '.join(READERS)}")
     if name == "phantoms" and data is not None:

@@ -170,7 +170,7 @@ def read_csv(path: Path, problems: Problems | None = None) -> Columns:
             rows = list(itertools.islice(reader, _ROWS_AT_ONCE))
             if not rows:
                 break
-            full = range(start, start + len(rows))
+            full: Sequence[int] = range(start, start + len(rows))
             if not all(rows):  # blank lines
                 full = [number for number, row in zip(full, rows, strict=True) if row]
                 rows = [row for row in rows if row]
@@ -189,8 +189,8 @@ def read_csv(path: Path, problems: Problems | None = None) -> Columns:
     if len(set(named)) < len(named):
         twice = next(name for name in named if named.count(name) > 1)
         raise TableError(f"{path} has two columns named {twice!r}")
-    cells = {name: column for name, column in zip(header, columns, strict=True) if name}
-    return Columns(path, cells, numbers)
+    by_name = {name: column for name, column in zip(header, columns, strict=True) if name}
+    return Columns(path, by_name, numbers)
 
 
 def _of_width(

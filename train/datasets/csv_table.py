@@ -184,7 +184,8 @@ def _split(table: Columns, problems: Problems) -> list[str]:
 
 
 def _attributes(table: Columns, problems: Problems) -> tuple[dict[str, np.ndarray], list[str]]:
-    attributes, notes = {}, []
+    attributes: dict[str, np.ndarray] = {}
+    notes: list[str] = []
     if "age" in table.cells:
         attributes["age"], notes = reading.read_ages(table["age"])
     if "sex" in table.cells:

@@ -149,8 +149,9 @@ def _classes(folder: Path, lists: _Lists) -> list[str]:
     """Names of the labels in the lists' order, spelt as in `cft.labels`."""
     path = _required(folder, lists.classes)
     spelling = {_letters(name): name for name in lists.label_names}
-    found = [spelling.get(_letters(line)) for line in csv_core.read_text(path).splitlines()]
-    if sorted(map(str, found)) != sorted(lists.label_names):
+    lines = csv_core.read_text(path).splitlines()
+    found = [spelling.get(_letters(line), "") for line in lines]
+    if sorted(found) != sorted(lists.label_names):
         raise DatasetError(
             f"{path} must name each of these once, a line each: {', '.join(lists.label_names)}"
         )

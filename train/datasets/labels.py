@@ -92,7 +92,7 @@ class LabelTable:
         If the parts do not fit together.
     """
 
-    images: Sequence[Path]
+    images: Paths
     y: np.ndarray
     uncertain: np.ndarray
     label_names: tuple[str, ...]
@@ -102,7 +102,7 @@ class LabelTable:
     attributes: dict[str, np.ndarray] = field(default_factory=dict)
     dataset: str = ""
     notes: tuple[str, ...] = ()
-    names: np.ndarray | None = None
+    names: np.ndarray = None  # type: ignore[assignment]  # `__post_init__` puts an array there
     pixels: np.ndarray | None = None
     source: dict[str, Any] = field(default_factory=dict)
 

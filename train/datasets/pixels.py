@@ -1,7 +1,8 @@
 """Films decoded and resized once, into one uint8 array that training reads from then on.
 
 The decoder and the geometry are those of inference (`cft.read_radiograph`,
-`cft.preprocess.Preprocess.geometry`), so a film reaches the network the same way in both. A pack is
+`cft.model.preprocess.Preprocess.geometry`), so a film reaches the network the same way in both. A
+pack is
 a folder: ``pixels.u8`` holds the (N, H, W) array, ``done.u8`` one byte a film (0 to do, 1 there,
 2 unreadable), ``index.json`` what it was made from and the reasons for the unreadable films.
 Packing uses all cores and may be stopped at any time; it goes on where it was.
@@ -197,7 +198,12 @@ def _pack_rows(images, preprocess, folder, shape, todo, done, index, workers, pr
             bar.update(len(rows))
 
 
-def _results(images, tasks, arguments, workers) -> Iterator[tuple[np.ndarray, list[str | None]]]:
+def _results(
+    images: Sequence[Path],
+    tasks: Sequence[np.ndarray],
+    arguments: tuple[Path, tuple[int, ...], Preprocess],
+    workers: int,
+) -> Iterator[tuple[np.ndarray, list[str | None]]]:
     """(rows, reasons) of each task, as they come."""
     if workers == 1 or sum(map(len, tasks)) < _WORTH_WORKERS:
         for rows in tasks:

@@ -65,8 +65,8 @@ def note_unknown_values(
     table: Columns, name: str, known: Collection[str], taken_for: str
 ) -> list[str]:
     """A note on the values of a column that are none of ``known`` (in lower case) nor blank."""
-    strange = {value.strip() for value in table[name] if value.strip()}
-    strange = sorted(value for value in strange if value.lower() not in known)
+    values = {value.strip() for value in table[name] if value.strip()}
+    strange = sorted(value for value in values if value.lower() not in known)
     sentence = f"Treated {{}} unknown {{}} of the column {name} as {taken_for}"
     return note_names(sentence, strange, "value", "values")
 
@@ -138,28 +138,28 @@ def build_table(
     DatasetError
         If there are problems, or no films that are wanted.
     """
-    split = np.array(split, "U5")
+    sides = np.array(split, "U5")
     problems = problems or Problems(files[0] if files else dataset)
-    rows, repeated = _first_of_each(names, y, uncertain, split, problems)
+    rows, repeated = _first_of_each(names, y, uncertain, sides, problems)
     problems.check()
-    names, patients, studies = (np.array(texts, str) for texts in (names, patients, studies))
-    listed = {side: int((split[rows] == side).sum()) for side in SPLITS}
+    people = np.array(patients, str)
+    listed = {side: int((sides[rows] == side).sum()) for side in SPLITS}
     rows, unwanted = _wanted(dataset, attributes, rows, options, min_width)
-    kept, shared = _settle_shared_patients(patients[rows], split[rows], options.shared_patients)
+    kept, shared = _settle_shared_patients(people[rows], sides[rows], options.shared_patients)
     rows = rows[kept]
-    assigned, drawn = _draw_splits(patients[rows], split[rows], options)
+    assigned, drawn = _draw_splits(people[rows], sides[rows], options)
     table = LabelTable(
         images=images.take(rows),
         y=y[rows],
         uncertain=uncertain[rows],
         label_names=tuple(label_names),
-        patients=patients[rows],
-        studies=studies[rows],
+        patients=people[rows],
+        studies=np.array(studies, str)[rows],
         split=assigned,
         attributes={name: column[rows] for name, column in attributes.items()},
         dataset=dataset,
         notes=(*notes, *repeated, *unwanted, *shared, *drawn),
-        names=names[rows],
+        names=np.array(names, str)[rows],
         source={
             "files": [str(path) for path in files],
             "rows": len(names),
@@ -230,12 +230,13 @@ def _first_of_each(
     original = first[numbers]  # of each row, the first row with its name
     same_y = (y == y[original]) | (np.isnan(y) & np.isnan(y[original]))
     same = (same_y & (uncertain == uncertain[original])).all(1) & (split == split[original])
-    for row in np.flatnonzero(~same):
+    for row in np.flatnonzero(~same).tolist():
         problems.add(
             f"{names[row]} is listed twice with different labels or splits (films "
             f"{original[row] + 1:,} and {row + 1:,} of the list); remove the wrong one"
         )
-    repeats = [names[row] for row in np.flatnonzero(original != np.arange(len(names)))]
+    repeated = np.flatnonzero(original != np.arange(len(names))).tolist()
+    repeats = [names[row] for row in repeated]
     return first, note_names("Counted {} repeated {} once", repeats, "film", "films")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from cft.model import averaging
+from cft.model.odds import logit
 from train.metrics.ranking import auroc
 
 __all__ = ["SPACES", "combine", "greedy_weights"]
@@ -42,11 +43,11 @@ def combine(
         If logits are asked for and a score is no probability, or there is no such space.
     """
     stacked = np.stack([np.asarray(s, np.float64) for s in scores])  # (M, N, C)
-    weights = np.ones(len(stacked)) if weights is None else weights
+    shares = np.ones(len(stacked)) if weights is None else weights
     if space == "logits":
         _check_probabilities(stacked)
-        return averaging.combine(stacked, weights, "logits")
-    return averaging.combine([_into(s, space) for s in stacked], weights, "probabilities")
+        return averaging.combine(stacked, shares, "logits")
+    return averaging.combine([_into(s, space) for s in stacked], shares, "probabilities")
 
 
 def _into(scores: np.ndarray, space: str) -> np.ndarray:
@@ -58,7 +59,7 @@ def _into(scores: np.ndarray, space: str) -> np.ndarray:
     if space != "logits":
         raise ValueError(f"no ensemble {space!r}; there are {', '.join(SPACES)}")
     _check_probabilities(scores)
-    return averaging.logit(scores)
+    return logit(scores)
 
 
 def _check_probabilities(scores: np.ndarray) -> None:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["is_test_set", "leaderboard_place", "reader_rates", "readers_below", "step_curve"]
+from train.metrics.roc import roc_vertices
+
+__all__ = ["is_test_set", "leaderboard_place", "reader_rates", "readers_below"]
 _TEST_STUDIES = 500
 _TEST_PREFIX = "CheXpert-v1.0/test/"
 
@@ -92,20 +94,6 @@ def reader_rates(decisions: np.ndarray, labels: np.ndarray) -> tuple[float, floa
     return float(sensitivity), float(false_positive_rate)
 
 
-def step_curve(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ROC vertices (false-positive rates, sensitivities) by falling score, from (0, 0) to (1, 1).
-
-    One vertex for each distinct score; (N,) labels in {1, 0, NaN} hold both classes.
-    """
-    known = ~np.isnan(labels)
-    order = np.argsort(-scores[known], kind="stable")
-    ranked, positive = scores[known][order], labels[known][order] == 1
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
-    true = np.append(0, np.cumsum(positive)[last_of_tie])
-    false = np.append(0, np.cumsum(~positive)[last_of_tie])
-    return false / false[-1], true / true[-1]
-
-
 def readers_below(
     scores: np.ndarray, labels: np.ndarray, rates: Mapping[str, tuple[float, float]]
 ) -> dict[str, Any]:
@@ -126,7 +114,7 @@ def readers_below(
     dict
         ``count`` and ``readers`` (their names).
     """
-    false_positive_rates, sensitivities = step_curve(scores, labels)
+    false_positive_rates, sensitivities = roc_vertices(scores, labels)
     below = []
     for reader, (sensitivity, false_positive_rate) in rates.items():
         vertex = int(np.searchsorted(false_positive_rates, false_positive_rate, side="left"))

@@ -21,6 +21,7 @@ from train.evaluation.figure import (
 )
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW
+from train.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,8 +125,8 @@ def _category_axis(axis: Axes, rows: Sequence[str], truth: Truth) -> None:
     axis.set_yticks(range(len(rows)), names)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.grid(axis="y", visible=False)
-    for y in range(len(rows) - 1):
-        axis.axhline(y + 0.5, color="#EEEEEE", linewidth=0.7, zorder=0)
+    for row in range(len(rows) - 1):
+        axis.axhline(row + 0.5, color="#EEEEEE", linewidth=0.7, zorder=0)
     axis.axhline(len(rows) - 1.5, color="#888888", linewidth=0.8)
 
 
@@ -180,7 +181,7 @@ def calibration_dumbbells(
         _category_axis(axis, rows, truth)
     axes[0].set_xlim(left=0)  # of all, and not before all are drawn
     add_heading(figure, "Calibration error before and after calibration", films_shown(truth))
-    add_legend(figure, axes[: len(run)])
+    add_legend(figure, list(axes[: len(run)]))
     return figure
 
 
@@ -240,6 +241,4 @@ def subgroup_dots(
 def _subgroup_name(attribute: str, value: str, result: Mapping[str, Any]) -> str:
     count = len(result["subsets"]["all"]["defined"])
     name = attribute if value.startswith(attribute) else f"{attribute} {value}"
-    return (
-        f"{name}  (n = {result['films']:,}, {count} {'category' if count == 1 else 'categories'})"
-    )
+    return f"{name}  (n = {result['films']:,}, {counted(count, 'category')})"

@@ -13,10 +13,12 @@ import numpy as np
 
 from cft.files import atomic_write
 from train.evaluation.predictions import Predictions, Truth
+from train.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 
 __all__ = ["SUFFIXES"]
@@ -28,7 +30,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)), "-.", (0, (7, 2, 1, 2, 1, 2)), (0, 
 MARKERS = ("o", "s", "^", "v", "P", "X", "D")
 GREY = "#777777"
 
-STYLE = {
+STYLE: dict[RcKeyType, str | float] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 8.5,
@@ -119,10 +121,9 @@ def pick(looks: Sequence[Any], i: int) -> Any:
 
 def films_shown(truth: Truth) -> str:
     """What a plot is of: the truth, its rows and what they are grouped by."""
-    plural = {"patient": "patients", "study": "studies", "film": "films"}
-    text = f"{truth.name}: {len(truth.keys):,} {plural[truth.row]}"
+    text = f"{truth.name}: {counted(len(truth.keys), truth.row)}"
     if truth.unit != truth.row:
-        text += f" of {len(np.unique(truth.groups)):,} {plural[truth.unit]}"
+        text += f" of {counted(len(np.unique(truth.groups)), truth.unit)}"
     return text
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.evaluation.competition import step_curve
+from cft.model.odds import sigmoid
 from train.evaluation.figure import (
     DASHES,
     GREY,
@@ -22,8 +22,7 @@ from train.evaluation.figure import (
     pick,
 )
 from train.evaluation.predictions import Predictions, Truth
-from train.metrics.bootstrap import bootstrap_roc_band
-from train.metrics.decisions import sigmoid
+from train.metrics.roc import bootstrap_roc_band, roc_vertices
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,12 +45,13 @@ _MOST_BINS = 10
 
 def _grid(n: int, title: Sequence[str], x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns = n if n <= 3 else 3 if n <= 6 else 4
     rows = math.ceil(n / columns)
     side = {1: 3.6, 2: 2.6}.get(n, 2.1)
-    figure = Figure(figsize=(side * columns + 0.4, (side + 0.2) * rows + 1.1), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.11)
+    size = (side * columns + 0.4, (side + 0.2) * rows + 1.1)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.11))
     add_heading(figure, *title)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.ravel()[n:]:
@@ -71,8 +71,15 @@ def _title(axis: Axes, label: str, y: np.ndarray) -> None:
     """The category and its known cases above its panel."""
     counts = f"{int(np.sum(y == 1))} positive, {int(np.sum(y == 0))} negative"
     axis.set_title(label.replace("_", " "), pad=13)
-    place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 3)}
-    axis.annotate(counts, **place, textcoords="offset points", fontsize=7, color=GREY)
+    axis.annotate(
+        counts,
+        xy=(0, 1),
+        xycoords="axes fraction",
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=7,
+        color=GREY,
+    )
 
 
 def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> set[str]:
@@ -139,7 +146,7 @@ def _roc_curve(
     if results["models"][model.name]["categories"][label]["auroc"] is None:
         return
     look = _look(i, model.name, emphasised)
-    x, sensitivity = step_curve(model.column(label), y)
+    x, sensitivity = roc_vertices(model.column(label), y)
     axis.plot(x, sensitivity, **look, label=model.name)
     if model.name in emphasised:
         grid = np.linspace(0, 1, 101)
@@ -241,7 +248,7 @@ def precision_recall_steps(scores: np.ndarray, labels: np.ndarray) -> tuple[np.n
     One step for each score at which a positive is found; precision holds from the recall before.
     """
     known = ~np.isnan(labels)
-    false_positive_rate, recall = step_curve(scores, labels)
+    false_positive_rate, recall = roc_vertices(scores, labels)
     true = recall * np.sum(labels[known] == 1)
     called = true + false_positive_rate * np.sum(labels[known] == 0)
     rises = np.append(True, np.diff(recall) > 0)
@@ -284,7 +291,7 @@ def reliability_grid(
                 continue
             column = model.label_names.index(label)
             if model.logits is not None and len(models) == 1:
-                before = reliability_points(sigmoid(model.logits[:, column]), y)
+                before = reliability_points(sigmoid(model.logits[:, column].astype(np.float64)), y)
                 _reliability_line(axis, *before, i, f"{model.name}, before calibration", "before")
                 largest = max(largest, before[0].max(), before[1].max())
             stated, observed, half = reliability_points(model.scores[:, column], y)

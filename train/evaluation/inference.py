@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -40,7 +41,7 @@ def run(
     classifier: Classifier | Ensemble, tables: Sequence[LabelTable], batch_size: int = 32
 ) -> FilmScores:
     """Predict every film of some tables, each film once."""
-    sources = {}
+    sources: dict[str, Path | np.ndarray] = {}
     for table in tables:
         films = table.images if table.pixels is None else table.pixels
         for name, film in zip(table.names.tolist(), films, strict=True):
@@ -118,7 +119,7 @@ def predictions_of(
     """A model's scores for the rows of `truth_of` of the same table and rule.
 
     Operating points are those of the model folder, which were chosen on its validation films by
-    `threshold_rule`, one of `cft.calibration.RULES`.
+    `threshold_rule`, one of `cft.model.calibration.RULES`.
     """
     _, _, member = _rows(table, rule)
     shared = [label for label in classifier.label_names if label in table.label_names]

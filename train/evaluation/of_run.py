@@ -37,7 +37,7 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
 def evaluate(
     scores: np.ndarray, table: LabelTable, categories: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """`train.report.evaluate_scores` of (N, C) logits as calibrated probabilities."""
+    """`train.evaluation.scores.evaluate_scores` of (N, C) logits as calibrated probabilities."""
     chances = np.empty(scores.shape, np.float64)
     thresholds = {}
     for c, label in enumerate(table.label_names):

@@ -1,7 +1,8 @@
 """Models and readers against one truth: every figure of an evaluation as one dict.
 
 What can be compared with what, and which figures belong together, is decided here: operating
-points, radiologists, pairs of models, subgroups. The figures themselves are `train.figures`'.
+points, radiologists, pairs of models, subgroups. The figures are computed by
+`train.evaluation.scores`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import numpy as np
 
 from cft.labels import CHEXPERT_5
 from cft.model.calibration import operating_point
+from cft.model.odds import sigmoid
 from train.evaluation import competition
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
-from train.metrics.decisions import calibration_figures, sigmoid
+from train.metrics.decisions import calibration_figures, finite_or_none
+from train.tables import counted
 
 __all__ = ["Settings", "choose_points", "evaluate_models"]
 
@@ -79,7 +82,7 @@ def evaluate_models(
     Returns
     -------
     dict
-        ``truth``, ``models`` (name -> what `train.figures.evaluate_scores` gives, with
+        ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
         ``operating_points``, ``uncalibrated``, ``radiologists_below``, ``leaderboard`` and
         ``subgroups`` where they apply), ``radiologists``, ``comparisons``.
     """
@@ -98,7 +101,7 @@ def evaluate_models(
         "models": {m.name: _evaluate(truth, m, rates, settings) for m in models},
         "radiologists": {
             reader: {
-                label: {"sensitivity": _number(x), "false_positive_rate": _number(y)}
+                label: {"sensitivity": finite_or_none(x), "false_positive_rate": finite_or_none(y)}
                 for label, (x, y) in by_label.items()
             }
             for reader, by_label in rates.items()
@@ -144,7 +147,7 @@ def _evaluate(
     }
     if model.logits is not None:
         result["uncalibrated"] = {
-            label: calibration_figures(sigmoid(model.logits[:, c]), labels[:, c])
+            label: calibration_figures(sigmoid(model.logits[:, c].astype(np.float64)), labels[:, c])
             for c, label in enumerate(names)
         }
     if rates:
@@ -173,11 +176,11 @@ def _comparisons(
     for i, j in itertools.combinations(range(len(models)), 2):
         shared = tuple(x for x in models[i].label_names if x in models[j].label_names)
         if shared:
-            pair = [
+            first, second = (
                 (models[k].name, models[k].columns(shared), resampled(k, shared)) for k in (i, j)
-            ]
+            )
             labels = truth.columns(shared)
-            comparisons.append(compare_scores(*pair, labels, truth.groups, shared))
+            comparisons.append(compare_scores(first, second, labels, truth.groups, shared))
     return comparisons
 
 
@@ -196,10 +199,6 @@ def _missing_subsets(label_names: Sequence[str], settings: Settings) -> list[str
     ]
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def choose_points(
     scores: np.ndarray, labels: np.ndarray, label_names: Sequence[str], rule: str
 ) -> dict[str, float | None]:
@@ -208,7 +207,10 @@ def choose_points(
         label: operating_point(scores[:, c], labels[:, c], rule=rule)
         for c, label in enumerate(label_names)
     }
-    return {label: point and float(point["threshold"]) for label, point in points.items()}
+    return {
+        label: None if point is None else float(point["threshold"])
+        for label, point in points.items()
+    }
 
 
 # --- Radiologists -------------------------------------------------------------------------------
@@ -287,10 +289,9 @@ def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
 
 def _few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[str]:
     """Sentences on the subgroups whose intervals say little."""
-    plural = {"patient": "patients", "study": "studies", "film": "films"}[unit]
     return [
-        f"{attribute} {value}: {figures['groups']} {plural} are too few for an interval that can "
-        "be trusted"
+        f"{attribute} {value}: {counted(figures['groups'], unit)} are too few for an interval "
+        "that can be trusted"
         for attribute, values in subgroups.items()
         for value, figures in values.items()
         if figures["groups"] < FEW

@@ -106,7 +106,9 @@ def model_names(references: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_labels(classifiers: Mapping[str, cft.Classifier], table: LabelTable) -> None:
+def _check_labels(
+    classifiers: Mapping[str, cft.Classifier | cft.Ensemble], table: LabelTable
+) -> None:
     for name, classifier in classifiers.items():
         if not set(classifier.label_names) & set(table.label_names):
             raise EvaluationError(

@@ -22,6 +22,7 @@ from train.metrics.bootstrap import (
 from train.metrics.comparison import Comparison, compare_bootstrap, compare_delong, compare_means
 from train.metrics.decisions import calibration_figures, finite_or_none, rates
 from train.metrics.delong import delong
+from train.tables import counted
 
 __all__ = ["FEW", "RATES", "compare_scores", "evaluate_scores", "named_subsets"]
 
@@ -147,7 +148,7 @@ def compare_scores(
     Parameters
     ----------
     first, second
-        (name, (N, C) scores, their `train.statistics.bootstrap_auroc` with one seed).
+        (name, (N, C) scores, their `train.metrics.bootstrap.bootstrap_auroc` with one seed).
     labels, groups, label_names
         As in `evaluate_scores`.
 
@@ -304,7 +305,7 @@ def _subset(name, members, label_names, categories, area, precision, notes) -> d
     defined = [label for label in members if categories[label]["auroc"] is not None]
     left_out = [label for label in members if categories[label]["auroc"] is None]
     if left_out and defined:
-        number = f"{len(defined)} {'category' if len(defined) == 1 else 'categories'}"
+        number = counted(len(defined), "category")
         notes.append(
             f"the mean AUROC over {name!r} is that of {number}, without {', '.join(left_out)}"
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from train.evaluation.figure import COLOURS, STYLE, add_heading, save_figure
+from train.tables import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def training_curves(
             best = min if i == 0 else max
             _curve(axis, epochs, values, best, COLOURS[i])
             axis.set_title(name_of_curve, fontsize=8)
-        add_heading(figure, f"{title}: {len(epochs)} epoch{'s' if len(epochs) > 1 else ''}")
+        add_heading(figure, f"{title}: {counted(len(epochs), 'epoch')}")
         return save_figure(figure, folder / name)
 
 
@@ -78,7 +79,7 @@ def _curve(
     axis: Axes,
     epochs: Sequence[int],
     values: Sequence[float | None],
-    best: Callable[..., float],
+    best: Callable[..., tuple[float, int]],
     colour: str,
 ) -> None:
     """Values by epoch (None where undefined), the best one marked with its value."""

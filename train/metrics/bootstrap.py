@@ -17,7 +17,6 @@ __all__ = [
     "Bootstrap",
     "bootstrap_auroc",
     "bootstrap_average_precision",
-    "bootstrap_roc_band",
     "bootstrap_totals",
     "draw_groups",
     "percentiles",
@@ -149,7 +148,7 @@ def _bootstrap(
 ) -> Bootstrap:
     scores, labels, group_index, n_groups = _check(scores, labels, groups)
     estimate = metric(scores.T, labels.T).numpy()
-    columns = np.flatnonzero(~np.isnan(estimate))
+    columns = np.flatnonzero(~np.isnan(estimate)).tolist()
     presorted = {c: _presort(scores[:, c], labels[:, c], group_index) for c in columns}
     values = np.full((replicates, len(estimate)), np.nan)
     done = 0
@@ -291,44 +290,3 @@ def bootstrap_totals(
     np.add.at(by_group, index, values)
     blocks = draw_groups(len(names), replicates, seed, block=max(64, _BLOCK // len(names)))
     return np.concatenate([counts.T @ by_group for counts in blocks])
-
-
-def bootstrap_roc_band(
-    scores: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    false_positive_rates: np.ndarray,
-    replicates: int = 500,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pointwise interval of one category's ROC curve.
-
-    Parameters
-    ----------
-    scores, labels, groups
-        (N,) each, as in `bootstrap_auroc`; labels must hold both classes.
-    false_positive_rates
-        (F,) in [0, 1], where the curve is read (linear between its points).
-
-    Returns
-    -------
-    (low, high)
-        (F,) sensitivities each.
-    """
-    known = ~np.isnan(labels)
-    order = np.argsort(-np.asarray(scores, dtype=np.float64)[known], kind="stable")
-    ranked, positive = scores[known][order], labels[known][order] == 1
-    last_of_tie = np.append(ranked[1:] != ranked[:-1], True)
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
-    index = index[known][order]
-    curves = []
-    for counts in draw_groups(len(names), replicates, seed, block=64):
-        for drawn in counts.T:
-            weights = drawn[index]
-            true = np.cumsum(weights * positive)[last_of_tie]
-            false = np.cumsum(weights * ~positive)[last_of_tie]
-            if true[-1] and false[-1]:
-                x, y = np.append(0, false / false[-1]), np.append(0, true / true[-1])
-                curves.append(np.interp(false_positive_rates, x, y))
-    return percentiles(np.array(curves), level)

@@ -6,17 +6,12 @@ import math
 
 import numpy as np
 
-__all__ = ["calibration_figures", "sigmoid"]
+__all__ = ["calibration_error", "calibration_figures", "finite_or_none", "rates"]
 
 
 def finite_or_none(value: float) -> float | None:
     """A Python float for JSON; None if undefined."""
     return float(value) if math.isfinite(value) else None
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Logits, any shape -> probabilities, without overflow."""
-    return np.exp(-np.logaddexp(0, -np.asarray(logits, np.float64)))
 
 
 def calibration_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
@@ -30,12 +25,6 @@ def calibration_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[s
         "brier": finite_or_none(squared.mean()) if len(squared) else None,
         "ece": finite_or_none(calibration_error(probabilities, labels)),
     }
-
-
-__all__ = ["calibration_error", "rates"]
-
-
-# --- Decisions and probabilities ----------------------------------------------------------------
 
 
 def rates(

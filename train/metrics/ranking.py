@@ -143,20 +143,20 @@ def _on_cpu(
     of_classes: Callable[[np.ndarray, np.ndarray], float],
 ) -> Tensor:
     rows, n = scores.shape
-    scores, label_rows, owner = scores.numpy(), label_rows.numpy(), owner.numpy()
+    all_scores, all_labels = scores.numpy(), label_rows.numpy()
     result = np.full(rows, np.nan)
 
     def work(task: tuple[int, np.ndarray]) -> None:
         label_row, members = task
-        positives, negatives = _split(label_rows[label_row])
+        positives, negatives = _split(all_labels[label_row])
         for row in members:
-            row_scores = scores[row]
+            row_scores = all_scores[row]
             if np.isnan(row_scores).any():
                 raise ValueError("scores hold NaN, which has no rank")
             result[row] = of_classes(row_scores[positives], row_scores[negatives])
 
     workers = torch.get_num_threads() if rows * n >= _WORTH_THREADS else 1
-    tasks = _tasks(owner, len(label_rows), largest=-(-rows // workers))
+    tasks = _tasks(owner.numpy(), len(label_rows), largest=-(-rows // workers))
     if workers == 1:
         for task in tasks:
             work(task)

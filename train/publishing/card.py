@@ -62,7 +62,8 @@ def model_card(config: Mapping[str, Any]) -> str:
 
 
 def _card_name(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> str:
-    stage = {"negative": " in Negative mode", "cft": " with CFT"}.get(provenance.get("stage"), "")
+    stages = {"negative": " in Negative mode", "cft": " with CFT"}
+    stage = stages.get(provenance.get("stage", ""), "")
     dataset = provenance.get("dataset")
     data = f" on {DATASETS.get(dataset, dataset)}" if dataset else ""
     return f"Chest X-ray findings: {config['architecture']}{data}{stage}"
@@ -117,7 +118,7 @@ def _what_it_is(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Ite
     what = f"A {config['architecture']} ({size[1]} x {size[2]} pixels) that gives"
     if config["architecture"] == "ensemble":
         what = "An ensemble of networks that gives"
-    how = _STAGES.get(provenance.get("stage"), "trained on partially labelled films")
+    how = _STAGES.get(provenance.get("stage", ""), "trained on partially labelled films")
     yield "## What it is"
     yield (
         f"{what} a probability for each of {len(labels)} findings in a frontal chest radiograph, "
@@ -149,7 +150,7 @@ def _use_and_limits() -> Iterator[str]:
 
 def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield "## Training data"
-    trained_on, dataset = provenance.get("trained_on"), provenance.get("dataset")
+    trained_on, dataset = provenance.get("trained_on"), provenance.get("dataset", "")
     yield f"Trained on {trained_on}." if trained_on else "The training data are not recorded."
     if provenance.get("splits"):
         rows = [["Split", "Films", "Patients"]]
@@ -332,9 +333,10 @@ def _citation(provenance: Mapping[str, Any]) -> Iterator[str]:
 
 def _environment(provenance: Mapping[str, Any]) -> Iterator[str]:
     """With which versions each stage ran, and when."""
-    stages = {"Stage 1": provenance.get("stage_1"), "Stage 2": provenance}
-    if stages["Stage 1"] is None:
-        stages = {"Training": provenance}
+    first = provenance.get("stage_1")
+    stages: dict[str, Mapping[str, Any]] = {"Training": provenance}
+    if first is not None:
+        stages = {"Stage 1": first, "Stage 2": provenance}
     stages = {name: of for name, of in stages.items() if of.get("versions")}
     if not stages:
         return

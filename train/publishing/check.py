@@ -33,7 +33,7 @@ def default_name(folder: Path, user: str) -> str:
     return f"{user}/{plain}"
 
 
-def check_folder(folder: Path) -> dict[str, bytes | Path]:
+def check_folder(folder: Path) -> dict[str, Path]:
     """Whether a model folder may be published: valid, strictly loadable, labelled, described.
 
     Returns
@@ -116,8 +116,8 @@ def _check_card(path: Path) -> None:
         raise PushError(f"the model card {path} is not complete: it lacks {', '.join(missing)}")
 
 
-def with_reference(files: Mapping[str, bytes | Path], name: str) -> dict[str, bytes | Path]:
+def with_reference(files: Mapping[str, Path], name: str) -> dict[str, bytes | Path]:
     """The same files, the card's examples naming ``org/name[@branch]`` instead of a folder."""
-    text = Path(files[CARD]).read_text(encoding="utf-8")
+    text = files[CARD].read_text(encoding="utf-8")
     text = text.replace(f"local-dir:{PLACEHOLDER}", f"hf-hub:{name}")
     return {**files, CARD: text.replace(PLACEHOLDER, f"hf-hub:{name}").encode()}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import timm
@@ -21,6 +21,9 @@ from train.datasets.labels import LabelTable
 from train.publishing.card import model_card
 from train.publishing.sources import licence_of
 
+if TYPE_CHECKING:
+    from cft.model.network import Network
+
 # A network that starts from random weights needs about this many films to be more than a start.
 _MANY = 20_000
 _FEW = " (few: this is a demonstration model)"
@@ -31,7 +34,7 @@ _DECIMALS = 6
 
 def export(
     folder: Path,
-    network: nn.Module,
+    network: Network,
     preprocess: Preprocess,
     label_names: Sequence[str],
     categories: Mapping[str, Any],
@@ -53,7 +56,7 @@ def export(
     categories
         From `calibrate`.
     metrics
-        Name of a test set -> what `train.report.evaluate_scores` found.
+        Name of a test set -> what `train.evaluation.scores.evaluate_scores` found.
     provenance
         Where the model comes from; see `provenance_of`.
     """

@@ -18,7 +18,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import get_session
 
 from cft.model.folder import WEIGHTS
-from cft.model.hub import explain, git_hash, parse_reference, patiently
+from cft.model.hub import parse_reference
+from cft.model.hub_errors import explain, patiently
+from cft.model.hub_files import git_hash
 from train.errors import PushError
 
 # Seconds to wait for an answer to begin or to go on.
@@ -114,10 +116,10 @@ def publish(
                 f"{repo} is there and public; make it private on its page first, or push to another"
             )
         if there is None:
-            space = {"space_sdk": "gradio"} if kind == "space" else {}
+            space_sdk = "gradio" if kind == "space" else None
             _ask(
                 lambda: api.create_repo(
-                    repo, repo_type=kind, private=private, exist_ok=True, **space
+                    repo, repo_type=kind, private=private, exist_ok=True, space_sdk=space_sdk
                 )
             )
         elif revision:
@@ -129,9 +131,10 @@ def publish(
         changes = _changes(files, head, kind)
         if tagged and (changes or tagged.sha != head.sha):
             raise PushError(f"{repo} has a tag {tag} already; choose another name for this commit")
-        commit = head.sha if head else None
         if changes:
-            commit = _commit(api, repo, kind, branch, files, commit)
+            commit = _commit(api, repo, kind, branch, files, head.sha if head else None)
+        else:
+            commit = head.sha
         if tag and not tagged:
             _tag(api, repo, kind, tag, commit)
     except PushError:
@@ -208,11 +211,13 @@ def _commit(
             else CommitOperationAdd(name, data if isinstance(data, bytes) else str(data))
             for name, data in changes.items()
         ]
-        for operation in operations:
+        for added in operations:
+            if not isinstance(added, CommitOperationAdd):
+                continue
             # One by one: several at a time go through threads, which Ctrl-C would wait for.
-            if operation.path_in_repo.endswith(_BINARY) and changes[operation.path_in_repo]:
+            if added.path_in_repo.endswith(_BINARY):
                 api.preupload_lfs_files(
-                    repo, [operation], repo_type=kind, revision=branch, free_memory=False
+                    repo, [added], repo_type=kind, revision=branch, free_memory=False
                 )
         names = ", ".join(changes) if len(changes) <= 5 else f"{len(changes)} files"
         return api.create_commit(

@@ -49,11 +49,8 @@ def build_space(folder: Path, reference: str | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in _FILES:
         shutil.copyfile(_ROOT / name, folder / name)
-    for source in sorted((_ROOT / "cft").rglob("*")):
-        if source.suffix in (".py", ".css", ".png"):
-            target = folder / source.relative_to(_ROOT)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+    ignored = shutil.ignore_patterns("__pycache__", ".*")
+    shutil.copytree(_ROOT / "cft", folder / "cft", ignore=ignored)
     if model is None:
         (folder / _WEIGHTS).mkdir()
         for name in (CONFIG, WEIGHTS, CARD):
@@ -78,20 +75,22 @@ def _pinned(reference: str) -> _Model:
     if not parse_reference(reference):
         raise ModelFolderError(f"{reference!r} is no reference to a model on the Hub (org/name)")
     model = load(f"hf-hub:{reference.removeprefix('hf-hub:')}", "cpu")
-    folder = resolve(f"{model.reference.partition('@')[0]}@{model.commit}").path
+    repository, commit = str(model.reference).partition("@")[0], str(model.commit)
+    folder = resolve(f"{repository}@{commit}").path
     inside = (str(file.relative_to(folder)) for file in sorted(folder.rglob("*")) if file.is_file())
     files = tuple(name for name in inside if Path(name).name in MAX_BYTES)
-    return _Model(model.reference.partition("@")[0], model.commit, files)
+    return _Model(repository, commit, files)
 
 
 def _set_model(app: Path, pinned: str) -> None:
     """Let the page take this model where the Space's settings name no other."""
     text = app.read_text(encoding="utf-8")
-    setting = f'os.environ.setdefault("{ENVIRONMENT_VARIABLE}", "hf-hub:{pinned}")\n'
-    start = 'if __name__ == "__main__":\n'
-    if text.count(start) != 1:
+    setting = f'    os.environ.setdefault("{ENVIRONMENT_VARIABLE}", "hf-hub:{pinned}")\n'
+    start, library = 'if __name__ == "__main__":\n', "import sys\n"
+    if text.count(start) != 1 or text.count(library) != 1:
         raise ModelFolderError(f"{app} has no place for the name of the model")
-    app.write_text(text.replace(start, f"{start}    {setting}"), encoding="utf-8")
+    text = text.replace(library, f"import os\n{library}").replace(start, start + setting)
+    app.write_text(text, encoding="utf-8")
 
 
 def _readme(model: _Model | None) -> str:

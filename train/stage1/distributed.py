@@ -49,17 +49,29 @@ class GlobalBatchNorm(nn.BatchNorm2d):
     """Batch normalisation over the batches of all processes, for devices without SyncBatchNorm.
 
     Takes the place of ``nn.BatchNorm2d`` and of timm's ``BatchNormAct2d`` (which has dropout and
-    activation in it), with the same parameters and buffers.
+    activation in it), with the same parameters and buffers. It must keep running statistics, as all
+    of timm's do.
     """
+
+    momentum: float
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+    num_batches_tracked: torch.Tensor
+    drop: nn.Module
+    act: nn.Module
 
     def __init__(self, norm: nn.BatchNorm2d):
         super().__init__(norm.num_features, norm.eps, norm.momentum)
+        assert norm.momentum is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var = norm.running_mean, norm.running_var
         self.num_batches_tracked = norm.num_batches_tracked
         fused = isinstance(norm, BatchNormAct2d)
-        self.drop = norm.drop if fused else nn.Identity()
-        self.act = norm.act if fused else nn.Identity()
+        self.drop = norm.get_submodule("drop") if fused else nn.Identity()
+        self.act = norm.get_submodule("act") if fused else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""

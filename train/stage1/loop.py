@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -55,7 +55,10 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
     settings, here = run.settings, run.here
     loss_of = loss_named(settings.loss)
     # The same tensors with other machinery around them.
-    compute = here.wrap(torch.compile(state.network) if run.work.compile else state.network)
+    network = state.network
+    if run.work.compile:  # a module again, which the types of torch.compile do not say
+        network = cast(nn.Module, torch.compile(network))
+    compute = here.wrap(network)
     trained = state.network.state_dict()
     pairs = [(mean, trained[name]) for name, mean in state.average.state_dict().items()]
     means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
@@ -74,7 +77,7 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
                 films = part.films.float() / 255
                 if part.changes:
                     films = augment(films, part.changes)
-                with _exchange(compute, run, last=number == len(batch.parts)):
+                with _exchange(compute, last=number == len(batch.parts)):
                     logits = run.logits(compute, films, settings.precision)
                     loss = loss_of(logits, part.targets).sum() / batch.known
                     (loss * here.world).backward()  # between processes gradients are averaged
@@ -139,9 +142,11 @@ def _learning_rate(run: Run, state: State) -> float:
     )
 
 
-def _exchange(compute: nn.Module, run: Run, last: bool) -> contextlib.AbstractContextManager:
+def _exchange(compute: nn.Module, last: bool) -> contextlib.AbstractContextManager:
     """Gradients travel between processes once a batch, with its last part."""
-    return contextlib.nullcontext() if last or run.here.world == 1 else compute.no_sync()
+    if last or not isinstance(compute, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return compute.no_sync()
 
 
 def _check_loss(run: Run, state: State) -> None:

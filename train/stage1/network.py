@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
 from cft.model.folder import read_model_folder
+from cft.model.network import new_network
 from cft.model.preprocess import Preprocess
 from train.errors import TrainingError
 from train.stage1.settings import Settings
 
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
-def build(settings: Settings, label_names: Sequence[str], y: np.ndarray) -> nn.Module:
+
+def build(settings: Settings, label_names: Sequence[str], y: np.ndarray) -> Network:
     """The network at its start.
 
     Parameters
@@ -33,10 +37,11 @@ def build(settings: Settings, label_names: Sequence[str], y: np.ndarray) -> nn.M
     TrainingError
         If timm cannot build the network, or `init` holds another one.
     """
-    arguments = {"in_chans": 1, "drop_rate": settings.dropout, "num_classes": len(label_names)}
     film = torch.zeros(1, 1, settings.image_size, settings.image_size)
     try:
-        network = timm.create_model(settings.arch, **arguments)
+        network = new_network(
+            settings.arch, in_chans=1, drop_rate=settings.dropout, num_classes=len(label_names)
+        )
         with torch.inference_mode():  # some networks, such as transformers, have one size only
             network.eval()(film)
             network.train()
@@ -57,7 +62,7 @@ def build(settings: Settings, label_names: Sequence[str], y: np.ndarray) -> nn.M
 
 
 def start_from(
-    network: nn.Module, folder: str, architecture: str, label_names: Sequence[str]
+    network: Network, folder: str, architecture: str, label_names: Sequence[str]
 ) -> None:
     """Copy a model folder's tensors; the logistic regressions only if the labels are the same."""
     source = read_model_folder(folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from train.stage1.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from train.stage1.distributed import share_batch_statistics
 from train.stage1.network import build, optimizer_for, preprocess_of
 from train.stage1.settings import Settings
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
 # Purposes of random numbers; each has a stream of its own.
 ORDER, AUGMENTATION, NETWORK = range(3)
@@ -245,7 +248,7 @@ class State:
     """
 
     network: nn.Module
-    average: nn.Module
+    average: Network
     optimizer: torch.optim.Optimizer
     loss_sum: torch.Tensor
     step: int = 0
@@ -258,11 +261,13 @@ class State:
         torch.manual_seed(run.seed(NETWORK))
         known = run.targets[torch.from_numpy(run.rows["train"])].numpy(force=True)
         network = build(run.settings, run.table.label_names, known)
-        network.to(here.device, memory_format=torch.channels_last)
+        network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
         average = copy.deepcopy(network).eval().requires_grad_(False)
-        network = share_batch_statistics(network, here.device) if here.world > 1 else network
-        optimizer = optimizer_for(network, run.settings)
-        return cls(network, average, optimizer, torch.zeros((), device=here.device))
+        trained: nn.Module = network
+        if here.world > 1:
+            trained = share_batch_statistics(network, here.device)
+        optimizer = optimizer_for(trained, run.settings)
+        return cls(trained, average, optimizer, torch.zeros((), device=here.device))
 
     @classmethod
     def resumed(cls, run: Run) -> State:

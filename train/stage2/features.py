@@ -90,12 +90,13 @@ def features_of(
         If the features cannot be written (the disk is full).
     """
     head = linear_head(classifier)
+    shape = (len(pixels.array), head.in_features)
     made_from = {
         "format": _FORMAT,
         "weights_sha256": classifier.weights_sha256,
         "preprocess": classifier.preprocess.to_config(),
         "pixels_sha256": _hash_of(pixels.array),
-        "shape": [len(pixels.array), head.in_features],
+        "shape": list(shape),
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache) / key
@@ -104,7 +105,7 @@ def features_of(
         logger.info("computing the features of %d films into %s", len(pixels.array), folder)
         _compute(classifier, pixels, folder, index, batch_size, progress)
     return Features(
-        z=np.memmap(folder / _ARRAY, np.float32, "r", shape=tuple(made_from["shape"])),
+        z=np.memmap(folder / _ARRAY, np.float32, "r", shape=shape),
         weights=head.weight.numpy(force=True),
         biases=head.bias.numpy(force=True),
         key=key,
@@ -176,7 +177,7 @@ def _hash_of(films: np.ndarray) -> str:
     """SHA-256 of (N, H, W) uint8 films, read in blocks."""
     digest = hashlib.sha256()
     for start in range(0, len(films), _BLOCK):
-        digest.update(np.ascontiguousarray(films[start : start + _BLOCK]))
+        digest.update(np.ascontiguousarray(films[start : start + _BLOCK]).data)
     return digest.hexdigest()
 
 

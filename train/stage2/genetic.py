@@ -4,7 +4,7 @@ A chromosome is the regression's weights; the bias is not in it, as no ranking d
 Fitness is the exact metric of the training films whose label is *known*. The fittest individual of
 each generation is scored on validation films, and the best by validation is kept, the trained
 regression included. The guided search also keeps the fittest of every generation, so that all
-categories can choose a generation together (`train.refit.choose`).
+categories can choose a generation together (`train.stage2.refit.choose`).
 
 Two settings:
 
@@ -119,7 +119,7 @@ class Evolution:
     seed
         Same seed, same search, whatever other categories do.
     basis
-        From `train.refit.basis_of`, of all training films; None: of the known ones.
+        From `train.stage2.refit.basis_of`, of all training films; None: of the known ones.
 
     Attributes
     ----------
@@ -332,7 +332,7 @@ class Evolution:
         how the scores change along them.
 
         Directions are those of `pulls_of` over a random half of the films each, in the metric that
-        `train.refit` measures distances in.
+        `train.stage2.refit` measures distances in.
         """
         scores = self._scores[self._tournament(self.settings.directions)]
         pulls = torch.zeros_like(scores)

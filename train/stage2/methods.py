@@ -97,7 +97,8 @@ class Together:
 class Fit(Protocol):
     """Something that fits each category by itself."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def fit(self, task: Task) -> tuple[Head, History]:
         """The fitted regressions, and the histories of searches."""
@@ -113,7 +114,8 @@ class BestByValidation:
     def tune(self, task: Task) -> Tuned:
         """Fit, then choose category by category."""
         head, scores = task.head.copy(), task.trained_scores.copy()
-        methods, history = ["original"] * len(head.label_names), {}
+        methods = ["original"] * len(head.label_names)
+        history: History = {}
         best = task.validation(scores)
         for fit in self.fits:
             found, searched = fit.fit(task)
@@ -352,8 +354,8 @@ def _hash_of(train: Films, valid: Films, head: Head, settings: TuneSettings) -> 
     digest = hashlib.sha256(repr((settings, head.label_names)).encode())
     for films in (train, valid):
         for array in (films.z, films.y):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(np.ascontiguousarray(array).data)
         digest.update(repr(films.groups.tolist()).encode())
     for array in (head.weights, head.biases):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]

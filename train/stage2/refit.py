@@ -87,6 +87,7 @@ class Path:
             The same of the regression moved.
         """
         index, share = choice.index, choice.share
+        assert index is not None  # the caller's duty
         return (
             weights + share * (self.weights[index] - weights),
             bias + share * (self.biases[index] - bias),
@@ -321,8 +322,8 @@ def choose(
         gain = after.estimate - before.estimate
         gains.append(_mean(gain))
         replicates.append(_mean(gain + widened * (after.replicates - before.replicates - gain)))
-    gains, replicates = np.array(gains), np.array(replicates)
-    return Choice(_most_cautious(gains, replicates), gains, replicates.std(axis=1))
+    of_steps, drawn = np.array(gains), np.array(replicates)
+    return Choice(_most_cautious(of_steps, drawn), of_steps, drawn.std(axis=1))
 
 
 def _cases(y: np.ndarray, patients: np.ndarray) -> np.ndarray:

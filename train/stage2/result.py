@@ -13,11 +13,13 @@ import torch
 
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder
+from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.evaluation.scores import compare_scores
 from train.metrics.bootstrap import bootstrap_auroc
-from train.metrics.decisions import calibration_figures, finite_or_none, sigmoid
+from train.metrics.decisions import calibration_figures, finite_or_none
+from train.stage2.features import linear_head
 from train.stage2.task import Head, Task, Tuned
 
 
@@ -117,7 +119,7 @@ def both_stages(
     draws = [bootstrap_auroc(scores, labels, groups) for scores in (second, first)]
     stage_1 = evaluate(first, table, before)
     kept = ("auroc", "ci_low", "ci_high", "ap", "brier", "ece")
-    raw = sigmoid(second)
+    raw = sigmoid(second.astype(np.float64))
     return {
         **evaluate(second, table, after),
         "stage_1": {
@@ -160,9 +162,9 @@ def categories_of(task: Task, tuned: Tuned) -> dict[str, Any]:
 
 def with_head(parent: ModelFolder, head: Head) -> dict[str, torch.Tensor]:
     """The parent's tensors with other logistic regressions."""
-    network = Classifier(parent, "cpu").network
-    layer = network.get_classifier()
-    name = next(name for name, module in network.named_modules() if module is layer)
+    classifier = Classifier(parent, "cpu")
+    layer = linear_head(classifier)
+    name = next(name for name, module in classifier.network.named_modules() if module is layer)
     weights, biases = torch.from_numpy(head.weights), torch.from_numpy(head.biases)
     return {
         **parent.state_dict,

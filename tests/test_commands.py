@@ -1,0 +1,94 @@
+"""The command `cft`: its first word, its help, and how it ends."""
+
+import subprocess
+import sys
+
+import pytest
+
+import cft
+from cft import __main__ as command
+from cft.commands import films as films_command
+from cft.model import hub as cft_hub
+from tests.conftest import ROOT
+
+
+def test_the_help_names_every_command_and_says_that_this_is_no_medical_device(capsys):
+    for words in (["--help"], *([name, "--help"] for name in command.COMMANDS)):
+        with pytest.raises(SystemExit) as ended:
+            command.main(words)
+        assert ended.value.code == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert said.startswith(f"usage: cft {words[0] + ' ' if words[1:] else ''}[")
+        assert cft.NOT_A_MEDICAL_DEVICE in said
+        if not words[1:]:
+            assert all(f"cft {name} {line}" in said for name, (_, line) in command.COMMANDS.items())
+
+
+@pytest.mark.parametrize("words", [[], ["pull"], ["pull", "a/b", "c/d"], ["serve", "--prot", "1"]])
+def test_wrong_usage_is_exit_status_2(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    assert ended.value.code == 2
+    assert "usage: cft" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_pull_fetches_a_model(status, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cft_hub, "pull", lambda name: asked.append(name) or status, raising=False)
+    assert command.main(["pull", "org/name@v1"]) == status
+    assert asked == ["org/name@v1"]
+
+
+def test_serve_starts_the_page(monkeypatch):
+    from cft.page import server
+
+    asked = []
+    monkeypatch.setattr(server, "main", lambda *given: asked.append(given) or 0)
+    assert command.main(["serve", "--port", "8080"]) == 0
+    assert asked == [(["--port", "8080"], "cft serve")]
+
+
+@pytest.mark.parametrize("library", ["gradio", "jinja2"])
+def test_serve_without_the_libraries_of_the_page_names_the_extra(library, monkeypatch, capsys):
+    import cft.page
+
+    for name in ("server", "render"):
+        monkeypatch.delitem(sys.modules, f"cft.page.{name}", raising=False)
+        monkeypatch.delattr(cft.page, name, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    assert command.main(["serve"]) == 1
+    expected = 'cft serve: the page needs the extra: pip install "cft[page]"\n'
+    assert capsys.readouterr().err == expected
+
+
+@pytest.mark.parametrize("words", [["./serve"], ["--json", "pull"]])
+def test_only_the_first_word_is_a_command(words, model_folder, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main([*words, "--model", str(model_folder), "--device", "cpu"]) == 1
+    assert "there is no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "sentence"),
+    [(KeyboardInterrupt(), 130, "interrupted\n"), (BrokenPipeError(), 141, "")],
+)
+def test_an_interruption_is_no_fault_of_the_program(fault, status, sentence, monkeypatch, capfd):
+    def run(*_):
+        raise fault
+
+    monkeypatch.setattr(films_command, "main", run)
+    monkeypatch.setattr("os.dup2", lambda *_: None)  # the test's own output goes on
+    assert command.main(["film.png"]) == status
+    assert capfd.readouterr().err == sentence
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_early_ends_the_command_quietly(films, model_folder):
+    reader = subprocess.Popen(["true"], stdin=subprocess.PIPE)
+    reader.wait()
+    done = subprocess.run(
+        [sys.executable, "-m", "cft", *map(str, films), "--model", str(model_folder)],
+        cwd=ROOT, stdout=reader.stdin, stderr=subprocess.PIPE, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (141, "")
