@@ -1,5 +1,6 @@
-# Three commands: `make app` starts the page, `make test` runs every check, `make quick` those that
-# take a minute together. All make the environment in .venv first, and only again when a requirements file changes.
+# `make app` starts the page, `make test` runs every check, `make quick` those that take less than a
+# minute together. All make the environment in .venv first, and only again when a requirements file
+# changes.
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -31,6 +31,8 @@ from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
 from tests import pages
 from tests.conftest import ROOT, random_model_config
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<img src=x onerror=alert(1)>'\"&${alert(2)}{{value}}\u202egnp.png"
 
 
@@ -308,7 +310,6 @@ def test_nothing_of_a_request_stays_on_disk(served, client, films, tmp_path):
     assert not files_in(served.folder)
 
 
-@pytest.mark.slow
 def test_no_more_than_the_last_answer_stays_in_memory(served, films):
     for _ in range(3):
         Client(served.address, verbose=False).predict([handle_file(films[0])], api_name="/predict")
@@ -336,7 +337,6 @@ def test_a_film_that_is_too_large_does_not_take_the_others_along(served, films):
     assert not files_in(served.folder)
 
 
-@pytest.mark.slow
 def test_an_upload_over_the_limit_is_refused(served):
     response = post_upload(served, "large.dcm", bytes(100 * 2**20 + 1))
     assert response.status_code == 413
@@ -365,7 +365,6 @@ def test_what_was_not_uploaded_is_refused_in_a_sentence(served, files, sentence,
     assert Path("/etc/hostname").exists()
 
 
-@pytest.mark.slow
 def test_the_client_gets_the_sentence_for_too_many_films(client, films):
     with pytest.raises(AppError, match="21 files are too many"):
         client.predict([handle_file(films[0])] * 21, api_name="/predict")
@@ -417,7 +416,6 @@ def test_a_missing_model_is_named_in_a_sentence(monkeypatch, capsys, tmp_path):
     assert "The page cannot start: there is no model folder at" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_program_names_no_file_and_leaves_none(model_folder, films, tmp_path):
     """``python app.py`` as a visitor's machine or a Space runs it, from start to SIGTERM."""
     folder = tmp_path / "uploads"

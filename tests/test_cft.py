@@ -23,6 +23,8 @@ from train.stage2.genetic import Evolution
 from train.stage2.refit import STRENGTHS, Choice
 from train.stage2.task import Task
 
+pytestmark = pytest.mark.slow
+
 SIZE = 32
 LABELS = ("Bright", "Dark", "Never")
 
@@ -153,7 +155,6 @@ def test_a_device_that_is_not_there_is_wrong_usage(parent, data, tmp_path, capsy
     assert "--device nonsense cannot be used" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_an_unreadable_film_is_no_sign_of_other_data(parent, data, tmp_path, caplog):
     """The parent's count is of the films that it could read."""
     films = tmp_path / "films"
@@ -258,7 +259,6 @@ def films_of_splits(folder: Path) -> dict[str, int]:
     return {split: counts["films"] for split, counts in splits.items()}
 
 
-@pytest.mark.slow
 def test_the_splits_are_those_that_the_parent_recorded(parent, data, tmp_path):
     model, out = moved(parent, tmp_path / "model"), tmp_path / "out"
     assert cft.main(words(model, data, out)) == 0
@@ -395,7 +395,6 @@ def test_the_table_says_what_was_known_and_why_a_category_was_skipped(
     assert rows["Bright"]["negatives"] == cells.count("0")
 
 
-@pytest.mark.slow
 def test_test_labels_change_nothing_but_the_figures(parent, data, tmp_path, a_gain):
     other = data.parent / "turned.csv"
     turn = str.maketrans("01", "10")
@@ -442,7 +441,6 @@ def test_a_model_that_stage_2_has_changed_is_refused(parent, data, tmp_path, cap
     assert not (tmp_path / "two").exists()
 
 
-@pytest.mark.slow
 def test_a_model_that_stage_2_left_alone_counts_as_one_of_stage_1(parent, data, tmp_path, capsys):
     """Its films are split as stage 1 split them, however often that happens."""
     before = json.loads((parent / CONFIG).read_text())["cft"]["provenance"]
@@ -464,7 +462,6 @@ def test_average_precision_can_be_the_fitness(parent, data, tmp_path):
 # --- Interruption -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
     parent, data, tmp_path, monkeypatch, capsys, a_gain
 ):
@@ -548,7 +545,6 @@ def test_the_search_sees_no_validation_label(parent, data, tmp_path, a_gain):
     assert torch.equal(*weights)
 
 
-@pytest.mark.slow
 def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, monkeypatch):
     more = ("--method", "ga")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0
@@ -570,7 +566,6 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, 
     assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
 
 
-@pytest.mark.slow
 def test_a_stopped_descent_is_begun_again(parent, data, tmp_path, monkeypatch, capsys):
     more = ("--method", "gradient")
     assert cft.main(words(parent, data, tmp_path / "whole", *more)) == 0

@@ -39,6 +39,8 @@ from train.evaluation.protocol import Settings, evaluate_models
 from train.evaluation.report_folder import training_plots
 from train.metrics.roc import roc_vertices
 
+pytestmark = pytest.mark.slow
+
 # Official mean AUROC of the five tasks (the competition's server; ngango2's is the organisers'
 # data scored by the same rule) and readers below the curve, in the order of CHEXPERT_5.
 OFFICIAL = {
@@ -430,7 +432,6 @@ def test_the_report_lists_the_files_of_its_folder(official, report):
     assert report["files"] == all_files(official)
 
 
-@pytest.mark.slow
 def test_plots_of_an_earlier_report_are_removed_and_other_files_stay(tables, tmp_path):
     truth, a, _ = tables
     out = tmp_path / "out"
@@ -730,7 +731,6 @@ def test_a_blank_label_is_blank_for_every_reader(tmp_path, text):
 # --- Figures of the command ---------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_the_same_command_gives_the_same_bytes(tables, tmp_path):
     truth, a, b = tables
     rewrite(truth, lambda rows: [{"Study": row["Study"], "Mass": row["Mass"]} for row in rows])
@@ -869,7 +869,6 @@ def test_greedy_weights_are_chosen_on_validation(tables, validation, tmp_path, n
     assert ensemble["categories"]["Mass"]["threshold"] is None
 
 
-@pytest.mark.slow
 def test_the_command_runs_as_a_module(tables, tmp_path):
     truth, a, _ = tables
     command = [sys.executable, "-m", "train.evaluate", "--predictions", a, "--truth", truth]
@@ -1020,7 +1019,6 @@ def nih(tmp_path):
     return folder
 
 
-@pytest.mark.slow
 def test_one_run_reports_against_the_mined_and_the_experts_labels(nih, model_folder, tmp_path):
     out = tmp_path / "out"
     report = evaluate("--model", model_folder, "--dataset", "nih", "--data", nih, out=out)
@@ -1269,7 +1267,6 @@ def test_phantoms_stand_in_only_for_a_model_that_was_trained_on_them(
     evaluate("--model", model_folder, "--dataset", "phantoms", out=tmp_path / "asked")
 
 
-@pytest.mark.slow
 def test_a_member_trained_on_phantoms_is_enough_for_an_ensemble(
     model_folder, tmp_path, no_plots, monkeypatch
 ):
@@ -1369,7 +1366,6 @@ def test_a_log_that_is_being_written_is_drawn_as_far_as_it_goes(tmp_path):
     assert "0.250" in (tmp_path / "training.svg").read_text()
 
 
-@pytest.mark.slow
 def test_curves_of_two_runs_never_share_a_file(model_folder, tmp_path):
     runs = [tmp_path / name for name in ("a/k1.0", "a/k1.5", "b/k1.0")]
     for run_ in runs:

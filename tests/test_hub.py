@@ -27,6 +27,8 @@ from cft.model.hub import ModelFolderError, resolve
 from tests.conftest import ROOT
 from tests.hub_server import TOKEN, USER, git_hash
 
+pytestmark = pytest.mark.slow
+
 NAME = f"{USER}/model"
 
 
@@ -608,7 +610,6 @@ PULL = [sys.executable, "-c", f"import sys, cft.model.hub as h; sys.exit(h.pull(
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
 
 
-@pytest.mark.slow
 def test_a_pull_that_is_killed_leaves_nothing_that_could_be_loaded(hub, published, cache):
     hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "stall")
     process = subprocess.Popen(PULL, env=hub.environment(cache), **PIPES)
@@ -624,7 +625,6 @@ def test_a_pull_that_is_killed_leaves_nothing_that_could_be_loaded(hub, publishe
     assert blobs_are_whole(cache)
 
 
-@pytest.mark.slow
 def test_a_pull_that_is_interrupted_ends_at_once_and_leaves_nothing_that_could_be_loaded(
     hub, published, cache
 ):
@@ -641,7 +641,6 @@ def test_a_pull_that_is_interrupted_ends_at_once_and_leaves_nothing_that_could_b
     assert read_model_folder(resolve(NAME).path)
 
 
-@pytest.mark.slow
 def test_two_processes_may_pull_at_once(hub, published, cache):
     weights = f"GET /{NAME}/resolve/{published}/{WEIGHTS}"
     hub.fail(weights, "stall")

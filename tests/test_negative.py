@@ -36,6 +36,8 @@ from train.stage1.run import Run, State
 from train.stage1.schedule import learning_rate, plateaus
 from train.stage1.settings import Settings
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
 
@@ -154,7 +156,6 @@ def test_the_splits_are_written_beside_the_model(trained, data):
 # --- Interruption -------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_the_bytes_of_a_whole_one(trained, data, tmp_path, number):
     words = arguments(data, tmp_path / "run")
@@ -517,7 +518,6 @@ def test_plateau_falls_to_a_tenth_after_two_evaluations_without_a_best():
 # --- Several processes --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_two_processes_reach_the_result_of_one(data, tmp_path):
     """The same global batch and augmentation; batch statistics over both processes."""
     changes = {"dropout": 0.0, "lr": 0.001, "epochs": 2}
@@ -564,7 +564,6 @@ def normalised(rank: int, world: int, folder: str) -> None:
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
     """Results, gradients and running statistics, with and without a fused activation."""
     normalised(0, 1, str(tmp_path))

@@ -29,6 +29,8 @@ from train.publishing.card import model_card
 from train.publishing.check import check_folder
 from train.push import main
 
+pytestmark = pytest.mark.slow
+
 NAME = f"{USER}/model"
 
 
@@ -241,7 +243,6 @@ def test_an_answer_that_does_not_come_is_asked_for_again(hub, folder, request_, 
     assert commits(hub) == 2
 
 
-@pytest.mark.slow
 def test_a_push_that_is_interrupted_leaves_the_repository_as_it_was(hub, folder, tmp_path):
     before = hub.add(NAME, {"README.md": b"# mine"})
     hub.fail("PUT /lfs/", "hold")
@@ -291,7 +292,6 @@ def test_a_push_by_chunks_arrives_whole_in_one_commit(hub, folder, by_xet, capsy
     assert TOKEN not in written.out + written.err
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("request_", ["xet-write-token", "/v1/shards"])
 def test_a_push_by_chunks_that_is_refused_leaves_the_repository_as_it_was(
     hub, folder, by_xet, request_, capsys
@@ -440,7 +440,6 @@ MACHINE = ["--device", "cpu", "--threads", "1", "--workers", "1"]
 TINY = ["--arch", "test_resnet", "--phantoms", "100", "--epochs", "1", "--batch-size", "32"]
 
 
-@pytest.mark.slow
 def test_both_stages_push_under_the_default_name_and_are_pulled_back(
     hub, tmp_path, capsys, caplog, films
 ):
