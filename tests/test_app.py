@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -268,6 +269,22 @@ def test_a_file_that_two_visitors_dropped_is_deleted_when_both_are_served(films,
         with uploads.reading([file]) as named:
             assert cft.read_radiograph(named[0][1]) is not None
         assert len(files_in(tmp_path)) == left
+
+
+def test_the_sweeper_outlives_a_folder_that_vanishes_while_it_walks(tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "film.png").write_bytes(b"x")
+    real = os.scandir
+
+    def vanishing(place):
+        if not isinstance(place, int) and Path(place).name == "b":
+            shutil.rmtree(place)
+        return real(place)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    sweep(tmp_path, age=-1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_sweeper_deletes_what_is_old_and_nothing_else(films, tmp_path):

@@ -113,8 +113,12 @@ def sweep(folder: Path, age: float) -> None:
     """Delete everything in a folder of uploads that is older than ``age`` seconds.
 
     Gradio's ``delete_cache`` would miss transfers that broke off: it knows complete uploads only.
+    What vanishes meanwhile is passed by; `os.walk`, unlike ``Path.rglob``, goes on without it.
     """
-    for path in sorted(folder.rglob("*"), reverse=True):  # a folder after its files
-        with contextlib.suppress(OSError):  # gone meanwhile, or a folder that is not empty
-            if time.time() - path.lstat().st_ctime > age:
-                path.rmdir() if path.is_dir() else path.unlink()
+    for place, folders, files in os.walk(folder, topdown=False):  # a folder after its files
+        for name in (*files, *folders):
+            path = Path(place, name)
+            with contextlib.suppress(OSError):  # gone meanwhile, or a folder that is not empty
+                if time.time() - path.lstat().st_ctime > age:
+                    is_folder = path.is_dir() and not path.is_symlink()
+                    path.rmdir() if is_folder else path.unlink()
