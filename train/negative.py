@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m train.negative",
         description="Stage 1: train a network on partially labelled films; writes a model folder. "
-        "Without --data: a rehearsal on phantoms drawn by code, in under a minute on two cores.",
+        "Without --data: a rehearsal on phantoms drawn by code, in about a minute on two cores.",
     )
     parser.add_argument("--preset", choices=PRESETS, help="a recipe; see train/stage1/presets.py")
     for title, kind in (
