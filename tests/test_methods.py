@@ -12,6 +12,8 @@ from train.stage2 import methods
 from train.stage2.methods import METHODS, PRESETS, method_of, tune
 from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("Here", "There", "Never")
 
 

@@ -12,6 +12,8 @@ from train.metrics.ranking import auroc
 from train.stage2 import refit
 from train.stage2.refit import STRENGTHS, Path, Refitter, choose
 
+pytestmark = pytest.mark.slow
+
 D = 12
 
 
@@ -135,7 +137,6 @@ def test_the_error_is_right_however_few_cases_there_are(positives):
 # --- A gain -------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_planted_gain_is_recovered_when_labels_are_plentiful():
     true = draw_weights(4)
     weights = true + np.random.default_rng(1).standard_normal(true.shape).astype(np.float32)
