@@ -390,6 +390,18 @@ def test_a_drawn_split_is_by_patient_and_does_not_depend_on_the_order_of_rows(tm
     assert Counter(shares.split.tolist()) == {"train": 280, "valid": 120}
 
 
+def test_runs_of_several_seeds_share_their_splits_by_the_seed_of_the_data(tmp_path):
+    lines = [f"film{i},p{i},1" for i in range(100)]
+    path = write(tmp_path / "own.csv", "image,patient,Edema", *lines)
+
+    def sides(seed, **options):
+        table = table_of(DataOptions(data=path, **options), seed, check_images=False)
+        return table.split.tolist()
+
+    assert sides(0, data_seed=3) == sides(5, data_seed=3) == sides(3)
+    assert sides(0) != sides(3)
+
+
 def test_one_patient_more_moves_hardly_anyone(tmp_path):
     lines = [f"film{i},p{i},1" for i in range(500)]
     small = read_dataset("csv", write(tmp_path / "a.csv", "image,patient,Edema", *lines))

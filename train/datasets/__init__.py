@@ -92,7 +92,7 @@ def table_of(
         Without ``dataset`` the reader is the one that recognises ``data``; without ``data`` the
         films are phantoms.
     seed
-        For splits and hidden labels.
+        For splits and hidden labels, where the options name no ``data_seed``.
     check_images
         Skip the films whose file is missing.
     splits
@@ -118,6 +118,8 @@ def table_of(
     if name == "phantoms" and data is not None:
         raise UsageError(f"phantoms are drawn, not read; omit {data} or name another data set")
     options.check_reader(name)
+    if options.data_seed is not None:
+        seed = options.data_seed
     table = READERS[name].read(data, Request(**vars(options), seed=seed))
     if splits is not None:
         table = with_splits(table, splits)

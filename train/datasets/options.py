@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cft.labels import CHEXPERT_5, CHEXPERT_14
-from train.command import as_json, flag_of, option
+from train.command import WHOLE, as_json, flag_of, option
 from train.datasets.labels import UNCERTAIN, UNKNOWN, LabelPolicy
 from train.datasets.roles import ROLES
 from train.errors import DatasetError, UsageError
@@ -73,6 +73,11 @@ class DataOptions:
         "share of patients to draw for test if the source has none (default: 0.2 if it names no "
         "split, else 0)",
         metavar="SHARE",
+    )
+    data_seed: int | None = option(
+        None,
+        "of drawn splits and hidden labels, for runs that share them (default: --seed)",
+        type=WHOLE,
     )
     shared_patients: str = option(
         "skip",
