@@ -256,8 +256,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         ({"batch-size": 10, "accumulate": 4}, "--batch-size 10 cannot be divided by 1 process"),
         ({"init": "nowhere"}, "nowhere is not a folder"),
         (
-            {"arch": "vit_tiny_patch16_224"},
-            "vit_tiny_patch16_224 cannot be used on one grey channel at --image-size 32",
+            {"arch": "test_vit", "image-size": 40},
+            "test_vit cannot be used on one grey channel at --image-size 40",
         ),
     ],
 )

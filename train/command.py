@@ -21,6 +21,7 @@ from train.errors import UsageError
 __all__ = [
     "ABOVE_ZERO",
     "BETWEEN_ZERO_AND_ONE",
+    "FACTOR",
     "FROM_ZERO",
     "POSITIVE",
     "SHARE",
@@ -77,6 +78,7 @@ ABOVE_ZERO = Number(float, lambda x: 0 < x < math.inf, "a number above 0")
 FROM_ZERO = Number(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
 SHARE = Number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
 BETWEEN_ZERO_AND_ONE = Number(float, lambda x: 0 < x < 1, "a number between 0 and 1")
+FACTOR = Number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 
 
 # What requirements-train.txt installs and a command imports late.

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -47,6 +46,7 @@ from train.stage1.network import preprocess_of
 from train.stage1.presets import PRESETS
 from train.stage1.run import Run, State
 from train.stage1.settings import Settings
+from train.stage1.start import check_architecture, origin_of
 from train.stage1.track import tracker
 
 logger = logging.getLogger("train.negative")
@@ -87,13 +87,17 @@ def parse(argv: Sequence[str] | None) -> Asked:
     kinds = (Settings, DataOptions, PolicyOptions)
     settings, data, labels = asked = [options_of(kind, preset, given) for kind in kinds]
     usual = as_json(*(options_of(kind, preset) for kind in kinds))
-    if not timm.is_model(settings.arch):
-        parser.error(f"timm {timm.__version__} has no architecture {settings.arch!r}")
-    for check, text in ((loss_named, settings.loss), (Augmentation.named, settings.augment)):
+    for check, text in (
+        (check_architecture, settings.arch),
+        (loss_named, settings.loss),
+        (Augmentation.named, settings.augment),
+    ):
         try:
             check(text)
         except ValueError as error:
             parser.error(str(error))
+    if settings.freeze_below and settings.layer_decay == 1:
+        parser.error("--freeze-below compares the factors of --layer-decay, which is not given")
     arguments = as_json(*asked)
     command = command_of("python -m train.negative", arguments, usual, data.data, name)
     return Asked(settings, options_of(Work, given), data, labels, push, arguments, command)
@@ -176,7 +180,7 @@ def work_through(argv: Sequence[str] | None) -> None:
         logging.getLogger().setLevel(logging.INFO if here.is_main else logging.ERROR)
         table = table_of(data, settings.seed)
         others = [read_dataset(settings.also_test, data.data)] if settings.also_test else []
-        policy = asked.labels.policy
+        policy, origin = asked.labels.policy, origin_of(settings)
         y = policy.apply(table, settings.seed)
         for note in table.notes:
             logger.info("%s", note)
@@ -199,6 +203,7 @@ def work_through(argv: Sequence[str] | None) -> None:
             "arguments": asked.arguments,
             "seed": settings.seed,
             "label_policy": policy.to_dict(),
+            "start": origin,
         }
         metrics = finish(run, state, facts, others)
         if here.is_main:

@@ -104,8 +104,16 @@ def write_model_folder(
     return path
 
 
-def read_model_folder(path: str | os.PathLike) -> ModelFolder:
+def read_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFolder:
     """Read and check a model folder.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    named
+        Whether its outputs must have names. Those of timm's own models have none, which are a start
+        for training all the same.
 
     Raises
     ------
@@ -116,7 +124,7 @@ def read_model_folder(path: str | os.PathLike) -> ModelFolder:
     path = Path(path)
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder, so it holds no model")
-    config = read_config(path)
+    config = read_config(path, named=named)
     weights = _read_bytes(path, WEIGHTS)
     digest = hashlib.sha256(weights).hexdigest()
     expected = config.get("cft", {}).get("weights_sha256", digest)
@@ -144,8 +152,13 @@ def _read_bytes(path: Path, name: str) -> bytes:
         raise ModelFolderError(f"{path / name} cannot be read ({error.strerror})") from error
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
     """Read and check ``config.json`` alone, without the weights.
+
+    Parameters
+    ----------
+    path, named
+        See `read_model_folder`.
 
     Raises
     ------
@@ -159,11 +172,11 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path / CONFIG} is not valid JSON ({error})") from error
-    _check_config(config, path)
+    _check_config(config, path, named)
     return config
 
 
-def _check_config(config: Any, path: Path) -> None:
+def _check_config(config: Any, path: Path, named: bool = True) -> None:
     where = path / CONFIG
     if not isinstance(config, dict):
         raise ModelFolderError(f"{where} must hold a JSON object")
@@ -181,10 +194,15 @@ def _check_config(config: Any, path: Path) -> None:
             f"{where} has format {ours['format']!r}, newer than {FORMAT}, the newest that this "
             "version reads; upgrade this package"
         )
+    if named:
+        _check_names(config, path)
+
+
+def _check_names(config: dict[str, Any], path: Path) -> None:
     names = label_names_of(config, path)
     classes = config.get("num_classes", config["pretrained_cfg"].get("num_classes", len(names)))
     if classes != len(names):
-        raise ModelFolderError(f"{where} names {len(names)} labels for {classes} outputs")
+        raise ModelFolderError(f"{path / CONFIG} names {len(names)} labels for {classes} outputs")
 
 
 def label_names_of(config: dict[str, Any], path: Path) -> tuple[str, ...]:

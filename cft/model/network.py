@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
         pretrained_cfg: dict[str, Any]
         num_features: int
+        built_with: dict[str, Any]
 
         def forward_features(self, x: torch.Tensor) -> torch.Tensor: ...
 
@@ -43,8 +45,35 @@ _FORBIDDEN_MODEL_ARGS = {
 
 
 def new_network(architecture: str, /, **arguments: Any) -> Network:
-    """`timm.create_model` without pretrained weights, as what it is."""
-    return cast("Network", timm.create_model(architecture, pretrained=False, **arguments))
+    """`timm.create_model` without pretrained weights, as what it is.
+
+    Its attribute `built_with` keeps the arguments: a model folder has to state them.
+    """
+    network = cast("Network", timm.create_model(architecture, pretrained=False, **arguments))
+    network.built_with = arguments
+    return network
+
+
+def arguments_in(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The arguments of `timm.create_model` that a ``config.json`` states.
+
+    Parameters
+    ----------
+    config, path
+        The parsed file and its folder.
+
+    Raises
+    ------
+    ModelFolderError
+        If one of them would load something else than the folder's own tensors.
+    """
+    arguments = dict(config.get("model_args", {}))
+    forbidden = _FORBIDDEN_MODEL_ARGS & set(arguments)
+    if forbidden:
+        raise ModelFolderError(f'"model_args" in {path / CONFIG} may not set {sorted(forbidden)}')
+    if "global_pool" in config:
+        arguments.setdefault("global_pool", config["global_pool"])
+    return arguments
 
 
 def build_network(folder: ModelFolder) -> Network:
@@ -60,17 +89,12 @@ def build_network(folder: ModelFolder) -> Network:
     """
     where = folder.path / CONFIG
     architecture = folder.config["architecture"]
-    arguments = {"num_classes": len(folder.label_names), **folder.config.get("model_args", {})}
-    forbidden = _FORBIDDEN_MODEL_ARGS & set(folder.config.get("model_args", {}))
-    if forbidden:
-        raise ModelFolderError(f'"model_args" in {where} may not set {sorted(forbidden)}')
+    arguments = {"num_classes": len(folder.label_names), **arguments_in(folder.config, folder.path)}
     if not timm.is_model(architecture):
         raise ModelFolderError(
             f"{where} names the architecture {architecture!r}, which timm {timm.__version__} does "
             "not know"
         )
-    if "global_pool" in folder.config:
-        arguments.setdefault("global_pool", folder.config["global_pool"])
     try:
         with torch.device("meta"):
             network = new_network(architecture, **arguments)

@@ -41,7 +41,7 @@ def export(
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Write the model folder of a network with one input channel.
+    """Write the model folder of a network.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def export(
         "num_classes": len(label_names),
         "num_features": network.num_features,
         "global_pool": _pooling(network),
-        "model_args": {"in_chans": preprocess.input_size[0]},
+        "model_args": {**_built_with(network), "in_chans": preprocess.input_size[0]},
         "label_names": list(label_names),
         "label_descriptions": known,
         "problem_type": "multi_label_classification",
@@ -107,6 +107,17 @@ def provenance_of(table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str
         "parent": None,
         "versions": {"cft": cft.__version__, "torch": torch.__version__, "timm": timm.__version__},
         "date": date.today().isoformat(),
+    }
+
+
+def _built_with(network: Network) -> dict[str, Any]:
+    """The arguments that lay out the network; dropout is only for training."""
+    elsewhere = ("num_classes", "global_pool")  # at the root of config.json
+    arguments = getattr(network, "built_with", {})
+    return {
+        name: value
+        for name, value in arguments.items()
+        if name not in elsewhere and not name.startswith("drop_")
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from train.errors import CheckpointError
 def save_checkpoint(
     path: Path,
     facts: dict[str, Any],
-    networks: dict[str, nn.Module],
+    networks: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Write networks, optimiser and facts (plain JSON); the old file stays until this one is whole.
@@ -58,7 +59,7 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 def load_checkpoint(
     path: Path,
-    networks: dict[str, nn.Module],
+    networks: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Put the tensors of a checkpoint into networks and optimiser, exactly as they were.

@@ -23,6 +23,7 @@ from train.metrics.ranking import auroc, average_precision
 from train.run_folder import LOG
 from train.stage1.augment import augment
 from train.stage1.checkpoint import save_checkpoint
+from train.stage1.layers import choose_trained, rest_frozen, set_rates
 from train.stage1.run import NETWORK, Batch, Run, State
 from train.stage1.schedule import learning_rate
 
@@ -55,10 +56,10 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
     settings, here = run.settings, run.here
     loss_of = loss_named(settings.loss)
     # The same tensors with other machinery around them.
-    network = state.network
+    network: nn.Module = state.network
     if run.work.compile:  # a module again, which the types of torch.compile do not say
         network = cast(nn.Module, torch.compile(network))
-    compute = here.wrap(network)
+    compute: nn.Module | None = None
     trained = state.network.state_dict()
     pairs = [(mean, trained[name]) for name, mean in state.average.state_dict().items()]
     means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
@@ -66,10 +67,12 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
     while state.step < run.steps and not out_of_patience(run, state):
         epoch, first = divmod(state.step, run.steps_per_epoch)
         began = saved = time.monotonic()
+        if choose_trained(state.network, state.optimizer, settings, epoch) or compute is None:
+            compute = here.wrap(network)  # again: what exchanges gradients has to know which
         compute.train()
+        rest_frozen(state.network)
         for batch in _with_progress(run, epoch, first):
-            for group in state.optimizer.param_groups:
-                group["lr"] = _learning_rate(run, state)
+            set_rates(state.optimizer, _learning_rate(run, state))
 
             torch.manual_seed(run.seed(NETWORK, state.step, here.rank))  # for dropout
             total = torch.zeros((), device=here.device)
@@ -110,7 +113,7 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
             "epoch": epoch + 1,
             "step": state.step,
             "loss": here.sum_(state.loss_sum.clone()).item() / run.steps_per_epoch,
-            "lr": state.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in state.optimizer.param_groups),
             "valid": validate(run, state),
             "seconds": round(seconds, 2),
             "films_per_second": round(steps * settings.batch_size / seconds, 1),

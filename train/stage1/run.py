@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from train.run_folder import Work, rows_of_splits
 from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from train.stage1.distributed import share_batch_statistics
-from train.stage1.network import build, optimizer_for, preprocess_of
+from train.stage1.layers import optimizer_for
+from train.stage1.network import build, preprocess_of
 from train.stage1.settings import Settings
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ class State:
         One record for each epoch, as in ``log.jsonl``.
     """
 
-    network: nn.Module
+    network: Network
     average: Network
     optimizer: torch.optim.Optimizer
     loss_sum: torch.Tensor
@@ -263,9 +264,9 @@ class State:
         network = build(run.settings, run.table.label_names, known)
         network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
         average = copy.deepcopy(network).eval().requires_grad_(False)
-        trained: nn.Module = network
+        trained = network
         if here.world > 1:
-            trained = share_batch_statistics(network, here.device)
+            trained = cast("Network", share_batch_statistics(network, here.device))
         optimizer = optimizer_for(trained, run.settings)
         return cls(trained, average, optimizer, torch.zeros((), device=here.device))
 

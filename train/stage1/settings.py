@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train.command import ABOVE_ZERO, FROM_ZERO, POSITIVE, SHARE, WHOLE, option
+from train.command import ABOVE_ZERO, FACTOR, FROM_ZERO, POSITIVE, SHARE, WHOLE, option
 from train.stage1.schedule import SCHEDULES
 
 
@@ -14,8 +14,15 @@ class Settings:
 
     arch: str = option("resnet18d", "a timm architecture, or one of this project's")
     image_size: int = option(224, "side of the network's input in pixels", type=POSITIVE)
-    init: str | None = option(None, "model folder whose tensors are the start (default: random)")
+    init: str = option(
+        "random",
+        "where the tensors come from: random; pretrained (timm's weights of --arch; arch.tag "
+        "chooses which); hf-hub:org/name[@revision]; or a model folder",
+    )
     dropout: float = option(0.0, "dropout before the logistic regressions", type=SHARE)
+    drop_path: float = option(
+        0.0, "largest probability of leaving out a residual block in training", type=SHARE
+    )
     epochs: int = option(30, "passes over the training films", type=POSITIVE)
     batch_size: int = option(32, "films an optimiser step, over all processes", type=POSITIVE)
     accumulate: int = option(
@@ -25,6 +32,18 @@ class Settings:
     optimizer: str = option("adamw", "optimiser", choices=("adamw", "adam"))
     weight_decay: float = option(
         0.05, "on weights; biases and normalisation have none", type=FROM_ZERO
+    )
+    layer_decay: float = option(
+        1.0, "factor of the learning rate from a layer to the one below it", type=FACTOR
+    )
+    freeze_below: float = option(
+        0.0,
+        "with --layer-decay: layers whose factor is smaller are never trained; their batch "
+        "statistics stay too; 0: all are trained",
+        type=SHARE,
+    )
+    freeze_epochs: int = option(
+        0, "epochs at the start in which only the head is trained", type=WHOLE
     )
     schedule: str = option("one-cycle", "course of the learning rate", choices=SCHEDULES)
     warmup: float = option(0.2, "share of the steps in which the learning rate rises", type=SHARE)
