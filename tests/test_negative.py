@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +29,11 @@ from train.negative import parse
 from train.processes import Processes
 from train.run_folder import Work
 from train.stage1 import checkpoint, loop
+from train.stage1.augment import augment
 from train.stage1.checkpoint import read_facts
 from train.stage1.distributed import share_batch_statistics
 from train.stage1.loop import figures_of, out_of_patience, train
+from train.stage1.mix import mix_films, mix_targets
 from train.stage1.presets import PRESETS
 from train.stage1.run import Run, State
 from train.stage1.schedule import learning_rate, plateaus
@@ -254,6 +257,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     [
         ({"batch-size": 500}, "96 training films, fewer than one batch of 500"),
         ({"batch-size": 10, "accumulate": 4}, "--batch-size 10 cannot be divided by 1 process"),
+        ({"batch-size": 2, "mix": "logic"}, "--mix logic mixes up to 3 films of a batch; make"),
         ({"init": "nowhere"}, "nowhere is not a folder"),
         (
             {"arch": "test_vit", "image-size": 40},
@@ -300,6 +304,7 @@ def test_splits_are_checked_before_any_film_is_packed(
         ["--arch", "resnet0"],
         ["--loss", "hinge"],
         ["--augment", "shear=1"],
+        ["--mix", "cut"],
         ["--schedule", "up"],
         ["--lr", "fast"],
         ["--lr", "-1"],
@@ -375,14 +380,15 @@ def labels(n=64, c=3, seed=0):
     return (np.random.default_rng(seed).random((n, c)) < 0.4).astype(np.float32)
 
 
-def test_accumulation_does_not_change_the_gradient(tmp_path):
+@pytest.mark.parametrize("mix", ["none", "mixup", "logic"])
+def test_accumulation_does_not_change_the_gradient(tmp_path, mix):
     """Unknown labels are unevenly spread over the parts; the divisor is the whole batch's."""
     y = labels()
     y[:20][np.random.default_rng(1).random((20, 3)) < 0.8] = np.nan
     gradients = []
     for parts in (1, 4):
         # Without batch normalisation, whose statistics are those of a part. One step an epoch.
-        arch = {"arch": "test_convnext", "batch_size": 32}
+        arch = {"arch": "test_convnext", "batch_size": 32, "mix": mix}
         _, found = train_an_epoch(make_run(tmp_path, y, **arch, accumulate=parts))
         gradients.append(torch.cat([g.flatten() for g in found.values()]))
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
@@ -426,6 +432,37 @@ def test_rows_targets_and_films_of_a_batch_belong_together(tmp_path):
         np.testing.assert_array_equal(targets, y[batch.rows])
 
 
+@pytest.mark.parametrize("mix", ["mixup", "logic"])
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (1, 4), (2, 2), (4, 1)])
+def test_films_are_mixed_alike_however_a_batch_is_divided(tmp_path, mix, world, accumulate):
+    """The films that are mixed into a film may be another part's, or another process's."""
+    y = labels()
+    y[::3, 1] = np.nan
+    run = make_run(tmp_path, y, mix=mix, accumulate=accumulate)
+    here = [Processes(rank, world, torch.device("cpu")) for rank in range(world)]
+    processes = [replace(run, here=each).batches(1) for each in here]
+    undivided = make_run(tmp_path, y, mix=mix).batches(1)
+    for whole, *shares_of_batch in zip(undivided, *processes, strict=True):
+        (part,) = whole.parts
+        changes = {name: rows[:8] for name, rows in part.changes.items()}
+        films = augment(part.films[:8].float() / 255, changes)
+        assert (part.films[:8, 0].numpy() == run.films._films[whole.rows]).all()
+        into = part.shares[:, :, None, None, None]
+        expected = sum(films.roll(-k, 0) * into[:, k] for k in range(into.shape[1]))
+        known = mix_targets(mix, torch.from_numpy(y[whole.rows]), part.shares)
+
+        # As a batch is divided: the first parts of all processes, then their second parts, ...
+        parts = [batch.parts[number] for number in range(accumulate) for batch in shares_of_batch]
+        mixed = [
+            mix_films(augment(part.films.float() / 255, part.changes), part.shares)
+            for part in parts
+        ]
+        torch.testing.assert_close(torch.cat(mixed), expected)
+        targets = torch.cat([part.targets for part in parts])
+        torch.testing.assert_close(targets, known, equal_nan=True, rtol=0, atol=0)
+        assert all(batch.known == (~known.isnan()).sum() for batch in shares_of_batch)
+
+
 def test_every_epoch_sees_every_film_at_most_once_in_another_order(tmp_path):
     run = make_run(tmp_path, labels())
     first, second = (np.concatenate([b.rows for b in run.batches(epoch)]) for epoch in (0, 1))
@@ -435,12 +472,13 @@ def test_every_epoch_sees_every_film_at_most_once_in_another_order(tmp_path):
 
 
 def test_an_epoch_that_is_gone_on_with_has_the_same_batches(tmp_path):
-    run = make_run(tmp_path, labels())
+    run = make_run(tmp_path, labels(), mix="logic")
     whole, rest = list(run.batches(1)), list(run.batches(1, first=2))
     for expected, found in zip(whole[2:], rest, strict=True):
         assert found.rows.tolist() == expected.rows.tolist()
-        theta = [batch.parts[0].changes["theta"] for batch in (expected, found)]
-        torch.testing.assert_close(*theta, rtol=0, atol=0)
+        parts = [batch.parts[0] for batch in (expected, found)]
+        torch.testing.assert_close(*(x.changes["theta"] for x in parts), rtol=0, atol=0)
+        torch.testing.assert_close(*(x.shares for x in parts), rtol=0, atol=0)
 
 
 def test_the_first_scores_are_the_log_odds_of_each_category(tmp_path):

@@ -24,6 +24,7 @@ from train.run_folder import LOG
 from train.stage1.augment import augment
 from train.stage1.checkpoint import save_checkpoint
 from train.stage1.layers import choose_trained, rest_frozen, set_rates
+from train.stage1.mix import mix_films
 from train.stage1.run import NETWORK, Batch, Run, State
 from train.stage1.schedule import learning_rate
 
@@ -80,6 +81,8 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
                 films = part.films.float() / 255
                 if part.changes:
                     films = augment(films, part.changes)
+                if part.shares is not None:
+                    films = mix_films(films, part.shares)
                 with _exchange(compute, last=number == len(batch.parts)):
                     logits = run.logits(compute, films, settings.precision)
                     loss = loss_of(logits, part.targets).sum() / batch.known

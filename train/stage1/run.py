@@ -26,6 +26,7 @@ from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from train.stage1.distributed import share_batch_statistics
 from train.stage1.layers import optimizer_for
+from train.stage1.mix import FOLLOWERS, draw_shares, mix_targets
 from train.stage1.network import build, preprocess_of
 from train.stage1.settings import Settings
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from cft.model.network import Network
 
 # Purposes of random numbers; each has a stream of its own.
-ORDER, AUGMENTATION, NETWORK = range(3)
+ORDER, AUGMENTATION, NETWORK, MIX = range(4)
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,19 @@ class Part:
     Attributes
     ----------
     films
-        (n, 1, H, W) uint8, on the device.
+        (n, 1, H, W) uint8, on the device; where films are mixed, those that follow as well.
     targets
-        (n, C) float32 in [0, 1]; NaN contributes nothing.
+        (n, C) float32 in [0, 1], mixed; NaN contributes nothing.
     changes
-        Their rows of what `Augmentation.draw` returned, on the device; None: no augmentation.
+        The films' rows of what `Augmentation.draw` returned, on the device; None: no augmentation.
+    shares
+        Their n rows of what `draw_shares` returned, on the device; None: no mixing.
     """
 
     films: torch.Tensor
     targets: torch.Tensor
     changes: dict[str, torch.Tensor] | None
+    shares: torch.Tensor | None
 
 
 @dataclass(frozen=True)
@@ -149,32 +153,40 @@ class Run:
     def batches(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from a step on: rows, targets and films of each together."""
         size, augmentation = self.settings.batch_size, Augmentation.named(self.settings.augment)
+        mix, device = self.settings.mix, self.here.device
         generator = torch.Generator().manual_seed(self.seed(ORDER, epoch))
         training = self.rows["train"]
         order = training[torch.randperm(len(training), generator=generator).numpy()]
         starts = range(first * size, self.steps_per_epoch * size, size)
-        places = np.concatenate([np.arange(size)[place] for place in self._shares()])
-        films = self.films.batches(order[start : start + size][places] for start in starts)
+        # A part's own films, and where films are mixed, those that follow them in the batch.
+        places = [np.arange(p.start, p.stop + FOLLOWERS[mix]) % size for p in self._shares()]
+        films = self.films.batches(
+            order[start : start + size][np.concatenate(places)] for start in starts
+        )
         for start, mine in zip(starts, films, strict=True):
             rows = order[start : start + size]
-            targets = self.targets[torch.from_numpy(rows).to(self.here.device)]
+            targets = self.targets[torch.from_numpy(rows).to(device)]
             step = epoch * self.steps_per_epoch + start // size
-            changes = None
+            changes = shares = None
             if augmentation:
                 generator = torch.Generator().manual_seed(self.seed(AUGMENTATION, step))
                 changes = augmentation.draw(size, generator)
+            if FOLLOWERS[mix]:
+                generator = torch.Generator().manual_seed(self.seed(MIX, step))
+                shares = draw_shares(mix, size, generator).to(device)
+                targets = mix_targets(mix, targets, shares)
             yield Batch(
                 rows=rows,
                 known=(~targets.isnan()).sum().clamp(min=1),
                 parts=[
                     Part(
                         films=some,
-                        targets=targets[place],
-                        changes=changes
-                        and {k: v[place].to(self.here.device) for k, v in changes.items()},
+                        targets=targets[own],
+                        changes=changes and {k: v[place].to(device) for k, v in changes.items()},
+                        shares=None if shares is None else shares[own],
                     )
-                    for some, place in zip(
-                        mine.chunk(self.settings.accumulate), self._shares(), strict=True
+                    for some, own, place in zip(
+                        mine.chunk(self.settings.accumulate), self._shares(), places, strict=True
                     )
                 ],
             )
@@ -219,6 +231,11 @@ def _check_sizes(run: Run) -> None:
         raise TrainingError(
             f"--batch-size {settings.batch_size} cannot be divided by {world} process(es) times "
             f"--accumulate {settings.accumulate}"
+        )
+    if settings.batch_size <= FOLLOWERS[settings.mix]:
+        raise TrainingError(
+            f"--mix {settings.mix} mixes up to {FOLLOWERS[settings.mix] + 1} films of a batch; "
+            f"make --batch-size larger than {settings.batch_size}"
         )
     if not run.steps_per_epoch:
         raise TrainingError(

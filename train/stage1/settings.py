@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from train.command import ABOVE_ZERO, FACTOR, FROM_ZERO, POSITIVE, SHARE, WHOLE, option
+from train.stage1.mix import FOLLOWERS
 from train.stage1.schedule import SCHEDULES
 
 
@@ -71,3 +72,8 @@ class Settings:
     )
     also_test: str | None = option(None, "reader of further labels of the data to test on")
     seed: int = option(0, "of everything random", type=WHOLE)
+    mix: str = option(
+        "none",
+        "mix films of a batch: their labels by weighted mean, or by logical OR (LogicMix)",
+        choices=tuple(FOLLOWERS),
+    )
