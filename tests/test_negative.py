@@ -45,12 +45,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = 32
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
+def write_data(folder: Path) -> Path:
     """A CSV data set of 160 small films; "Bright" is a bright spot, "Dark" a dark one."""
     from PIL import Image
 
-    folder = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     lines = ["image,patient,split,Bright,Dark"]
     for number in range(160):
@@ -64,6 +62,11 @@ def data(tmp_path_factory) -> Path:
         lines.append(f"{number}.png,p{number},{split},{labels[0]:d},{labels[1]:d}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     return folder / "table.csv"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_data(tmp_path_factory.mktemp("data"))
 
 
 def arguments(data: Path, out: Path, **changes) -> list[str]:
@@ -305,6 +308,9 @@ def test_splits_are_checked_before_any_film_is_packed(
         ["--loss", "hinge"],
         ["--augment", "shear=1"],
         ["--mix", "cut"],
+        ["--teacher-weight", "0"],
+        ["--teacher-weight", "1.1"],
+        ["--teacher-weight", "nan"],
         ["--schedule", "up"],
         ["--lr", "fast"],
         ["--lr", "-1"],

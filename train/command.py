@@ -25,6 +25,7 @@ __all__ = [
     "FROM_ZERO",
     "POSITIVE",
     "SHARE",
+    "UP_TO_ONE",
     "WHOLE",
     "Number",
     "Stop",
@@ -77,6 +78,7 @@ WHOLE = Number(int, lambda x: x >= 0, "a whole number of at least 0")
 ABOVE_ZERO = Number(float, lambda x: 0 < x < math.inf, "a number above 0")
 FROM_ZERO = Number(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
 SHARE = Number(float, lambda x: 0 <= x < 1, "a number from 0 to below 1")
+UP_TO_ONE = Number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 BETWEEN_ZERO_AND_ONE = Number(float, lambda x: 0 < x < 1, "a number between 0 and 1")
 FACTOR = Number(float, lambda x: 0 < x <= 1, "a number above 0 and at most 1")
 
@@ -170,8 +172,9 @@ def option(default: Any, text: str, *, machine: bool = False, **argument: Any) -
     text
         Help for the user.
     machine
-        It belongs to one machine, such as a folder or a device, and decides no result: it is
-        neither in a model's provenance nor in the command that repeats a run.
+        It belongs to one machine, such as a folder or a device: it is neither in a model's
+        provenance nor in the command that repeats a run. If what lies there decides the result,
+        the provenance names that in another way.
     **argument
         For `argparse.ArgumentParser.add_argument`; by default the type is the field's.
     """

@@ -17,7 +17,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ from train.stage1.presets import PRESETS
 from train.stage1.run import Run, State
 from train.stage1.settings import Settings
 from train.stage1.start import check_architecture, origin_of
+from train.stage1.teacher import Teacher, notes_on
 from train.stage1.track import tracker
 
 logger = logging.getLogger("train.negative")
@@ -100,6 +101,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
         parser.error("--freeze-below compares the factors of --layer-decay, which is not given")
     arguments = as_json(*asked)
     command = command_of("python -m train.negative", arguments, usual, data.data, name)
+    command += " --teacher TEACHER" * len(settings.teacher)
     return Asked(settings, options_of(Work, given), data, labels, push, arguments, command)
 
 
@@ -182,16 +184,19 @@ def work_through(argv: Sequence[str] | None) -> None:
         others = [read_dataset(settings.also_test, data.data)] if settings.also_test else []
         policy, origin = asked.labels.policy, origin_of(settings)
         y = policy.apply(table, settings.seed)
+        teachers = [Teacher.of(name, table.label_names, here.device) for name in settings.teacher]
+        table = replace(table, notes=(*table.notes, *notes_on(teachers, table, data)))
         for note in table.notes:
             logger.info("%s", note)
         check_splits(table)
         warn_of_missing_positives(table, y[table.split == "train"])
         if here.is_main:
-            prepare_folder(work, asked.arguments, data.data)
+            hashes = [teacher.facts["weights_sha256"] for teacher in teachers]
+            prepare_folder(work, {**asked.arguments, "teachers": hashes}, data.data)
             write_splits(work.out, table)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
-        run = Run.of(settings, work, table, y, films, here)
+        run = Run.of(settings, work, table, y, films, here, teachers)
         state = begin(run)
         track = tracker(work.track if here.is_main else "none", work.out, vars(settings))
         with Stop() as stop:
@@ -204,6 +209,7 @@ def work_through(argv: Sequence[str] | None) -> None:
             "seed": settings.seed,
             "label_policy": policy.to_dict(),
             "start": origin,
+            "teachers": [teacher.facts for teacher in teachers],
         }
         metrics = finish(run, state, facts, others)
         if here.is_main:

@@ -139,31 +139,31 @@ class Preprocess:
         )
 
     def geometry(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Resize and crop a film to the input's height and width, without normalisation.
+        """Resize and crop films to the input's height and width, without normalisation.
 
         Parameters
         ----------
         pixels
-            (H, W) float32 in [0, 1].
+            (H, W) or (N, C, H, W) float32 in [0, 1].
 
         Returns
         -------
         torch.Tensor
-            (height, width) float32 in [0, 1].
+            (height, width) or (N, C, height, width) float32 in [0, 1].
         """
         pixels = torch.as_tensor(pixels, dtype=torch.float32)
         _, height, width = self.input_size
-        resized = resize(pixels, *self.resized_shape(*pixels.shape), self.interpolation)
-        top = _offset(resized.shape[0], height)
-        left = _offset(resized.shape[1], width)
+        resized = resize(pixels, *self.resized_shape(*pixels.shape[-2:]), self.interpolation)
+        top = _offset(resized.shape[-2], height)
+        left = _offset(resized.shape[-1], width)
         if top < 0 or left < 0:
             grey = sum(self.mean) / len(self.mean)
             above, before = max(0, -top), max(0, -left)
-            below = max(0, height - resized.shape[0] - above)
-            after = max(0, width - resized.shape[1] - before)
+            below = max(0, height - resized.shape[-2] - above)
+            after = max(0, width - resized.shape[-1] - before)
             resized = F.pad(resized, (before, after, above, below), value=grey)
             top, left = max(0, top), max(0, left)
-        return resized[top : top + height, left : left + width]
+        return resized[..., top : top + height, left : left + width]
 
     def normalize(self, grey: torch.Tensor) -> torch.Tensor:
         """(..., 1, H, W) float32 in [0, 1] -> (..., C, H, W), (x - mean) / std per channel."""

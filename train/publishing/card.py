@@ -225,8 +225,15 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     policy = _policy(provenance.get("label_policy", {}))
     if policy:
         yield policy
+    teachers = [
+        f"`TEACHER` is a {x['architecture']} with weights of the SHA-256 `{x['weights_sha256']}`."
+        for x in provenance.get("teachers", [])
+    ]
+    if teachers:
+        yield " ".join(["Their answers are a part of the targets:", *teachers])
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
-    facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k != "seed"}
+    idle = ("seed",) if teachers else ("seed", "teacher_weight")
+    facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k not in idle}
     given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if given:
         yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])

@@ -27,6 +27,7 @@ from train.stage1.layers import choose_trained, rest_frozen, set_rates
 from train.stage1.mix import mix_films
 from train.stage1.run import NETWORK, Batch, Run, State
 from train.stage1.schedule import learning_rate
+from train.stage1.teacher import answers_of
 
 # How often, in steps, the loss is read from the device and the processes ask each other whether to
 # stop; in between the device is not waited for.
@@ -85,7 +86,12 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
                     films = mix_films(films, part.shares)
                 with _exchange(compute, last=number == len(batch.parts)):
                     logits = run.logits(compute, films, settings.precision)
-                    loss = loss_of(logits, part.targets).sum() / batch.known
+                    losses = loss_of(logits, part.targets)
+                    if run.teachers:
+                        answers = answers_of(run.teachers, films, settings.precision)
+                        taught = loss_of(logits, answers)
+                        losses = torch.lerp(losses, taught, settings.teacher_weight)
+                    loss = losses.sum() / batch.known
                     (loss * here.world).backward()  # between processes gradients are averaged
                 total += loss.detach()
             state.loss_sum += total

@@ -7,7 +7,7 @@ run that is resumed goes on exactly as it would have.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,6 +29,7 @@ from train.stage1.layers import optimizer_for
 from train.stage1.mix import FOLLOWERS, draw_shares, mix_targets
 from train.stage1.network import build, preprocess_of
 from train.stage1.settings import Settings
+from train.stage1.teacher import Teacher
 
 if TYPE_CHECKING:
     from cft.model.network import Network
@@ -68,8 +69,9 @@ class Batch:
     rows
         (B,) rows of the table, those of the other processes included.
     known
-        Number of known targets among all B rows: the divisor of the loss. Every process has all
-        targets of the batch, so it needs no communication.
+        Number of known targets among all B rows: the divisor of the loss. An unknown one of which
+        teachers speak counts as their weight. Every process has all targets of the batch, so it
+        needs no communication.
     parts
         This process's share, in the parts that it is computed in.
     """
@@ -99,6 +101,8 @@ class Run:
         How a film becomes the input of the network.
     here
         This process among the others.
+    teachers
+        Models whose answers are a part of the targets.
     """
 
     settings: Settings
@@ -109,6 +113,7 @@ class Run:
     rows: dict[str, np.ndarray]
     preprocess: Preprocess
     here: Processes
+    teachers: Sequence[Teacher] = ()
 
     @classmethod
     def of(
@@ -119,6 +124,7 @@ class Run:
         y: np.ndarray,
         pixels: Pixels,
         here: Processes,
+        teachers: Sequence[Teacher] = (),
     ) -> Run:
         """A run on packed films; `y` are the (N, C) targets.
 
@@ -136,6 +142,7 @@ class Run:
             rows=rows_of_splits(table, pixels, settings.judge_width),
             preprocess=preprocess_of(settings),
             here=here,
+            teachers=teachers,
         )
         _check_sizes(run)
         return run
@@ -177,7 +184,7 @@ class Run:
                 targets = mix_targets(mix, targets, shares)
             yield Batch(
                 rows=rows,
-                known=(~targets.isnan()).sum().clamp(min=1),
+                known=self._known(targets),
                 parts=[
                     Part(
                         films=some,
@@ -190,6 +197,13 @@ class Run:
                     )
                 ],
             )
+
+    def _known(self, targets: torch.Tensor) -> torch.Tensor:
+        """`Batch.known` of the (B, C) targets of a global batch."""
+        known = (~targets.isnan()).sum().clamp(min=1)
+        if not self.teachers:
+            return known
+        return known + self.settings.teacher_weight * targets.isnan().sum()
 
     def _shares(self) -> list[slice]:
         """Where the parts of this process's share lie in a global batch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train.command import ABOVE_ZERO, FACTOR, FROM_ZERO, POSITIVE, SHARE, WHOLE, option
+from train.command import ABOVE_ZERO, FACTOR, FROM_ZERO, POSITIVE, SHARE, UP_TO_ONE, WHOLE, option
 from train.stage1.mix import FOLLOWERS
 from train.stage1.schedule import SCHEDULES
 
@@ -77,3 +77,10 @@ class Settings:
         "mix films of a batch: their labels by weighted mean, or by logical OR (LogicMix)",
         choices=tuple(FOLLOWERS),
     )
+    teacher: tuple[str, ...] = option(
+        (),
+        "models whose answers, in the mean, are a part of the targets",
+        machine=True,
+        metavar="FOLDER",
+    )
+    teacher_weight: float = option(0.5, "share of the teachers in the targets", type=UP_TO_ONE)
