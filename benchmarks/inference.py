@@ -37,7 +37,6 @@ SIZE, SIDE, LABELS = 224, 1024, 18
 
 # torchxrayvision's pixels are within [-1024, 1024]: x * 2048 - 1024 = (x - 0.5) / (1 / 2048).
 _PRETRAINED_CFG = {
-    "input_size": [1, SIZE, SIZE],
     "interpolation": "bilinear",
     "crop_pct": 1.0,
     "crop_mode": "center",
@@ -68,19 +67,24 @@ def main() -> None:
             print(agreement(classifier, peer, film))
 
 
-def random_classifier(folder: Path) -> cft.Classifier:
-    """A DenseNet-121 with random weights, loaded from a model folder as every model is."""
+def random_classifier(
+    folder: Path,
+    architecture: str = "densenet121",
+    size: int = SIZE,
+    device: str | torch.device = "cpu",
+) -> cft.Classifier:
+    """A network with random weights, loaded from a model folder as every model is."""
     torch.manual_seed(0)
-    network = timm.create_model("densenet121", in_chans=1, num_classes=LABELS)
+    network = timm.create_model(architecture, in_chans=1, num_classes=LABELS)
     config = {
-        "architecture": "densenet121",
+        "architecture": architecture,
         "model_args": {"in_chans": 1},
         "num_classes": LABELS,
         "label_names": [f"Finding {i}" for i in range(LABELS)],
-        "pretrained_cfg": _PRETRAINED_CFG,
+        "pretrained_cfg": {**_PRETRAINED_CFG, "input_size": [1, size, size]},
     }
     write_model_folder(folder, state_dict=network.state_dict(), config=config, card="Random.\n")
-    return cft.load(folder, device="cpu")
+    return cft.load(folder, device=device)
 
 
 def has_peer() -> bool:

@@ -1,0 +1,43 @@
+"""The benchmark of a GPU runs without one, and says so where there is none."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from benchmarks import gpu
+
+
+@pytest.mark.slow
+def test_every_row_of_the_table_is_measured(capsys):
+    assert gpu.main(["--device", "cpu", "--quick"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][2:]
+    assert [what for what, _, _ in cells] == [
+        "stage 1, bare step",
+        "stage 1, loop",
+        "packed films from the device",
+        "packed films from the host",
+        "stage 2, auto",
+        "stage 2, ga",
+        "stage 2, gradient",
+        "stage 2, a generation of the published search",
+        "inference, one film, file to probabilities",
+        "inference, files to probabilities",
+        "inference, network alone",
+    ]
+    for *_, result in cells:
+        (number,) = re.match(r"([\d,.]+) (?:films/s|s|ms)\b", result).groups()
+        assert float(number.replace(",", "")) > 0
+    assert lines[0].startswith("CPU, ")
+
+
+def test_a_machine_without_a_gpu_is_told_so(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("benchmarks.gpu: torch sees no GPU on this machine; ")
+    assert said.err.count("\n") == 1
