@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import cft as use
 from cft.model.folder import CONFIG, WEIGHTS, read_model_folder
 from train import cft, negative
 from train.command import Stop
+from train.errors import TrainingError
 from train.stage2 import finished, methods, refit
 from train.stage2.genetic import Evolution
 from train.stage2.refit import STRENGTHS, Choice
@@ -234,6 +236,21 @@ def test_patients_on_both_sides_are_refused(parent, data, tmp_path, capsys):
     more = ("--shared-patients", "keep")
     assert cft.main(words(parent, shared, tmp_path / "out", *more)) == 1
     assert "1 patients have films in valid and in test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("valid", "test"), ("train", "valid"), ("train", "test")]
+)
+def test_a_patient_is_on_one_side_alone(first, second):
+    """Each pair of sides by itself: two of three checks would let a leak through."""
+    sides = {"train": ["a", "b"], "valid": ["c", "d"], "test": ["e", "f"]}
+    sides[second][1] = sides[first][0]
+    patients = np.array([*sides["train"], *sides["valid"], *sides["test"]])
+    rows = {"train": np.array([0, 1]), "valid": np.array([2, 3]), "test": np.array([4, 5])}
+    table = SimpleNamespace(patients=patients)
+    with pytest.raises(TrainingError, match=f"1 patients have films in {first} and in {second}"):
+        cft.refuse_overlap(table, rows)
+    cft.refuse_overlap(table, {**rows, second: rows[second][:1]})
 
 
 def test_a_missing_category_is_named(parent, data, tmp_path, capsys):

@@ -141,6 +141,22 @@ def test_a_promise_of_ten_gigabytes_is_refused_before_a_byte_is_fetched(hub, pub
     assert not cache.exists()
 
 
+def test_members_of_nine_gigabytes_together_are_refused_before_their_weights_are_fetched(
+    hub, model_files, cache
+):
+    """Each is below the limit for one file, so the limit of the sum has to notice."""
+    folders = [f"members/{number}" for number in range(3)]
+    config = json.loads(model_files[CONFIG])
+    config["cft"] = {"average": "logits", "members": [{"folder": f, "weight": 1} for f in folders]}
+    files = {f"{folder}/{name}": b"x" for folder in folders for name in (CONFIG, WEIGHTS)}
+    hub.add(NAME, {**files, CONFIG: json.dumps(config).encode(), WEIGHTS: b"x"})
+    for folder in folders:
+        hub.model(NAME).lies[f"{folder}/{WEIGHTS}"] = {"size": 3 * 2**30}
+    with pytest.raises(ModelFolderError, match=r"9\.00 GiB with all its members.* 8\.00 GiB"):
+        resolve(NAME)
+    assert hub.count(f"/{WEIGHTS}") == 0
+
+
 def changed_weights(model_files, change) -> bytes:
     tensors = safetensors.torch.load(model_files[WEIGHTS])
     change(tensors)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from train.errors import CheckpointError
 from train.stage2 import methods
-from train.stage2.methods import METHODS, PRESETS, method_of, tune
+from train.stage2.methods import METHODS, PRESETS, BestByValidation, method_of, tune
 from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
 
 pytestmark = pytest.mark.slow
@@ -67,6 +67,25 @@ def test_the_arrays_that_were_given_stay_as_they_were():
     tune(train, valid, head)
     np.testing.assert_array_equal(head.weights, before.weights)
     np.testing.assert_array_equal(head.biases, before.biases)
+
+
+@dataclass(frozen=True)
+class _Doubled:
+    """The trained regressions times two: every ranking, so every metric, stays as it was."""
+
+    name: str = "doubled"
+
+    def fit(self, task: Task) -> tuple[Head, dict]:
+        return replace(task.head, weights=2 * task.head.weights), {}
+
+
+def test_a_fit_that_only_equals_the_trained_regression_does_not_replace_it():
+    train, valid, head = problem(off=0.02, films=120)
+    tuned = BestByValidation([_Doubled()]).tune(Task(train, valid, head))
+    before, after = validation(train, valid, head, tuned)
+    np.testing.assert_array_equal(before[:2], after[:2])
+    assert tuned.methods == ["original"] * 3
+    np.testing.assert_array_equal(tuned.head.weights, head.weights)
 
 
 def test_an_unknown_method_is_refused_with_the_names_there_are():

@@ -496,6 +496,18 @@ def test_the_first_scores_are_the_log_odds_of_each_category(tmp_path):
     np.testing.assert_allclose(bias, np.log(share / (1 - share)), rtol=1e-5)
 
 
+def test_an_unknown_label_is_no_part_of_the_share_that_a_bias_starts_at(tmp_path):
+    """Of 100 training films 30 are known, 10 of them positive; the others must not dilute that."""
+    y = labels(200)
+    training = make_run(tmp_path, y).rows["train"]
+    y[training, 1] = np.nan
+    y[training[:10], 1] = 1
+    y[training[10:30], 1] = 0
+    bias = State.start(make_run(tmp_path, y)).network.get_classifier().bias.detach().numpy()
+    assert len(training) == 100
+    assert bias[1] == pytest.approx(np.log(11 / 21), rel=1e-5)
+
+
 def test_unreadable_films_take_no_part(tmp_path):
     pixels = Pixels(np.zeros((64, SIZE, SIZE), np.uint8), {0: "broken", 3: "broken"})
     run = make_run(tmp_path, labels(), pixels=pixels)
