@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,6 +214,45 @@ def test_a_folder_that_no_run_made_is_not_overwritten(data, tmp_path, capsys):
     assert negative.main(arguments(data, tmp_path)) == 1
     assert "holds README.md that no run made; choose another --out" in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_a_second_run_in_the_folder_ends_at_once_and_the_first_is_not_disturbed(
+    trained, data, tmp_path, capsys
+):
+    words = arguments(data, tmp_path / "run")
+    process = start(command(*words))
+    for line in process.stderr:
+        if "epoch 1/3  loss" in line:
+            process.send_signal(signal.SIGSTOP)
+            break
+    try:
+        before = (tmp_path / "run" / "run.json").read_text()
+        for more in ([], ["--resume"]):
+            second = arguments(data, tmp_path / "run", seed=1)
+            assert negative.main([*second, *more]) == 1
+            message = capsys.readouterr().err.splitlines()[-1]
+            assert f"another process is training in {tmp_path / 'run'}" in message
+        assert (tmp_path / "run" / "run.json").read_text() == before
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.stderr.read()
+    assert process.wait() == 0
+    assert weights(tmp_path / "run") == weights(trained)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "\x00"])
+def test_a_damaged_record_of_the_run_is_one_sentence(
+    trained, data, tmp_path, monkeypatch, capsys, content
+):
+    out = tmp_path / "run"
+    shutil.copytree(trained, out, ignore=shutil.ignore_patterns("*.md", "config.json", WEIGHTS))
+    (out / "run.json").unlink()
+    if content is not None:
+        (out / "run.json").write_text(content)
+    monkeypatch.setattr(negative, "films_of", None)  # never reached
+    assert negative.main([*arguments(data, out), "--resume"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f"{out / 'run.json'}, which says how the run began, cannot be read" in message
 
 
 # --- Failures -----------------------------------------------------------------------------------

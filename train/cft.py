@@ -19,6 +19,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ from train.publishing.push_options import (
     check_login,
     push_from_arguments,
 )
-from train.run_folder import Work, films_of, place_of_data, prepare_folder, rows_of_splits
+from train.run_folder import Work, films_of, held_folder, place_of_data, rows_of_splits
 from train.stage2.features import Features, features_of, linear_head
 from train.stage2.finished import Finished
 from train.stage2.methods import METHODS, PRESETS, method_of
@@ -215,7 +216,7 @@ def work_through(argv: Sequence[str] | None) -> None:
         torch.set_num_threads(options.threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger().setLevel(logging.INFO)
-    with processes(options.device) as here, logging_redirect_tqdm():
+    with processes(options.device) as here, logging_redirect_tqdm(), ExitStack() as held:
         table = the_parents_table(asked)
         others = [read_dataset(options.also_test, data.data)] if options.also_test else []
         others = [other.with_labels(table.label_names) for other in others]
@@ -228,7 +229,8 @@ def work_through(argv: Sequence[str] | None) -> None:
             cache=cache / "pixels",
             workers=options.workers,
         )
-        prepare_folder(work, {**asked.arguments, "parent": parent.weights_sha256}, data.data)
+        began = {**asked.arguments, "parent": parent.weights_sha256}
+        held.enter_context(held_folder(work, began, data.data))
         write_splits(options.out, table)
         pixels = films_of(table, classifier.preprocess, work, here)
         rows = rows_of_splits(table, pixels, options.judge_width)

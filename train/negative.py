@@ -17,6 +17,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -38,7 +39,7 @@ from train.publishing.push_options import (
     check_login,
     push_from_arguments,
 )
-from train.run_folder import Work, films_of, prepare_folder
+from train.run_folder import Work, films_of, held_folder
 from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint
 from train.stage1.loop import train
@@ -178,7 +179,7 @@ def work_through(argv: Sequence[str] | None) -> None:
     if work.threads:
         torch.set_num_threads(work.threads)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with processes(work.device) as here, logging_redirect_tqdm():
+    with processes(work.device) as here, logging_redirect_tqdm(), ExitStack() as held:
         logging.getLogger().setLevel(logging.INFO if here.is_main else logging.ERROR)
         table = table_of(data, settings.seed)
         others = [read_dataset(settings.also_test, data.data)] if settings.also_test else []
@@ -192,7 +193,9 @@ def work_through(argv: Sequence[str] | None) -> None:
         warn_of_missing_positives(table, y[table.split == "train"])
         if here.is_main:
             hashes = [teacher.facts["weights_sha256"] for teacher in teachers]
-            prepare_folder(work, {**asked.arguments, "teachers": hashes}, data.data)
+            held.enter_context(
+                held_folder(work, {**asked.arguments, "teachers": hashes}, data.data)
+            )
             write_splits(work.out, table)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cft.files import atomic_write
+from cft.files import atomic_write, remove_leftovers
 from cft.model.folder import CARD, CONFIG, WEIGHTS
 from cft.model.preprocess import Preprocess
 from train.command import FROM_ZERO, POSITIVE, option
 from train.datasets.labels import LabelTable
 from train.datasets.pixels import Pixels, pack, resized
 from train.errors import TrainingError
+from train.locks import Busy, locked
 from train.processes import Processes
 
 logger = logging.getLogger(__name__)
@@ -62,26 +65,50 @@ def films_of(table: LabelTable, preprocess: Preprocess, work: Work, here: Proces
     return pixels
 
 
-def prepare_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
-    """Make the run's folder; a run is gone on with only by the arguments that began it.
+@contextmanager
+def held_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> Iterator[None]:
+    """Make the run's folder, and hold it against other processes until the run has ended.
 
-    Where the data is, is noted for stage 2, but may change.
+    A run is gone on with only by the arguments that began it. Where the data is, is noted for stage
+    2, but may change.
+
+    Raises
+    ------
+    TrainingError
+        If another process works in the folder, or it holds something else than this run.
     """
     work.out.mkdir(parents=True, exist_ok=True)
-    there = work.last.exists()
+    _refuse_others_files(work)
+    try:
+        with locked(work.out):
+            remove_leftovers(work.last.parent)
+            _begin(work, arguments, data)
+            yield
+    except Busy:
+        raise TrainingError(
+            f"another process is training in {work.out}; wait for its end, or choose another --out"
+        ) from None
+
+
+def _refuse_others_files(work: Work) -> None:
     if not (work.out / _RUN).exists():
         theirs = [name for name in (CONFIG, WEIGHTS, CARD) if (work.out / name).exists()]
         if theirs:
             raise TrainingError(
                 f"{work.out} holds {' and '.join(theirs)} that no run made; choose another --out"
             )
+
+
+def _begin(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
+    """Check that the folder is this run's, and write down what began it."""
+    there = work.last.exists()
     if there and not work.resume:
         raise TrainingError(
             f"{work.out} already holds a run; add --resume to go on with it, or choose another "
             "--out"
         )
     if there:
-        begun = json.loads((work.out / _RUN).read_text())
+        begun = _begun(work.out / _RUN)
         begun.pop(_PLACE, None)
         changed = [key for key in begun if begun[key] != arguments.get(key, begun[key])]
         if changed:
@@ -92,6 +119,21 @@ def prepare_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> 
             )
     place = {_PLACE: str(data.resolve())} if data else {}
     atomic_write(work.out / _RUN, json.dumps({**arguments, **place}, indent=2) + "\n")
+
+
+def _begun(path: Path) -> dict[str, Any]:
+    """What began the run that is there."""
+    try:
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(begun, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise TrainingError(
+            f"{path}, which says how the run began, cannot be read ({reason}); restore it, or "
+            "choose another --out"
+        ) from None
+    return begun
 
 
 def place_of_data(folder: Path) -> Path | None:
