@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 
+from cft import files
 from cft.errors import ModelFolderError
 from cft.model.classifier import Classifier
 from cft.model.folder import read_model_folder, write_model_folder
@@ -70,9 +71,10 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(features.os, "posix_fallocate", full)
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
     with pytest.raises(OSError, match="No space left"):
         compute(classifier, pixels, tmp_path)
+    assert not list(tmp_path.glob("*/features.f32"))
 
 
 # --- What they are ------------------------------------------------------------------------------

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from cft import files
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
+from tests.conftest import ROOT
 from train.datasets import pixels
 from train.datasets.pixels import Pixels, pack, resized
 
@@ -100,6 +107,74 @@ def test_films_of_which_none_can_be_read_are_refused(images, tmp_path):
 def test_no_films_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no films to pack"):
         pack([], PREPROCESS, tmp_path / "cache")
+
+
+def test_a_disk_without_room_is_said_before_a_film_is_read_and_nothing_is_left(
+    images, tmp_path, monkeypatch
+):
+    free = files.LEFT_FREE + 10 * 48 * 48 - 1
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(pixels, "read_radiograph", None)  # never reached
+    with pytest.raises(OSError, match=r"are needed and 0\.25 GiB are left for others, but"):
+        pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    assert not list((tmp_path / "cache").glob("*/*.*8"))
+
+
+def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_pack(images, tmp_path, monkeypatch):
+    sizes = []
+
+    def full(handle, start, size):
+        sizes.append(size)
+        if len(sizes) == 2:  # the pixels have their place, the marks do not
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    assert sizes == [10 * 48 * 48, 10]
+    assert not list((tmp_path / "cache").glob("*/*.*8"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ("index.json", b""),
+        ("index.json", b"{"),
+        ("index.json", b"[]"),
+        ("index.json", b"{}"),
+        ("index.json", b'{"unreadable": {"99": "no film"}}'),
+        ("pixels.u8", b"short"),
+        ("done.u8", b""),
+    ],
+)
+def test_a_damaged_pack_is_packed_again(images, tmp_path, damage):
+    pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    (folder,) = (tmp_path / "cache").iterdir()
+    name, content = damage
+    (folder / name).write_bytes(content)
+    packed = pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    np.testing.assert_array_equal(packed.array, expected(images))
+
+
+def test_two_processes_pack_the_same_films_one_after_the_other(images, tmp_path):
+    """Without a lock the second could begin the files anew that the first is filling."""
+    code = (
+        "import sys; from pathlib import Path; from train.locks import locked\n"
+        "folder = Path(sys.argv[1])\n"
+        "with locked(folder):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    (folder,) = (tmp_path / "cache").iterdir()
+    words = [sys.executable, "-c", code, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, cwd=ROOT, **pipes) as other, ThreadPoolExecutor(1) as thread:
+        assert other.stdout.readline() == "held\n"
+        mine = thread.submit(pack, images, PREPROCESS, tmp_path / "cache", progress=False)
+        with pytest.raises(TimeoutError):
+            mine.result(timeout=0.5)
+        other.communicate("")
+        np.testing.assert_array_equal(mine.result(timeout=60).array, expected(images))
 
 
 @pytest.mark.parametrize("change", ["order", "content", "size"])

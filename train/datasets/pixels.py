@@ -25,13 +25,15 @@ import torch
 from tqdm import tqdm
 
 from cft.errors import RadiographError
-from cft.files import atomic_write
+from cft.files import atomic_write, reserve
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
+from train.locks import locked
 
 __all__ = ["Pixels", "pack", "resized"]
 logger = logging.getLogger(__name__)
 _FORMAT = 1
+_INDEX = "index.json"
 _TO_DO, _DONE, _UNREADABLE = 0, 1, 2
 
 # Films that one task of a worker decodes; what is lost at most when a worker is killed.
@@ -149,20 +151,21 @@ def pack(
     ValueError
         If there are no films, or none of them can be read.
     OSError
-        If the pack cannot be written (the disk is full).
+        If the pack cannot be written, or the disk has no room for it; then nothing is left of it.
     """
     if not images:
         raise ValueError("there are no films to pack")
     recipe = _recipe(preprocess)
     folder = Path(cache) / _key(images, recipe)
     shape = (len(images), *preprocess.input_size[1:])
-    _create(folder, shape, recipe)
-    done = np.memmap(folder / "done.u8", np.uint8, "r+", shape=len(images))
-    todo = np.flatnonzero(done == _TO_DO)
-    index = json.loads((folder / "index.json").read_text())
-    if len(todo):
-        logger.info("Packing %d of %d films into %s", len(todo), len(images), folder)
-        _pack_rows(images, preprocess, folder, shape, todo, done, index, workers, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):  # a second run on the same films waits, and finds them packed
+        index = _index_of(folder, shape, recipe)
+        done = np.memmap(folder / "done.u8", np.uint8, "r+", shape=len(images))
+        todo = np.flatnonzero(done == _TO_DO)
+        if len(todo):
+            logger.info("Packing %d of %d films into %s", len(todo), len(images), folder)
+            _pack_rows(images, preprocess, folder, shape, todo, done, index, workers, progress)
     unreadable = {int(row): reason for row, reason in index["unreadable"].items()}
     if len(unreadable) == len(images):
         raise ValueError(f"none of the {len(images)} films can be read; the first: {unreadable[0]}")
@@ -191,7 +194,7 @@ def _pack_rows(images, preprocess, folder, shape, todo, done, index, workers, pr
                 {str(row): reason for row, reason in zip(rows, reasons, strict=True) if reason}
             )
             if bad:  # the reason is on disk before the mark, so no mark lacks its reason
-                atomic_write(folder / "index.json", json.dumps(index, indent=1))
+                atomic_write(folder / _INDEX, json.dumps(index, indent=1))
             done[rows] = _DONE
             done[bad] = _UNREADABLE
             done.flush()
@@ -270,16 +273,27 @@ def _key(images: Sequence[Path], recipe: dict) -> str:
     return f"{recipe['input_size'][0]}x{recipe['input_size'][1]}-{digest.hexdigest()[:16]}"
 
 
-def _create(folder: Path, shape: tuple[int, int, int], recipe: dict) -> None:
-    """Make the files of a new pack; `index.json` comes last and says that the others are there."""
-    if (folder / "index.json").exists():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, size in (("pixels.u8", int(np.prod(shape))), ("done.u8", shape[0])):
-        with open(folder / name, "wb") as file:
-            # Reserved now: a full disk is an error here, not a killed process (SIGBUS) later.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            file.truncate(size)
-    index = {**recipe, "films": shape[0], "unreadable": {}}
-    atomic_write(folder / "index.json", json.dumps(index, indent=1))
+def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
+    """What the pack's index says; the pack is begun anew if it is not there or does not fit."""
+    files = {"pixels.u8": int(np.prod(shape)), "done.u8": shape[0]}
+    made_from = {**recipe, "films": shape[0]}
+    try:
+        index = json.loads((folder / _INDEX).read_text())
+        whole = all((folder / name).stat().st_size == size for name, size in files.items())
+        rows = sorted(map(int, index["unreadable"]))
+        rows_fit = not rows or 0 <= rows[0] and rows[-1] < shape[0]
+        if whole and rows_fit and {**index, "unreadable": {}} == {**made_from, "unreadable": {}}:
+            return index
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        pass  # nothing there, or damaged
+    (folder / _INDEX).unlink(missing_ok=True)  # it comes last and says that the others are there
+    try:
+        for name, size in files.items():
+            reserve(folder / name, size)
+    except OSError:
+        for name in files:
+            (folder / name).unlink(missing_ok=True)
+        raise
+    index = {**made_from, "unreadable": {}}
+    atomic_write(folder / _INDEX, json.dumps(index, indent=1))
+    return index

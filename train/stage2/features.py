@@ -21,9 +21,10 @@ from torch import nn
 from tqdm import tqdm
 
 from cft.errors import ModelFolderError
-from cft.files import atomic_write
+from cft.files import atomic_write, reserve
 from cft.model.classifier import Classifier
 from train.datasets.pixels import Pixels
+from train.locks import locked
 from train.precision import full_precision
 
 __all__ = ["Features", "features_of"]
@@ -100,10 +101,12 @@ def features_of(
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(cache) / key
-    index = _open(folder, made_from)
-    if index["done"] < len(pixels.array):
-        logger.info("computing the features of %d films into %s", len(pixels.array), folder)
-        _compute(classifier, pixels, folder, index, batch_size, progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):  # a second run on the same films waits, and finds them there
+        index = _open(folder, made_from)
+        if index["done"] < len(pixels.array):
+            logger.info("computing the features of %d films into %s", len(pixels.array), folder)
+            _compute(classifier, pixels, folder, index, batch_size, progress)
     return Features(
         z=np.memmap(folder / _ARRAY, np.float32, "r", shape=shape),
         weights=head.weight.numpy(force=True),
@@ -182,7 +185,7 @@ def _hash_of(films: np.ndarray) -> str:
 
 
 def _open(folder: Path, made_from: dict) -> dict:
-    """The index of a folder of features; the folder is made if it is not there or does not fit."""
+    """The index of a folder of features, which are begun anew if they are not there or do not fit."""
     try:
         index = json.loads((folder / _INDEX).read_text())
         size = (folder / _ARRAY).stat().st_size
@@ -190,13 +193,8 @@ def _open(folder: Path, made_from: dict) -> dict:
             return index
     except (FileNotFoundError, ValueError, TypeError):
         pass  # nothing there, or the remains of something else: begin
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / _INDEX).unlink(missing_ok=True)  # it would vouch for rows that are not there yet
-    with open(folder / _ARRAY, "wb") as file:
-        # Reserved now: a full disk is an error here, not a killed process (SIGBUS) later.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, _bytes(made_from))
-        file.truncate(_bytes(made_from))
+    reserve(folder / _ARRAY, _bytes(made_from))
     index = {**made_from, "done": 0}
     atomic_write(folder / _INDEX, json.dumps(index, indent=1))
     return index
