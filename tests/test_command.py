@@ -105,7 +105,9 @@ def test_a_number_is_in_its_range_or_refused(number, right, wrong):
             number(text)
 
 
-@pytest.mark.parametrize("wrong", ["--seed=-1", "--workers=0", "--image-size=0"])
+@pytest.mark.parametrize(
+    "wrong", ["--seed=-1", "--workers=0", "--image-size=0", "--image-size=15", "--image-size=4097"]
+)
 def test_packing_refuses_wrong_numbers(wrong, capsys):
     with pytest.raises(SystemExit) as exit_:
         pack.main(["--data", "somewhere", wrong])

@@ -4,6 +4,7 @@ import argparse
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -230,6 +231,17 @@ def test_data_that_is_not_there_or_not_recognised_is_refused(tmp_path):
         read_dataset("mimic", tmp_path)
     with pytest.raises(DatasetError, match="phantoms are drawn, not read"):
         read_dataset("phantoms", tmp_path)
+
+
+def test_what_never_ends_is_no_data(tmp_path):
+    """Looking into a pipe that nobody fills, or into /dev/zero, would take for ever."""
+    os.mkfifo(tmp_path / "pipe.csv")
+    code = "import sys, train.datasets.__main__ as m; sys.exit(m.main(sys.argv[1:]))"
+    for data in (tmp_path / "pipe.csv", Path("/dev/zero")):
+        words = [sys.executable, "-c", code, str(data)]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1
+        assert done.stderr == f"train.datasets: {data} is neither a folder nor a regular file\n"
 
 
 def test_all_that_is_wrong_with_a_table_is_said_at_once(tmp_path):

@@ -28,6 +28,7 @@ from train.errors import CheckpointError
 from train.losses import loss_named
 from train.negative import parse
 from train.processes import Processes
+from train.publishing import export
 from train.run_folder import Work
 from train.stage1 import checkpoint, loop
 from train.stage1.augment import augment
@@ -137,6 +138,17 @@ def test_the_model_folder_gives_the_scores_that_were_measured(trained, data):
 
     measured = read_model_folder(trained).config["cft"]["metrics"]["csv"]["categories"]["Bright"]
     assert roc_auc_score(labels, found) == pytest.approx(measured["auroc"], abs=1e-6)
+
+
+def test_a_run_killed_before_its_last_line_of_the_log_has_it_after_resuming(
+    trained, data, tmp_path
+):
+    shutil.copytree(trained, tmp_path / "run")
+    log = tmp_path / "run" / "log.jsonl"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert negative.main([*arguments(data, tmp_path / "run"), "--resume"]) == 0
+    assert log.read_text() == whole
 
 
 def test_the_log_has_one_line_an_epoch(trained):
@@ -301,6 +313,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         ({"batch-size": 500}, "96 training films, fewer than one batch of 500"),
         ({"batch-size": 10, "accumulate": 4}, "--batch-size 10 cannot be divided by 1 process"),
         ({"batch-size": 2, "mix": "logic"}, "--mix logic mixes up to 3 films of a batch; make"),
+        ({"batch-size": 1}, "--batch-size 1 with --accumulate 1 is one film at a time, on which"),
+        ({"batch-size": 2, "accumulate": 2}, "make --batch-size larger"),
         ({"init": "nowhere"}, "nowhere is not a folder"),
         (
             {"arch": "test_vit", "image-size": 40},
@@ -313,6 +327,25 @@ def test_what_cannot_work_is_one_sentence(data, tmp_path, capsys, changes, messa
     sentence = capsys.readouterr().err.splitlines()[-1]
     assert sentence.startswith("train.negative: ")
     assert message in sentence
+
+
+def test_a_model_folder_that_cannot_be_loaded_is_not_called_written(
+    trained, data, tmp_path, monkeypatch, capsys, caplog
+):
+    """Whatever the reason; the sizes that the reader refuses are refused as options already."""
+    write = export.write_model_folder
+
+    def of_eight_pixels(folder, *, config, **more):
+        small = {**config["pretrained_cfg"], "input_size": [1, 8, 8]}
+        return write(folder, config={**config, "pretrained_cfg": small}, **more)
+
+    monkeypatch.setattr(export, "write_model_folder", of_eight_pixels)
+    shutil.copytree(trained, tmp_path / "run")
+    assert negative.main([*arguments(data, tmp_path / "run"), "--resume"]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("train.negative: a model was written that cannot be used: ")
+    assert "input_size" in message
+    assert "wrote the model folder" not in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -358,6 +391,9 @@ def test_splits_are_checked_before_any_film_is_packed(
         ["--lr", "nan"],
         ["--lr", "inf"],
         ["--image-size", "0"],
+        ["--image-size", "15"],
+        ["--image-size", "4097"],
+        ["--image-size", "100000"],
         ["--batch-size", "0"],
         ["--accumulate", "0"],
         ["--epochs", "0"],

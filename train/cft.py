@@ -50,7 +50,7 @@ from train.losses import loss_named
 from train.metrics.ranking import METRICS
 from train.processes import processes
 from train.publishing.card import model_card
-from train.publishing.export import provenance_of, rounded
+from train.publishing.export import provenance_of, rounded, usable
 from train.publishing.push_options import (
     add_push_arguments,
     check_login,
@@ -285,6 +285,7 @@ def write_folder(
     write_model_folder(
         out, state_dict=with_head(parent, tuned.head), config=config, card=model_card(config)
     )
+    usable(out)
     results = {**outcome.results, "parent": parent.weights_sha256}
     atomic_write(out / "report.json", json.dumps(results, indent=2) + "\n")
     if tuned.history:

@@ -42,7 +42,7 @@ from train.publishing.push_options import (
 from train.run_folder import Work, films_of, held_folder
 from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint
-from train.stage1.loop import train
+from train.stage1.loop import train, write_log
 from train.stage1.network import preprocess_of
 from train.stage1.presets import PRESETS
 from train.stage1.run import Run, State
@@ -225,6 +225,7 @@ def begin(run: Run) -> State:
     if not (run.work.resume and run.work.last.exists()):
         return State.start(run)
     state = State.resumed(run)
+    write_log(run, state)  # the run may have been killed after its checkpoint and before its log
     logger.info("going on at step %d of %d", state.step, run.steps)
     return state
 

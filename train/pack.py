@@ -18,7 +18,7 @@ from train.datasets import DataOptions, table_of
 from train.datasets.pixels import pack
 from train.errors import DatasetError
 from train.stage1.network import preprocess_of
-from train.stage1.settings import Settings
+from train.stage1.settings import SIDE, Settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--image-size",
-        type=POSITIVE,
+        type=SIDE,
         default=Settings.image_size,
         metavar="PIXELS",
         help="side of the network's input (default: %(default)s)",

@@ -21,6 +21,9 @@ from cft.film.resize import resize
 CROP_MODES = ("squash", "center", "border")
 INTERPOLATIONS = ("bilinear", "bicubic")
 
+#: Smallest and largest side of a network's input, in pixels.
+MIN_SIDE, MAX_SIDE = 16, 4096
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -67,10 +70,14 @@ class Preprocess:
             return tuple(value)
 
         size = numbers("input_size")
-        if len(size) != 3 or size[0] not in (1, 3) or not all(16 <= x <= 4096 for x in size[1:]):
+        if (
+            len(size) != 3
+            or size[0] not in (1, 3)
+            or not all(MIN_SIDE <= x <= MAX_SIDE for x in size[1:])
+        ):
             raise ValueError(
                 f"pretrained_cfg.input_size {list(size)} is not [1 or 3, height, width] "
-                "with sides of 16 to 4096 pixels"
+                f"with sides of {MIN_SIDE} to {MAX_SIDE} pixels"
             )
         mean, std = numbers("mean"), numbers("std")
         if len(mean) != size[0] or len(std) != size[0] or min(std) <= 0:

@@ -111,6 +111,8 @@ def table_of(
         name = "phantoms"
     elif not data.exists():
         raise DatasetError(f"there is no {data}")
+    elif not data.is_dir() and not data.is_file():  # a pipe may never end, as /dev/zero
+        raise DatasetError(f"{data} is neither a folder nor a regular file")
     elif name is None:
         name = _recognise(data)
     if name not in READERS:

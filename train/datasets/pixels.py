@@ -280,9 +280,12 @@ def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
     try:
         index = json.loads((folder / _INDEX).read_text())
         whole = all((folder / name).stat().st_size == size for name, size in files.items())
-        rows = sorted(map(int, index["unreadable"]))
-        rows_fit = not rows or 0 <= rows[0] and rows[-1] < shape[0]
-        if whole and rows_fit and {**index, "unreadable": {}} == {**made_from, "unreadable": {}}:
+        rows = map(int, index["unreadable"])
+        if (
+            whole
+            and set(rows) <= set(range(shape[0]))
+            and {**index, "unreadable": {}} == {**made_from, "unreadable": {}}
+        ):
             return index
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         pass  # nothing there, or damaged

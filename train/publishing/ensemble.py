@@ -12,6 +12,7 @@ from cft.model.hub import resolve
 from train.evaluation.run_models import model_names
 from train.evaluation.scored import ENSEMBLE, Evaluated
 from train.publishing.card import model_card
+from train.publishing.export import usable
 
 # Combination -> what the members of a saved ensemble are averaged as. A rank among the films of a
 # test set means nothing for one film, so an ensemble of ranks cannot be saved.
@@ -62,6 +63,7 @@ def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Ev
         config=config,
         card=model_card(config),
     )
+    usable(args.save_ensemble)
 
 
 def _ensemble_provenance(

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import cft
+from cft.errors import ModelFolderError
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import write_model_folder
+from cft.model.load import load
 from cft.model.preprocess import Preprocess
 from train.datasets.labels import LabelTable
 from train.publishing.card import model_card
@@ -59,6 +61,11 @@ def export(
         Name of a test set -> what `train.evaluation.scores.evaluate_scores` found.
     provenance
         Where the model comes from; see `provenance_of`.
+
+    Raises
+    ------
+    ModelFolderError
+        If what was written cannot be loaded.
     """
     known = {label: DESCRIPTIONS[label] for label in label_names if label in DESCRIPTIONS}
     own = network.pretrained_cfg
@@ -85,7 +92,23 @@ def export(
         },
     }
     state = network.state_dict()
-    return write_model_folder(folder, state_dict=state, config=config, card=model_card(config))
+    write_model_folder(folder, state_dict=state, config=config, card=model_card(config))
+    return usable(folder)
+
+
+def usable(folder: Path) -> Path:
+    """A model folder that has just been written, if whoever uses it can load it.
+
+    Raises
+    ------
+    ModelFolderError
+        If it cannot be loaded.
+    """
+    try:
+        load(folder, "cpu")
+    except ModelFolderError as error:
+        raise ModelFolderError(f"a model was written that cannot be used: {error}") from None
+    return folder
 
 
 def provenance_of(table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -177,6 +177,11 @@ def _keep(run: Run, state: State) -> None:
         facts = {key: state.history[-1][key] for key in ("epoch", "valid")}
         save_checkpoint(run.work.best, facts, {"average": state.average})
     state.save(run)
+    write_log(run, state)
+
+
+def write_log(run: Run, state: State) -> None:
+    """Write ``log.jsonl`` from the state, whose history is what the checkpoint holds."""
     if run.here.is_main:
         lines = "".join(json.dumps(record) + "\n" for record in state.history)
         atomic_write(run.work.out / LOG, lines)

@@ -260,6 +260,22 @@ def _check_sizes(run: Run) -> None:
         raise TrainingError("there are no validation films, so no best epoch can be chosen")
 
 
+def _check_single_films(network: nn.Module, settings: Settings, device: torch.device) -> None:
+    """Refuse to train film by film where batch statistics need more; the network stays as it is."""
+    if settings.batch_size > settings.accumulate:
+        return
+    film = torch.zeros(1, 1, settings.image_size, settings.image_size, device=device)
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            copy.deepcopy(network).train()(film)
+        except ValueError as error:
+            raise TrainingError(
+                f"--batch-size {settings.batch_size} with --accumulate {settings.accumulate} is "
+                f"one film at a time, on which {settings.arch} cannot be trained at --image-size "
+                f"{settings.image_size} ({error}); make --batch-size larger"
+            ) from None
+
+
 @dataclass
 class State:
     """What training moves; a checkpoint holds all of it.
@@ -294,6 +310,7 @@ class State:
         known = run.targets[torch.from_numpy(run.rows["train"])].numpy(force=True)
         network = build(run.settings, run.table.label_names, known)
         network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
+        _check_single_films(network, run.settings, here.device)
         average = copy.deepcopy(network).eval().requires_grad_(False)
         trained = network
         if here.world > 1:

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from train.command import ABOVE_ZERO, FACTOR, FROM_ZERO, POSITIVE, SHARE, UP_TO_ONE, WHOLE, option
+from cft.model.preprocess import MAX_SIDE, MIN_SIDE
+from train.command import (
+    ABOVE_ZERO,
+    FACTOR,
+    FROM_ZERO,
+    POSITIVE,
+    SHARE,
+    UP_TO_ONE,
+    WHOLE,
+    Number,
+    option,
+)
 from train.stage1.mix import FOLLOWERS
 from train.stage1.schedule import SCHEDULES
+
+#: What `cft.load` reads; a model of another size could not be used.
+SIDE = Number(
+    int, lambda x: MIN_SIDE <= x <= MAX_SIDE, f"a whole number from {MIN_SIDE} to {MAX_SIDE}"
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +36,8 @@ class Settings:
         "where the tensors come from: random; pretrained (timm's weights of --arch; arch.tag "
         "chooses which); hf-hub:org/name[@revision]; or a model folder",
     )
+    image_size: int = option(224, "side of the network's input in pixels", type=SIDE)
+    init: str | None = option(None, "model folder whose tensors are the start (default: random)")
     dropout: float = option(0.0, "dropout before the logistic regressions", type=SHARE)
     drop_path: float = option(
         0.0, "largest probability of leaving out a residual block in training", type=SHARE

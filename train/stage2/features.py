@@ -185,7 +185,7 @@ def _hash_of(films: np.ndarray) -> str:
 
 
 def _open(folder: Path, made_from: dict) -> dict:
-    """The index of a folder of features, which are begun anew if they are not there or do not fit."""
+    """The index of a folder of features, begun anew if they are not there or do not fit."""
     try:
         index = json.loads((folder / _INDEX).read_text())
         size = (folder / _ARRAY).stat().st_size
