@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from cft.labels import CHEXPERT_5, CHEXPERT_14, NIH_14, RANZCR_CLIP_11
 from train.command import add_options, options_of
 from train.datasets import READERS, DatasetError, missing_images, read_dataset, table_of
 from train.datasets.__main__ import main
+from train.datasets.csv_core import read_csv
 from train.datasets.labels import LabelTable
 from train.datasets.options import DATASETS, DataOptions, of_splits
 
@@ -258,6 +260,51 @@ def test_all_that_is_wrong_with_a_table_is_said_at_once(tmp_path):
         "row 4, column 'split': 'dev' is not allowed",
         "a is listed twice with different labels or splits (films 1 and 4 of the list)",
     ]
+
+
+def test_a_table_takes_a_few_times_its_size_in_memory(tmp_path):
+    """Blocks are read, and equal cells are one string: the text is never there as a whole."""
+    rows = (f"p{n}/view.png,{n % 3 - 1}.0,,{n % 2}.0,1.0,,,0.0,1.0,," for n in range(40_000))
+    table = write(tmp_path / "t.csv", "image,A,B,C,D,E,F,G,H,I,J", *rows)
+    tracemalloc.start()
+    columns = read_csv(table)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(columns) == 40_000
+    assert columns["A"][:4] == ["-1.0", "0.0", "1.0", "-1.0"]
+    assert columns["image"][-1] == "p39999/view.png"
+    assert most < 6 * table.stat().st_size  # 16 times, when all of it was read at once
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz"])
+def test_a_line_without_an_end_is_refused_when_it_is_too_long_for_a_table(tmp_path, name):
+    write(tmp_path / name, "image,A", "x" * 30_000_000)
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match=r"line 2 is longer than 1,048,576 bytes"):
+        read_csv(tmp_path / name)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 8_000_000
+
+
+def test_a_byte_that_is_no_text_is_named_by_its_place_in_the_file(tmp_path):
+    """Far behind the first block, after a mark of byte order, in the middle of a line."""
+    good = b"\xef\xbb\xbfimage,A\n" + "ü.png,1\n".encode() * 30_000
+    (tmp_path / "t.csv").write_bytes(good + b"a\xff,1\n")
+    with pytest.raises(DatasetError, match=rf"is not UTF-8 text \(byte {len(good) + 1}\)"):
+        read_csv(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_bytes(good)
+    columns = read_csv(tmp_path / "t.csv")
+    assert list(columns.cells) == ["image", "A"]
+    assert set(columns["image"]) == {"ü.png"}
+    assert len(columns) == 30_000
+
+
+def test_a_comma_at_the_end_of_each_line_makes_no_category(tmp_path):
+    table = read_csv(write(tmp_path / "t.csv", "image,A, ,", "a.png,1,x,", "b.png,0,y,"))
+    assert list(table.cells) == ["image", "A"]
+    data = DataOptions(data=tmp_path / "t.csv", valid=0.0, test=0.0, labels="A,")
+    assert table_of(data, 0, check_images=False).label_names == ("A",)
 
 
 def test_of_many_problems_the_first_twenty_are_told(tmp_path):

@@ -12,7 +12,7 @@ import gzip
 import io
 import itertools
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +32,13 @@ _WORDS = {
 # Fewer than the young objects that start Python's garbage collector (700), which would otherwise
 # look at every row again and again: reading takes half the time.
 _ROWS_AT_ONCE = 256
+
+# Bytes read at once, and of the longest line that a table may have.
+_BLOCK = 2**16
+_LONGEST = 2**20
+
+# A column with more values than this, such as that of ids, is not one of labels.
+_SPELLINGS = 1000
 
 # Problems of a table that are told one by one.
 _MOST = 20
@@ -84,19 +91,47 @@ class Problems:
 
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file, gzip-compressed if its name ends in ``.gz``."""
+    return "".join(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, read in blocks, so that little of it is in memory at once.
+
+    Raises
+    ------
+    TableError
+        If the file cannot be read, is no such text, or holds a line too long for any table.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    rest, place, number = b"", 0, 1
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TableError(
-            f"{path} is not UTF-8 text (byte {error.start}); save it as such"
-        ) from error
+        with opener(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                block = rest + block
+                end = block.rfind(b"\n") + 1
+                block, rest = block[:end], block[end:]
+                yield from io.StringIO(_decoded(path, block, place))
+                place, number = place + end, number + block.count(b"\n")
+                if len(rest) > _LONGEST:
+                    raise TableError(
+                        f"{path}: line {number} is longer than {_LONGEST:,} bytes, so this is no "
+                        "table"
+                    )
+            yield from io.StringIO(_decoded(path, rest, place))
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise TableError(f"{path} is not a whole gzip file ({error})") from error
     except OSError as error:
         raise TableError(f"cannot read {path} ({error.strerror})") from error
+
+
+def _decoded(path: Path, block: bytes, place: int) -> str:
+    """The text of some whole lines, whose first byte is at a place of the file."""
+    try:
+        return block.decode("utf-8" if place else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise TableError(
+            f"{path} is not UTF-8 text (byte {place + error.start}); save it as such"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -160,11 +195,13 @@ def read_csv(path: Path, problems: Problems | None = None) -> Columns:
         If the file cannot be read, has no rows, or names a column twice.
     """
     found = problems or Problems(path)
-    text = read_text(path)
-    reader = csv.reader(io.StringIO(text), delimiter=_delimiter(text[: text.find("\n")]))
+    lines = _lines(path)
+    first = next(lines, "")
+    reader = csv.reader(itertools.chain([first], lines), delimiter=_delimiter(first))
     try:
         header = [name.strip() for name in next(reader, [])]
         columns: list[list[str]] = [[] for _ in header]
+        spellings: list[dict[str, str]] = [{} for _ in header]  # equal cells are one string
         numbers: list[int] = []
         for start in itertools.count(2, _ROWS_AT_ONCE):
             rows = list(itertools.islice(reader, _ROWS_AT_ONCE))
@@ -177,8 +214,11 @@ def read_csv(path: Path, problems: Problems | None = None) -> Columns:
             if set(map(len, rows)) - {len(header)}:
                 rows, full = _of_width(rows, full, len(header), found)
             numbers += full
-            for column, cells in zip(columns, zip(*rows, strict=True), strict=bool(rows)):
-                column += cells
+            cells_of_columns = zip(*rows, strict=True)
+            for column, known, cells in zip(
+                columns, spellings, cells_of_columns, strict=bool(rows)
+            ):
+                column += map(known.setdefault, cells, cells) if len(known) < _SPELLINGS else cells
     except csv.Error as error:
         raise TableError(f"{path} is not a CSV table ({error})") from error
     if problems is None:
