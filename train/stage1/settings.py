@@ -30,14 +30,12 @@ class Settings:
     """Everything that decides a run, besides the data. Each field is an option of the command."""
 
     arch: str = option("resnet18d", "a timm architecture, or one of this project's")
-    image_size: int = option(224, "side of the network's input in pixels", type=POSITIVE)
+    image_size: int = option(224, "side of the network's input in pixels", type=SIDE)
     init: str = option(
         "random",
         "where the tensors come from: random; pretrained (timm's weights of --arch; arch.tag "
         "chooses which); hf-hub:org/name[@revision]; or a model folder",
     )
-    image_size: int = option(224, "side of the network's input in pixels", type=SIDE)
-    init: str | None = option(None, "model folder whose tensors are the start (default: random)")
     dropout: float = option(0.0, "dropout before the logistic regressions", type=SHARE)
     drop_path: float = option(
         0.0, "largest probability of leaving out a residual block in training", type=SHARE
