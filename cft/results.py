@@ -68,7 +68,8 @@ def trained_on(classifier: Model) -> str | None:
 def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
-    A film that could not be read has empty cells and its reason in the column ``error``.
+    A film that could not be read has empty cells and its reason in the column ``error``. Text that
+    a spreadsheet would take for a formula gets an apostrophe in front.
     """
     labels = list(label_names)
     yield _csv_line(["file", *labels, "view", "notes", "error"])
@@ -82,8 +83,17 @@ def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) 
 
 def _csv_line(cells: list[str]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
+    csv.writer(line, lineterminator="\n").writerow([_defused(cell) for cell in cells])
     return line.getvalue()
+
+
+def _defused(cell: str) -> str:
+    """A spreadsheet runs a cell that begins like a formula; after an apostrophe it is text.
+
+    The rule is OWASP's against "CSV injection": a file name is anybody's. No number begins so,
+    since probabilities are not negative.
+    """
+    return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 
 
 def table(name: str, findings: Findings) -> str:
