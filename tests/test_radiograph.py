@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from cft.errors import RadiographError
-from cft.film.radiograph import MAX_BYTES, Radiograph, smallest_depth
+from cft.film.grey import smallest_depth
+from cft.film.radiograph import MAX_BYTES, Radiograph
 from cft.film.read import read_radiograph
 from tests import films, fuzz_radiograph
 from tests.films import SECRET, every_film, phantom, png, tiff

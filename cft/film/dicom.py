@@ -31,7 +31,8 @@ from cft.film.elements import (
     join_fragments,
     read_header,
 )
-from cft.film.radiograph import Radiograph, View, check_size, smallest_depth
+from cft.film.grey import smallest_depth
+from cft.film.radiograph import Radiograph, View, check_size
 
 _BLOCK_PIXELS = 2**18
 

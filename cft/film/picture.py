@@ -9,16 +9,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
-from cft.film.radiograph import (
-    MAX_PIXELS,
-    Grey,
-    Radiograph,
-    check_size,
-    damaged,
-    grey_from_pil,
-    grey_from_uint16,
-    too_large,
-)
+from cft.film.grey import Grey, grey_from_pil, grey_from_uint16
+from cft.film.radiograph import MAX_PIXELS, Radiograph, check_size, damaged, too_large
 
 _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 258, 322, 323
 
