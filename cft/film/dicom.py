@@ -20,6 +20,7 @@ import numpy as np
 
 from cft.errors import RadiographError
 from cft.film import codestream
+from cft.film.budget import DECODING
 from cft.film.elements import (
     BIG_ENDIAN,
     DEFLATED,
@@ -115,11 +116,13 @@ def read_dicom(data: bytes) -> Radiograph:
         header = read_header(data)
         _refuse_other_objects(header)
         frame = _Frame.of(header)
-        stored = _decode(header, frame)  # (H, W) uint8 or uint16: bit patterns
-        table, notes = _grey_table(header, frame, stored)
+        with DECODING.of(frame.rows * frame.columns):
+            stored = _decode(header, frame)  # (H, W) uint8 or uint16: bit patterns
+            table, notes = _grey_table(header, frame, stored)
+            pixels = _look_up(table, stored)
         if modality := _OTHER_MODALITIES.get(header.text(Tag.Modality)):
             notes.append(f"{modality}, not a radiograph")
-        return Radiograph(_look_up(table, stored), _view(header), tuple(notes))
+        return Radiograph(pixels, _view(header), tuple(notes))
     except RadiographError:
         raise
     except Exception as error:  # the cause may quote the file, so it is not chained

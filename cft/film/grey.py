@@ -15,8 +15,10 @@ DICOM has rules of its own for this; see `cft.film.dicom`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
@@ -41,31 +43,72 @@ def smallest_depth(largest: int) -> int:
     return next(depth for depth in _PLAUSIBLE_DEPTHS if largest < 2**depth)
 
 
+# Pictures are turned into grey in parts of so many pixels a side, a multiple of 8, so that what the
+# steps between need is a few megabytes whatever the size of the film.
+_TILE = 1024
+
+# EXIF orientation -> the same turn of an array (Exif 2.32, 4.6.4).
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: a[::-1].T,
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: a[:, ::-1].T,
+}
+
+
 def grey_from_pil(image: Image.Image) -> Grey:
     """A picture that Pillow reads."""
-    notes: _Notes = ()
     white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
-        image = ImageOps.exif_transpose(image)
-        notes += ("turned as its EXIF orientation says",)
+    turned = _orientation(image) in _TURNS
+    image.load()  # Pillow turns a TIFF by itself
+    turn = _TURNS.get(_orientation(image))
     if image.mode.startswith("I") or image.mode == "F":
-        stored = np.asarray(image)
-        pixels, depth_notes = _from_numbers(stored)
-        if white_is_zero:  # Pillow inverts those of 8 bits, but not the deeper ones
-            pixels = np.where(np.abs(stored) < _NO_DATA, 1 - pixels, np.float32(0))
-            depth_notes += ("inverted WhiteIsZero",)
-        return pixels, notes + depth_notes
-    if image.mode not in _MODES:
+        grey, notes = _from_numbers(image, white_is_zero)
+    elif image.mode in _MODES:
+        grey, notes = _from_8_bits(image)
+    else:
         raise RadiographError(f"the picture's colour space ({image.mode}) is not one of films")
-    alpha = None
-    if image.mode in ("LA", "PA", "RGBA") or image.has_transparency_data:
-        image = image.convert("RGBA")
-        alpha = _unit(np.asarray(image.getchannel("A")))
-    if image.mode not in ("1", "L"):
-        image = image.convert("RGB")
-        if _is_colourful(np.asarray(image.reduce(8)), full_scale=255):
-            notes += (_COLOUR_NOTE,)
-    return _on_black(_unit(np.asarray(image.convert("L"))), alpha, notes)
+    if turn is not None:
+        grey = np.ascontiguousarray(turn(grey))
+    return grey, (("turned as its EXIF orientation says",) if turned else ()) + notes
+
+
+def _orientation(image: Image.Image) -> int:
+    return image.getexif().get(ExifTags.Base.Orientation, 1)
+
+
+def _tiles(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], Image.Image]]:
+    """The parts of a picture: where each stands in an (H, W) array, and a copy of it."""
+    for top in range(0, image.height, _TILE):
+        for left in range(0, image.width, _TILE):
+            bottom, right = min(top + _TILE, image.height), min(left + _TILE, image.width)
+            place = (slice(top, bottom), slice(left, right))
+            yield place, image.crop((left, top, right, bottom))
+
+
+def _from_8_bits(image: Image.Image) -> Grey:
+    grey = np.empty((image.height, image.width), np.float32)
+    colourful = reduced = 0
+    least, most = np.float32(1), np.float32(0)  # of the opacity
+    for place, tile in _tiles(image):
+        alpha = None
+        if tile.mode in ("LA", "PA", "RGBA") or tile.has_transparency_data:
+            tile = tile.convert("RGBA")
+            alpha = _unit(np.asarray(tile.getchannel("A")))
+            least, most = min(least, alpha.min()), max(most, alpha.max())
+        if tile.mode not in ("1", "L"):
+            tile = tile.convert("RGB")
+            spread = _spread(np.asarray(tile.reduce(8)))
+            colourful += int((spread > _TINT * 255).sum())
+            reduced += spread.size
+        grey[place] = _unit(np.asarray(tile.convert("L")))
+        if alpha is not None:
+            grey[place] *= alpha
+    notes: _Notes = (_COLOUR_NOTE,) if colourful > _COLOURFUL * reduced else ()
+    return grey, notes + _transparency(least, most)
 
 
 def _unit(values: np.ndarray) -> np.ndarray:
@@ -73,28 +116,49 @@ def _unit(values: np.ndarray) -> np.ndarray:
     return np.divide(values, np.float32(255), dtype=np.float32)
 
 
-def _from_numbers(values: np.ndarray) -> Grey:
-    """(H, W) integers of 16 or 32 bits, or floating point."""
-    if values.dtype.kind == "f":
-        return _from_float(values)
-    if values.min() >= 0 and values.max() < 2**16:
-        return grey_from_uint16(values.astype(np.uint16, copy=False))
-    return _stretch(values.astype(np.float32)), (_STRETCH_NOTE,)
+def _from_numbers(image: Image.Image, white_is_zero: bool) -> Grey:
+    """Integers of 16 or 32 bits, or floating point."""
+    low, high, whole = _range(image)
+    notes: _Notes = () if whole else ("values that are not finite are shown black",)
+    is_float = image.mode == "F"
+    if not is_float and low >= 0 and high < 2**16:
+        depth = smallest_depth(int(high))
+        notes += (f"{depth}-bit values in a 16-bit file",) if depth < 16 else ()
+        black, scale = np.float32(0), np.float32(2**depth - 1)
+    elif is_float and low >= 0 and high <= 1:
+        black, scale = np.float32(0), np.float32(1)
+    else:  # the smallest value black, the largest white; all equal: black
+        black = np.float32(low)
+        scale = np.float32(high) - black or np.float32(1)
+        notes += (_STRETCH_NOTE,)
+    grey = np.empty((image.height, image.width), np.float32)
+    for place, tile in _tiles(image):
+        stored = np.asarray(tile)
+        values = stored.astype(np.float32)
+        valid = np.abs(stored) < _NO_DATA  # False for NaN
+        values[~valid] = low
+        part = np.minimum((values - black) / scale, 1)
+        if white_is_zero:  # Pillow inverts those of 8 bits, but not the deeper ones
+            part = np.where(valid, 1 - part, np.float32(0))
+        grey[place] = part
+    return grey, notes + (("inverted WhiteIsZero",) if white_is_zero else ())
 
 
-def _from_float(values: np.ndarray) -> Grey:
-    """(H, W) floating point of any range."""
-    values = values.astype(np.float32)
-    notes: _Notes = ()
-    valid = np.abs(values) < _NO_DATA  # False for NaN
-    if not valid.all():
-        if not valid.any():
-            raise RadiographError("the picture holds no finite value")
-        values[~valid] = values[valid].min()
-        notes += ("values that are not finite are shown black",)
-    if values.min() >= 0 and values.max() <= 1:
-        return values, notes
-    return _stretch(values), (*notes, _STRETCH_NOTE)
+def _range(image: Image.Image) -> tuple[np.generic, np.generic, bool]:
+    """Smallest and largest finite value, and whether all are finite."""
+    lows, highs, whole = [], [], True
+    for _, tile in _tiles(image):
+        stored = np.asarray(tile)
+        if stored.dtype.kind == "f":
+            valid = np.abs(stored) < _NO_DATA  # False for NaN
+            whole = whole and bool(valid.all())
+            stored = stored[valid]
+        if stored.size:
+            lows.append(stored.min())
+            highs.append(stored.max())
+    if not lows:
+        raise RadiographError("the picture holds no finite value")
+    return min(lows), max(highs), whole
 
 
 def grey_from_uint16(values: np.ndarray) -> Grey:
@@ -102,8 +166,7 @@ def grey_from_uint16(values: np.ndarray) -> Grey:
     colours, alpha = split_alpha(values)
     depth = smallest_depth(int(colours.max()))
     notes = (f"{depth}-bit values in a 16-bit file",) if depth < 16 else ()
-    alpha = None if alpha is None else np.divide(alpha, np.float32(65535), dtype=np.float32)
-    return from_colours(colours, alpha, 2**depth - 1, notes)
+    return from_colours(colours, alpha, 2**depth - 1, 65535, notes)
 
 
 def split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -115,33 +178,53 @@ def split_alpha(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def from_colours(
-    colours: np.ndarray, alpha: np.ndarray | None, full_scale: float, notes: _Notes
+    colours: np.ndarray,
+    alpha: np.ndarray | None,
+    full_scale: float,
+    opaque: float,
+    notes: _Notes,
 ) -> Grey:
-    """(H, W) grey or (H, W, 3) RGB of a given full scale; (H, W) alpha in [0, 1] or None."""
+    """Grey of colours, on black where they are transparent.
+
+    Parameters
+    ----------
+    colours
+        (H, W) grey or (H, W, 3) RGB, from 0 to ``full_scale``.
+    alpha
+        (H, W) opacity from 0 to ``opaque``; or None.
+    """
     if colours.ndim == 3:
-        if _is_colourful(colours[::8, ::8], full_scale):
+        spread = _spread(colours[::8, ::8])
+        if (spread > _TINT * full_scale).mean() > _COLOURFUL:
             notes += (_COLOUR_NOTE,)
-        colours = colours @ _LUMINANCE
-    grey = np.divide(colours, np.float32(full_scale), dtype=np.float32)
-    return _on_black(np.minimum(grey, 1, out=grey), alpha, notes)  # 1 + 1e-7, by rounding
-
-
-def _stretch(values: np.ndarray) -> np.ndarray:
-    """Finite float32 -> [0, 1]: the smallest black, the largest white; all equal: black."""
-    low = values.min()
-    return (values - low) / (values.max() - low or np.float32(1))
-
-
-def _is_colourful(rgb: np.ndarray, full_scale: float) -> bool:
-    """More than a tint, or than the colour noise of JPEG, in (H, W, 3)."""
-    spread = rgb.max(axis=2).astype(np.float32) - rgb.min(axis=2)
-    return float((spread > 0.1 * full_scale).mean()) > 0.01
-
-
-def _on_black(grey: np.ndarray, alpha: np.ndarray | None, notes: _Notes) -> Grey:
-    """Show the transparent parts of (H, W) float32 on black."""
-    if alpha is None or alpha.min() == 1:
+    grey = np.empty(colours.shape[:2], np.float32)
+    step = max(1, _TILE**2 // grey.shape[1])
+    for top in range(0, len(grey), step):
+        rows = slice(top, top + step)
+        part = colours[rows] @ _LUMINANCE if colours.ndim == 3 else colours[rows]
+        part = np.divide(part, np.float32(full_scale), dtype=np.float32)
+        np.minimum(part, 1, out=grey[rows])  # 1 + 1e-7, by rounding
+        if alpha is not None:
+            grey[rows] *= np.divide(alpha[rows], np.float32(opaque), dtype=np.float32)
+    if alpha is None:
         return grey, notes
-    if alpha.max() == 0:
+    return grey, notes + _transparency(alpha.min() / opaque, alpha.max() / opaque)
+
+
+# More than a tint, or than the colour noise of JPEG: channels that differ by more than a tenth of
+# the full scale, in more than a hundredth of the picture.
+_TINT, _COLOURFUL = 0.1, 0.01
+
+
+def _spread(rgb: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> largest less smallest channel, (H, W) float32."""
+    return rgb.max(axis=2).astype(np.float32) - rgb.min(axis=2)
+
+
+def _transparency(least: float, most: float) -> _Notes:
+    """The note on a picture whose opacity lies between two values in [0, 1]."""
+    if least == 1:
+        return ()
+    if most == 0:
         raise RadiographError("every pixel of the picture is transparent")
-    return grey * alpha, (*notes, "transparent parts are shown black")
+    return ("transparent parts are shown black",)

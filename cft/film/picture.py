@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
+from cft.film.budget import DECODING
 from cft.film.grey import Grey, grey_from_pil, grey_from_uint16
 from cft.film.radiograph import MAX_PIXELS, Radiograph, check_size, damaged, too_large
 
@@ -30,15 +31,20 @@ def read_picture(data: bytes, name: str) -> Radiograph:
             _refuse_several(image)
             if name == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
                 raise RadiographError("the JPEG file has too many scans for a picture")
-            if name == "PNG" and _is_deep_colour(data):
-                return Radiograph._of(_read_deep_colour(data, image.size))
-            return Radiograph._of(grey_from_pil(image))
+            with DECODING.of(image.height * image.width):
+                return Radiograph._of(_decode(data, image))
     except RadiographError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # far beyond our limit
         raise RadiographError(too_large("picture")) from None
     except Exception as error:  # Pillow's parsers raise whatever they run into
         raise RadiographError(damaged(what, error)) from error
+
+
+def _decode(data: bytes, image: Image.Image) -> Grey:
+    if image.format == "PNG" and _is_deep_colour(data):
+        return _read_deep_colour(data, image.size)
+    return grey_from_pil(image)
 
 
 def _refuse_several(image: Image.Image) -> None:

@@ -73,7 +73,7 @@ class Radiograph:
         if not (array.min() >= 0 and array.max() <= 1):  # written so that NaN is refused, too
             raise RadiographError("a film given as floating point must lie within [0, 1]")
         colours, alpha = split_alpha(array.astype(np.float32))
-        return cls._of(from_colours(colours, alpha, 1, ()))
+        return cls._of(from_colours(colours, alpha, 1, 1, ()))
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> Radiograph:

@@ -1,0 +1,104 @@
+"""How much memory reading takes: films are decoded in parts, and large ones one at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cft.film import budget
+from cft.film.budget import Budget
+from cft.film.read import read_radiograph
+from tests.conftest import ROOT
+from tests.films import every_film
+
+
+def test_threads_hold_no_more_than_the_budget_and_a_larger_film_is_alone():
+    shared, held, most, alone = Budget(100), [0], [0], []
+    lock = threading.Lock()
+
+    def decode(pixels):
+        with shared.of(pixels):
+            with lock:
+                held[0] += pixels
+                most[0] = max(most[0], held[0])
+                if pixels > 100:
+                    alone.append(held[0] == pixels)
+            threading.Event().wait(0.001)
+            with lock:
+                held[0] -= pixels
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decode, [30, 60, 500, 20, 100, 1, 99, 500] * 5))
+    assert most[0] == 500
+    assert all(alone)
+    assert held == [0]
+
+
+def test_who_asks_first_is_served_first():
+    shared, order = Budget(10), []
+
+    def decode(name, pixels):
+        with shared.of(pixels):
+            order.append(name)
+
+    with shared.of(6):
+        threads = []
+        for name, pixels in (("large", 10), ("small", 1)):
+            threads.append(threading.Thread(target=decode, args=(name, pixels), daemon=True))
+            threads[-1].start()
+            while len(shared._waiting) < len(threads):
+                threading.Event().wait(0.001)
+        assert order == []  # there is room for the small film, but it is not its turn
+    for thread in threads:
+        thread.join(10)
+    assert order == ["large", "small"]
+
+
+def test_a_film_that_cannot_be_decoded_gives_its_share_back():
+    shared = Budget(10)
+    with pytest.raises(ValueError, match="no film"), shared.of(10):
+        raise ValueError("no film")
+    with shared.of(10):
+        pass
+
+
+@pytest.mark.parametrize("name", ["PNG", "DICOM"])
+def test_the_reader_asks_for_the_pixels_of_a_film(name, monkeypatch):
+    asked = []
+    film = next(film for key, film in every_film().items() if key.startswith(name))
+
+    class Recorder(Budget):
+        def of(self, pixels):
+            asked.append(pixels)
+            return super().of(pixels)
+
+    for module in ("picture", "dicom"):
+        monkeypatch.setattr(f"cft.film.{module}.DECODING", Recorder(10**9))
+    size = read_radiograph(film.data).pixels.size
+    assert asked == [size]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("name", ["PNG, RGBA, 16 bits", "WebP, lossless, transparent"])
+def test_the_largest_film_takes_less_than_a_gigabyte(name):
+    """In a process of its own, whose memory is then its own."""
+    command = [sys.executable, "-m", "benchmarks.film_memory", name]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "(8000, 8000)" in said, said
+    assert float(said.split(" MB")[1]) < 1000, said
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_the_whole_budget():
+    with budget.DECODING.of(1):
+        child = os.fork()
+        if not child:
+            os._exit(0 if budget.DECODING._left == budget.DECODING._all else 1)
+        assert os.waitpid(child, 0)[1] == 0
