@@ -2,8 +2,7 @@
 
     python -m benchmarks.film_memory [NAME...]
 
-Each film has 64 megapixels, the most that is read, and is all zeros or noise, whichever its decoder
-finds harder; each is read in a process of its own. The figure is that of Linux (``VmHWM`` of
+Each film has 64 megapixels, the most that is read, and the same value everywhere; each is read in a process of its own. The figure is that of Linux (``VmHWM`` of
 ``/proc/self/status``), in MB, with the bytes of the file among it.
 """
 
@@ -28,8 +27,8 @@ SIDE = 8000
 
 
 def png(mode: int, depth: int, interlaced: bool = False) -> bytes:
-    """A PNG file of zeros, of a colour type (2 RGB, 4 grey and alpha, 6 RGBA) and a bit depth."""
-    row = bytes(1 + SIDE * {0: 1, 2: 3, 4: 2, 6: 4}[mode] * depth // 8)
+    """A PNG file of ones, of a colour type (2 RGB, 4 grey and alpha, 6 RGBA) and a bit depth."""
+    row = b"\0" + b"\1" * (SIDE * {0: 1, 2: 3, 4: 2, 6: 4}[mode] * depth // 8)
     packer = zlib.compressobj(6)
     rows = 2 * SIDE if interlaced else SIDE  # of the seven passes, more than enough
     data = b"".join(packer.compress(row) for _ in range(rows)) + packer.flush()

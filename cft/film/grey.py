@@ -59,16 +59,23 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def grey_from_pil(image: Image.Image) -> Grey:
-    """A picture that Pillow reads."""
+def grey_from_pil(image: Image.Image, decoded: np.ndarray | None = None) -> Grey:
+    """A picture that Pillow reads.
+
+    Parameters
+    ----------
+    decoded
+        (H, W, 3) RGB or (H, W, 4) RGBA uint8, where another decoder than Pillow's has made them.
+    """
     white_is_zero = isinstance(image, TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == 0
     turned = _orientation(image) in _TURNS
-    image.load()  # Pillow turns a TIFF by itself
+    if decoded is None:
+        image.load()  # Pillow turns a TIFF by itself
     turn = _TURNS.get(_orientation(image))
     if image.mode.startswith("I") or image.mode == "F":
         grey, notes = _from_numbers(image, white_is_zero)
     elif image.mode in _MODES:
-        grey, notes = _from_8_bits(image)
+        grey, notes = _from_8_bits(image if decoded is None else decoded)
     else:
         raise RadiographError(f"the picture's colour space ({image.mode}) is not one of films")
     if turn is not None:
@@ -80,20 +87,32 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _tiles(image: Image.Image) -> Iterator[tuple[tuple[slice, slice], Image.Image]]:
+def _tiles(
+    picture: Image.Image | np.ndarray,
+) -> Iterator[tuple[tuple[slice, slice], Image.Image]]:
     """The parts of a picture: where each stands in an (H, W) array, and a copy of it."""
-    for top in range(0, image.height, _TILE):
-        for left in range(0, image.width, _TILE):
-            bottom, right = min(top + _TILE, image.height), min(left + _TILE, image.width)
+    height, width = _shape(picture)
+    for top in range(0, height, _TILE):
+        for left in range(0, width, _TILE):
+            bottom, right = min(top + _TILE, height), min(left + _TILE, width)
             place = (slice(top, bottom), slice(left, right))
-            yield place, image.crop((left, top, right, bottom))
+            if isinstance(picture, np.ndarray):
+                yield place, Image.fromarray(np.ascontiguousarray(picture[place]))
+            else:
+                yield place, picture.crop((left, top, right, bottom))
 
 
-def _from_8_bits(image: Image.Image) -> Grey:
-    grey = np.empty((image.height, image.width), np.float32)
+def _shape(picture: Image.Image | np.ndarray) -> tuple[int, int]:
+    if isinstance(picture, np.ndarray):
+        return picture.shape[0], picture.shape[1]
+    return picture.height, picture.width
+
+
+def _from_8_bits(picture: Image.Image | np.ndarray) -> Grey:
+    grey = np.empty(_shape(picture), np.float32)
     colourful = reduced = 0
     least, most = np.float32(1), np.float32(0)  # of the opacity
-    for place, tile in _tiles(image):
+    for place, tile in _tiles(picture):
         alpha = None
         if tile.mode in ("LA", "PA", "RGBA") or tile.has_transparency_data:
             tile = tile.convert("RGBA")

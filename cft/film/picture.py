@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 
+import numpy as np
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -44,6 +45,8 @@ def read_picture(data: bytes, name: str) -> Radiograph:
 def _decode(data: bytes, image: Image.Image) -> Grey:
     if image.format == "PNG" and _is_deep_colour(data):
         return _read_deep_colour(data, image.size)
+    if image.format == "WEBP":
+        return grey_from_pil(image, _decode_webp(data, image.size))
     return grey_from_pil(image)
 
 
@@ -68,6 +71,16 @@ def _refuse_pages(image: TiffImageFile) -> None:
         image.seek(0)
         return
     raise RadiographError("the TIFF file has several pages; save the film as a file of its own")
+
+
+def _decode_webp(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """The same pixels as by Pillow, whose decoder of animations needs twice the memory."""
+    import imagecodecs
+
+    decoded = imagecodecs.webp_decode(data)
+    if decoded.shape[1::-1] != size:
+        raise RadiographError("the WebP file is corrupt")
+    return decoded
 
 
 def _is_deep_colour(data: bytes) -> bool:
