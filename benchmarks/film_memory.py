@@ -2,8 +2,9 @@
 
     python -m benchmarks.film_memory [NAME...]
 
-Each film has 64 megapixels, the most that is read, and the same value everywhere; each is read in a process of its own. The figure is that of Linux (``VmHWM`` of
-``/proc/self/status``), in MB, with the bytes of the file among it.
+Each film has 64 megapixels, the most that is read, and the same value everywhere; each is read in a
+process of its own. The figure is that of Linux (``VmHWM`` of ``/proc/self/status``), in MB, with
+the bytes of the file among it.
 """
 
 from __future__ import annotations

@@ -5,18 +5,19 @@
 
 Nothing of a visitor's is kept. An upload is deleted once it has been read (and by a sweeper if
 nobody asks for it), pictures and tables travel inside the answer instead of lying in files with
-an address, and no file name is logged.
+an address, and no file name is logged. `cft.page.gate` stands before Gradio's routes.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 import torch
+from gradio.route_utils import GradioMultiPartParser, MultiPartException
+from gradio.routes import file_upload_statuses
+from gradio_client.utils import strip_invalid_filename_characters
+from starlette.requests import ClientDisconnect, Request
 
 import cft
 from cft import heatmap, results
@@ -31,7 +36,11 @@ from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
 from cft.model.bundled import BUNDLED
 from cft.page import render
-from cft.page.uploads import MAX_FILMS, Film, Refused, Uploads, upload_folder
+from cft.page.addresses import Addresses
+from cft.page.folders import upload_folder
+from cft.page.gate import Gate
+from cft.page.line import Line
+from cft.page.uploads import MAX_FILES_OF_ONE, MAX_FILMS, Film, Refused, Transfer, Uploads
 
 if TYPE_CHECKING:
     from cft.results import Model
@@ -41,7 +50,12 @@ _FILM_SIDE = 1024
 
 # A free Space has two cores; more threads than cores make every film slower.
 _THREADS = 2
-_WAITING = 16
+
+# Requests that wait, at most; `cft.page.line` refuses long before by the time that they will take.
+_WAITING = 500
+
+# An answer that nobody has begun to fetch by then is forgotten.
+_UNHEARD_SECONDS = 60
 
 _EXAMPLE = Path(__file__).with_name("example.png")  # a phantom that `train` draws
 
@@ -73,7 +87,9 @@ def examine(
             yield name, error, None
             continue
         findings = next(iter(classifier.stream([radiograph])))
-        yield name, findings, heatmap.rendering(radiograph.pixels, _FILM_SIDE)
+        picture = heatmap.rendering(radiograph.pixels, _FILM_SIDE)
+        del radiograph  # before the next one is read
+        yield name, findings, picture
 
 
 def example_film() -> Film:
@@ -103,6 +119,12 @@ class _Page(gr.Blocks):
     Gradio would answer with nothing and write the request, file names and all, to the log.
     """
 
+    refusers: dict[int, int]  # see `cft.page.gate.Gate`
+
+    def is_alive(self, request: str) -> bool:
+        """Whether a request of the queue, by its id, waits or runs."""
+        return request in self._queue.event_ids_to_events
+
     async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().preprocess_data(*args, **kwargs)
@@ -112,9 +134,8 @@ class _Page(gr.Blocks):
             raise _refusal("The request names no uploaded files.") from None
 
 
-def build(classifier: Model, fallback: str = "") -> gr.Blocks:
+def build(classifier: Model, uploads: Uploads, line: Line, fallback: str = "") -> _Page:
     """The page, wired to one model; nothing is started. `fallback`: see `load_model`."""
-    uploads = Uploads()
 
     def predict_uploads(files: list) -> dict:
         """Findings of chest X-rays. Research software, not a medical device.
@@ -126,26 +147,33 @@ def build(classifier: Model, fallback: str = "") -> gr.Blocks:
         "height" and "width".
         """
         try:
-            with uploads.reading(files) as films:
+            with uploads.reading(files) as films, line.timed(len(films)):
                 return predict(classifier, films)
         except Refused as refused:
             raise _refusal(str(refused)) from None
 
     def show_uploads(files: list) -> tuple[str, None]:
         try:
-            with uploads.reading(files) as films:
+            with uploads.reading(files) as films, line.timed(len(films)):
                 answer = show(classifier, films)
         except Refused as refused:
             answer = render.refusal_html(str(refused))
         return answer, None  # the drop zone is free for the next films
 
     def show_example() -> str:
-        return show(classifier, [example_film()])
+        with line.timed(1):
+            return show(classifier, [example_film()])
+
+    def refuse_uploads(sentence: str) -> tuple[str, None]:
+        return render.refusal_html(sentence), None
+
+    def refuse_call(sentence: str) -> None:
+        raise _refusal(sentence)
 
     # One film at a time uses both cores of a free Space, so that requests wait for each other.
     heavy: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
+    light: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
     with _Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
-        demo.upload_file_set = uploads
         top = render.banner() + render.fallback_notice(fallback)
         gr.HTML(top, apply_default_css=False, elem_classes="top")
         gr.HTML(render.title(), apply_default_css=False)
@@ -161,18 +189,102 @@ def build(classifier: Model, fallback: str = "") -> gr.Blocks:
                 answer = gr.HTML(render.no_results(), apply_default_css=False, elem_id="answer")
         with gr.Accordion("About this model", open=False):
             gr.HTML(render.about_html(classifier), apply_default_css=False)
-        drop.upload(
+        dropped = drop.upload(
             show_uploads, drop, [answer, drop], preprocess=False,
             show_progress_on=answer, api_visibility="private", **heavy,
         )  # fmt: skip
-        example.click(
+        clicked = example.click(
             show_example, None, answer, show_progress_on=answer, api_visibility="private", **heavy
         )
-        gr.Button(visible=False).click(
-            predict_uploads, drop, gr.JSON(label="findings", visible=False), preprocess=False,
-            api_name="predict", **heavy,
-        )  # fmt: skip
-    return demo.queue(max_size=_WAITING, api_open=False)
+        hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
+        called = hidden.click(
+            predict_uploads, drop, findings, preprocess=False, api_name="predict", **heavy
+        )
+        # Where an answer would have stood, a sentence stands that the gate has chosen.
+        sentence = gr.Textbox(visible=False)
+        refused = [
+            (dropped, hidden.click(refuse_uploads, sentence, [answer, drop], **light)),
+            (clicked, hidden.click(render.refusal_html, sentence, answer, **light)),
+            (called, hidden.click(refuse_call, sentence, findings, **light)),
+        ]
+    demo.refusers = {event["id"]: other["id"] for event, other in refused}
+    demo.queue(max_size=_WAITING, api_open=False)
+    _harden(demo)
+    uploads.is_alive = line.is_alive = demo.is_alive
+    return demo
+
+
+def _harden(demo: _Page) -> None:
+    """Keep Gradio's queue alive and small.
+
+    A message to a visitor who has just left is a KeyError that ends the queue for everybody; and
+    figures about the last 10,000 requests, which nobody sees, are computed after each.
+    """
+    queue = demo._queue
+    send = queue.send_message
+
+    def send_if_there(event: Any, message: Any) -> None:
+        if event.session_hash in queue.pending_messages_per_session:
+            send(event, message)
+
+    setattr(queue, "send_message", send_if_there)  # noqa: B010, a method
+    queue.ANALYTICS_MAX_EVENTS, queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
+
+
+async def _forget_unheard(demo: _Page) -> None:
+    """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever."""
+    waiting, since = demo._queue.pending_messages_per_session, {}
+    while True:
+        await asyncio.sleep(_UNHEARD_SECONDS / 12)
+        now = asyncio.get_running_loop().time()
+        unheard = [name for name, messages in list(waiting.items()) if not messages.empty()]
+        since = {name: since.get(name, now) for name in unheard}
+        for name, began in since.items():
+            if now - began > _UNHEARD_SECONDS:
+                waiting.pop(name, None)
+                await demo._queue.clean_events(session_hash=name)
+                demo._queue.pending_event_ids_session.pop(name, None)
+        if len(file_upload_statuses._signals) > 1000:  # kept for each id that was ever asked for
+            file_upload_statuses._signals.clear()
+
+
+async def _take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]:
+    """In place of Gradio's upload, whose files have the same name if their content is the same."""
+    request = Request(scope, receive)
+    progress = request.query_params.get("upload_id")
+    try:
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return 400, "Films are sent as multipart/form-data."
+        form = await GradioMultiPartParser(
+            request.headers,
+            request.stream(),
+            max_files=MAX_FILES_OF_ONE,
+            max_fields=0,
+            upload_dir=transfer.place,
+            upload_id=progress,
+            upload_progress=file_upload_statuses if progress else None,
+            # The reader refuses from MAX_BYTES on, with a sentence in the film's place; what is
+            # refused here takes all the other films of the drop along.
+            max_file_size=2 * MAX_BYTES,
+        ).parse()
+    except MultiPartException as error:
+        return (413 if "maximum" in error.message.lower() else 400), error.message
+    except ClientDisconnect:
+        return 400, "The upload broke off."
+    finally:
+        if progress:
+            file_upload_statuses.set_done(progress)
+            forget = file_upload_statuses.stop_tracking
+            asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, forget, progress)
+    files = []
+    for number, (_, film) in enumerate(form.multi_items()):
+        film.file.close()
+        place = transfer.place / str(number)
+        place.mkdir()
+        name = strip_invalid_filename_characters(Path(film.filename or "").name) or "film"
+        files.append(Path(film.file.name).rename(place / name))
+    transfer.complete(files)
+    return 200, [str(path) for path in files]
 
 
 @contextlib.contextmanager
@@ -183,32 +295,47 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
     environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
     """
     torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
-    with upload_folder():
-        demo = build(classifier, fallback)
-        _, address, _ = demo.launch(
-            **place,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            run_history=False,
-            enable_monitoring=False,
-            strict_cors=True,
-            mcp_server=False,
-            pwa=False,
-            ssr_mode=False,
-            # The reader refuses from MAX_BYTES on, with a sentence in the film's place; what Gradio
-            # refuses takes all the other films of the drop along.
-            max_file_size=2 * MAX_BYTES,
-            # Gradio remembers the last answer of so many visitors, films and all.
-            state_session_capacity=1,
-            footer_links=["api"],  # "settings" offers to record the screen
-            theme=_theme(),
-            head=f"<style>{render.style(classifier)}</style>",
-        )
-        try:
-            yield address
-        finally:
-            demo.close(verbose=False)
+    listening = place.get("server_name") or os.environ.get("GRADIO_SERVER_NAME")
+    with upload_folder() as folder:
+        uploads, line = Uploads(folder), Line()
+        demo = build(classifier, uploads, line, fallback)
+
+        @contextlib.asynccontextmanager
+        async def gated(app: Any) -> AsyncIterator[None]:
+            """The gate is there before the first request."""
+            app.middleware_stack = Gate(
+                app.middleware_stack, Addresses.of(listening), uploads, line, _take, demo.refusers
+            )
+            forgetting = asyncio.create_task(_forget_unheard(demo))
+            yield
+            forgetting.cancel()
+
+        with uploads.swept():
+            _, address, _ = demo.launch(
+                **place,
+                prevent_thread_lock=True,
+                quiet=True,
+                share=False,
+                run_history=False,
+                enable_monitoring=False,
+                strict_cors=True,
+                mcp_server=False,
+                pwa=False,
+                ssr_mode=False,
+                app_kwargs={"lifespan": gated},
+                max_file_size=2 * MAX_BYTES,  # what the browser refuses before it sends
+                # Gradio remembers the last answer of so many visitors, films and all.
+                state_session_capacity=1,
+                footer_links=["api"],  # "settings" offers to record the screen
+                theme=_theme(),
+                head=f"<style>{render.style(classifier)}</style>",
+            )
+            try:
+                if not isinstance(demo.app.middleware_stack, Gate):
+                    raise RuntimeError("the page's gate was not put before its routes")
+                yield address
+            finally:
+                demo.close(verbose=False)
 
 
 def _theme() -> gr.themes.Base:
