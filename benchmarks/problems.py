@@ -24,6 +24,7 @@ from train.datasets.labels import (
     stable_uniform,
 )
 from train.evaluation.of_run import test_tables
+from train.frozen.features import features_of
 from train.metrics.ranking import auroc
 from train.negative import parse
 from train.processes import processes
@@ -31,7 +32,6 @@ from train.run_folder import films_of
 from train.stage1.loop import train
 from train.stage1.network import preprocess_of
 from train.stage1.run import Run
-from train.stage2.features import features_of
 from train.stage2.task import Films, Head
 
 # Small enough for a minute or two on one core.

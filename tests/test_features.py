@@ -16,8 +16,8 @@ from cft.model.classifier import Classifier
 from cft.model.folder import read_model_folder, write_model_folder
 from tests.conftest import random_model_config
 from train.datasets.pixels import Pixels
-from train.stage2 import features
-from train.stage2.features import features_of
+from train.frozen import features
+from train.frozen.features import features_of
 
 
 @pytest.fixture(scope="module")

@@ -46,6 +46,7 @@ from train.datasets import DataOptions, read_dataset, table_of
 from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
+from train.frozen.features import Features, features_of, linear_head
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
 from train.processes import processes
@@ -57,7 +58,6 @@ from train.publishing.push_options import (
     push_from_arguments,
 )
 from train.run_folder import Work, films_of, held_folder, place_of_data, rows_of_splits
-from train.stage2.features import Features, features_of, linear_head
 from train.stage2.finished import Finished
 from train.stage2.methods import METHODS, PRESETS, method_of
 from train.stage2.report import fine_tuning

@@ -17,9 +17,9 @@ from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.evaluation.scores import compare_scores
+from train.frozen.features import linear_head
 from train.metrics.bootstrap import bootstrap_auroc
 from train.metrics.decisions import calibration_figures, finite_or_none
-from train.stage2.features import linear_head
 from train.stage2.task import Head, Task, Tuned
 
 
