@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from cft.model.folder import read_model_folder, write_model_folder
 from tests.conftest import random_model_config
 from train.datasets.pixels import Pixels
 from train.frozen import features
-from train.frozen.features import features_of
+from train.frozen.features import FrozenNetwork, features_of
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,81 @@ def test_the_features_are_the_same_in_batches_of_any_size(classifier, pixels, tm
     np.testing.assert_allclose(found, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_only_the_films_that_are_asked_for_are_computed(classifier, pixels, tmp_path, monkeypatch):
+    whole = np.array(compute(classifier, pixels, tmp_path / "whole").z)
+    seen = []
+    compute_one = features._features
+    monkeypatch.setattr(
+        features, "_features", lambda c, films: seen.append(len(films)) or compute_one(c, films)
+    )
+    found = compute(classifier, pixels, tmp_path, rows=np.array([7, 2, 7])).z
+    assert seen == [2]
+    np.testing.assert_allclose(found[[2, 7]], whole[[2, 7]], atol=1e-5, rtol=1e-5)
+    compute(classifier, pixels, tmp_path, rows=np.arange(2, 8))
+    assert seen == [2, 4]  # those that were missing
+
+
+class Darker:
+    """A change: each film by a share of its own."""
+
+    def __init__(self, shares: np.ndarray):
+        self.shares, self.name = torch.from_numpy(shares), f"darker {shares.tolist()}"
+
+    def __call__(self, films, rows):
+        return films * self.shares[torch.from_numpy(rows)][:, None, None, None]
+
+
+def test_changed_films_have_features_of_their_own(classifier, pixels, tmp_path):
+    plain = np.array(compute(classifier, pixels, tmp_path).z)
+    shares = np.linspace(0.5, 1, 10, dtype=np.float32)
+    found = compute(classifier, pixels, tmp_path, rows=np.array([3, 9]), change=Darker(shares)).z
+    films = torch.from_numpy(pixels.array).float() / 255
+    films = classifier.preprocess.normalize(films[3:4, None] * shares[3])
+    with torch.inference_mode():
+        maps = classifier.network.forward_features(films)
+        expected = classifier.network.forward_head(maps, pre_logits=True)
+    np.testing.assert_allclose(found[3], expected[0].numpy(), atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(found[9], plain[9], atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(compute(classifier, pixels, tmp_path).z, plain)
+    other = compute(classifier, pixels, tmp_path, change=Darker(shares / 2)).z
+    assert not np.allclose(other[3], found[3])
+
+
 # --- What is kept -------------------------------------------------------------------------------
+
+
+def test_other_logistic_regressions_find_the_features(classifier, pixels, tmp_path, request):
+    """Stage 1 fits them to a network that stage 2 knows as a folder; both have the same."""
+    first = compute(classifier, pixels, tmp_path)
+    network = timm.create_model("resnet10t", num_classes=5, in_chans=1, drop_rate=0.3)
+    own = {k: v for k, v in classifier.network.state_dict().items() if not k.startswith("fc.")}
+    network.load_state_dict(own, strict=False)
+    request.getfixturevalue("no_computing")
+    frozen = FrozenNetwork(network.eval(), classifier.preprocess, classifier.device)
+    found = compute(frozen, pixels, tmp_path)
+    assert found.key == first.key
+    assert found.weights.shape == (5, 512)
+
+
+@pytest.mark.parametrize("changed", [{"output_stride": 16}, {"act_layer": "gelu"}])
+def test_the_same_tensors_in_another_network_have_features_of_their_own(
+    classifier, pixels, tmp_path, changed
+):
+    first = compute(classifier, pixels, tmp_path)
+    network = timm.create_model("resnet10t", num_classes=3, in_chans=1, **changed)
+    network.load_state_dict(classifier.network.state_dict())
+    frozen = FrozenNetwork(network.eval(), classifier.preprocess, classifier.device)
+    found = compute(frozen, pixels, tmp_path)
+    assert found.key != first.key
+    assert not np.allclose(found.z, first.z)
+
+
+def test_the_hash_of_a_pack_is_noted_in_it(tmp_path):
+    films = np.zeros((3, 4, 4), np.uint8)
+    pack = Pixels(films, {}, tmp_path)
+    assert pack.sha256 == hashlib.sha256(bytes(48)).hexdigest()
+    assert Pixels(films + 1, {}, tmp_path).sha256 == pack.sha256  # it is not read again
+    assert Pixels(films + 1, {}).sha256 == hashlib.sha256(bytes([1] * 48)).hexdigest()
 
 
 def test_features_are_computed_once(classifier, pixels, tmp_path, request):
@@ -176,8 +250,8 @@ def test_an_interrupted_computation_goes_on_where_it_was(classifier, pixels, tmp
     monkeypatch.setattr(features, "_features", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compute(classifier, pixels, tmp_path)
-    (index,) = tmp_path.glob("*/index.json")
-    assert json.loads(index.read_text())["done"] == 4
+    (marks,) = tmp_path.glob("*/done.u8")
+    assert list(marks.read_bytes()) == [1] * 4 + [0] * 6
     later = []
     monkeypatch.setattr(
         features, "_features", lambda c, films: later.append(len(films)) or compute_one(c, films)

@@ -221,7 +221,9 @@ def work_through(argv: Sequence[str] | None) -> None:
         others = [read_dataset(options.also_test, data.data)] if options.also_test else []
         others = [other.with_labels(table.label_names) for other in others]
         classifier = Classifier(parent, here.device)
-        linear_head(classifier)  # a model without one is refused before its films are packed
+        linear_head(
+            classifier.network
+        )  # a model without one is refused before its films are packed
         cache = options.cache or options.out.parent
         work = Work(
             out=options.out,
@@ -245,7 +247,7 @@ def work_through(argv: Sequence[str] | None) -> None:
         settings = TuneSettings(
             options.method, options.fitness, options.loss, options.seed, options.preset == "paper"
         )
-        finished = Finished(work.last, made_from(features, tables))
+        finished = Finished(work.last, made_from(parent, features, tables))
         with Stop() as stop:
             task = Task(
                 films["train"],
@@ -329,9 +331,9 @@ def warn_of_other_films(parent: ModelFolder, films: int) -> None:
         )
 
 
-def made_from(features: Features, tables: Mapping[str, LabelTable]) -> str:
+def made_from(parent: ModelFolder, features: Features, tables: Mapping[str, LabelTable]) -> str:
     """Names what decides a fit: weights, pixels, and the films and labels that fit and choose."""
-    digest = hashlib.sha256(features.key.encode())
+    digest = hashlib.sha256((parent.weights_sha256 + features.key).encode())
     for side in ("train", "valid"):
         table = tables[side]
         digest.update(np.nan_to_num(table.y, nan=-1).tobytes())

@@ -4,7 +4,8 @@ The decoder and the geometry are those of inference (`cft.read_radiograph`,
 `cft.model.preprocess.Preprocess.geometry`), so a film reaches the network the same way in both. A
 pack is
 a folder: ``pixels.u8`` holds the (N, H, W) array, ``done.u8`` one byte a film (0 to do, 1 there,
-2 unreadable), ``index.json`` what it was made from and the reasons for the unreadable films.
+2 unreadable), ``index.json`` what it was made from and the reasons for the unreadable films,
+``pixels.sha256`` the hash of the array once somebody asked for it.
 Packing uses all cores and may be stopped at any time; it goes on where it was.
 """
 
@@ -17,6 +18,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,7 +35,7 @@ from train.locks import locked
 __all__ = ["Pixels", "pack", "resized"]
 logger = logging.getLogger(__name__)
 _FORMAT = 1
-_INDEX = "index.json"
+_INDEX, _HASH = "index.json", "pixels.sha256"
 _TO_DO, _DONE, _UNREADABLE = 0, 1, 2
 
 # Films that one task of a worker decodes; what is lost at most when a worker is killed.
@@ -56,10 +58,26 @@ class Pixels:
         (N, H, W) uint8, memory-mapped: rows are read from disk when they are used.
     unreadable
         Row -> the reader's sentence, for films that could not be read; their rows are black.
+    folder
+        Where the pack is; None: the films are in memory.
     """
 
     array: np.ndarray
     unreadable: dict[int, str]
+    folder: Path | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the films. A pack that is whole stays as it is, so its hash is noted in it."""
+        note = self.folder and self.folder / _HASH
+        if note and note.exists():
+            return note.read_text()
+        digest = hashlib.sha256()
+        for start in range(0, len(self.array), 1024):  # not all films in memory at once
+            digest.update(np.ascontiguousarray(self.array[start : start + 1024]).data)
+        if note:
+            atomic_write(note, digest.hexdigest())
+        return digest.hexdigest()
 
     def loader(self, device: torch.device, where: str = "auto") -> Loader:
         """Make the films available on a device.
@@ -169,7 +187,7 @@ def pack(
     unreadable = {int(row): reason for row, reason in index["unreadable"].items()}
     if len(unreadable) == len(images):
         raise ValueError(f"none of the {len(images)} films can be read; the first: {unreadable[0]}")
-    return Pixels(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape), unreadable)
+    return Pixels(np.memmap(folder / "pixels.u8", np.uint8, "r", shape=shape), unreadable, folder)
 
 
 def resized(films: np.ndarray, preprocess: Preprocess) -> Pixels:
@@ -289,6 +307,7 @@ def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
             return index
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         pass  # nothing there, or damaged
+    (folder / _HASH).unlink(missing_ok=True)
     (folder / _INDEX).unlink(missing_ok=True)  # it comes last and says that the others are there
     try:
         for name, size in files.items():

@@ -163,7 +163,7 @@ def categories_of(task: Task, tuned: Tuned) -> dict[str, Any]:
 def with_head(parent: ModelFolder, head: Head) -> dict[str, torch.Tensor]:
     """The parent's tensors with other logistic regressions."""
     classifier = Classifier(parent, "cpu")
-    layer = linear_head(classifier)
+    layer = linear_head(classifier.network)
     name = next(name for name, module in classifier.network.named_modules() if module is layer)
     weights, biases = torch.from_numpy(head.weights), torch.from_numpy(head.biases)
     return {
