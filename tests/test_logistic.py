@@ -1,0 +1,182 @@
+"""Regressions on frozen features: those of scikit-learn, whatever the scale of the features."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from train.frozen import logistic
+from train.frozen.logistic import Films, fit
+
+pytestmark = pytest.mark.slow
+
+N, D = 400, 20
+
+
+def features(seed: int = 0) -> np.ndarray:
+    """(N, D) float32, correlated, with spreads from 1e-4 to 1e4 and means far from zero."""
+    draw = np.random.default_rng(seed)
+    mixing = np.random.default_rng(9).normal(size=(D, D)) / 3 + np.eye(D)
+    spread = np.geomspace(1e-4, 1e4, D)
+    return ((draw.normal(size=(N, D)) @ mixing + 3) * spread).astype(np.float32)
+
+
+def labels(z: np.ndarray, categories: int = 3, seed: int = 1) -> np.ndarray:
+    """(N, C) in {1, 0}, common and rare ones."""
+    draw = np.random.default_rng(seed)
+    x = (z - z.mean(0)) / z.std(0)
+    logits = x @ draw.normal(size=(D, categories)) / 2 - np.linspace(0, 3, categories)
+    return (draw.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+
+
+def reference(
+    z: np.ndarray, y: np.ndarray, strength: float, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """scikit-learn's regression of one category on standardised features, folded back."""
+    scaler = StandardScaler().fit(z.astype(np.float64))
+    x = scaler.transform(z.astype(np.float64))
+    model = LogisticRegression(C=1 / strength, tol=1e-10, max_iter=10_000)
+    model.fit(x, y, sample_weight=weights)
+    w = model.coef_[0] / scaler.scale_
+    return w, float(model.intercept_[0] - w @ scaler.mean_)
+
+
+def check(z, weights, bias, expected, atol=2e-3):
+    """Regressions are compared by their logits, in which every feature counts by its spread."""
+    w, b = expected
+    np.testing.assert_allclose(
+        z.astype(np.float64) @ weights + bias, z.astype(np.float64) @ w + b, atol=atol, rtol=2e-3
+    )
+
+
+@pytest.mark.parametrize("strength", [0.1, 10.0, 1000.0])
+def test_the_fit_is_scikit_learns(strength):
+    z = features()
+    y = labels(z)
+    films = Films([z], np.arange(N))
+    weights, biases = fit(films, y, strength).folded(films)
+    assert weights.shape == (1, 3, D)
+    for c in range(3):
+        check(z, weights[0, c], biases[0, c], reference(z, y[:, c], strength))
+
+
+def test_unknown_targets_and_other_films_contribute_nothing():
+    z = features()
+    y = labels(z)
+    draw = np.random.default_rng(3)
+    y[draw.random(y.shape) < 0.4] = np.nan
+    counted = draw.random((N, 2)) < 0.7
+    films = Films([z], np.arange(N))
+    weights, biases = fit(films, y, 5.0, counted).folded(films)
+    for f in range(2):
+        for c in range(3):
+            used = counted[:, f] & ~np.isnan(y[:, c])
+            # Standardised over all films, as the fit does it.
+            mean, spread = z.astype(np.float64).mean(0), z.astype(np.float64).std(0)
+            model = LogisticRegression(C=1 / 5.0, tol=1e-10, max_iter=10_000)
+            model.fit(((z - mean) / spread)[used], y[used, c])
+            w = model.coef_[0] / spread
+            check(z, weights[f, c], biases[f, c], (w, float(model.intercept_[0] - w @ mean)))
+
+
+def test_a_soft_target_is_so_much_of_a_positive_and_the_rest_a_negative():
+    z = features()
+    hard = labels(z, 1)[:, 0]
+    soft = np.where(hard == 1, 0.7, 0.1).astype(np.float32)
+    films = Films([z], np.arange(N))
+    weights, biases = fit(films, soft[:, None], 5.0).folded(films)
+    twice = np.concatenate([z, z])
+    both = np.repeat([1.0, 0.0], N)
+    expected = reference(twice, both, 5.0, np.concatenate([soft, 1 - soft]))
+    check(z, weights[0, 0], biases[0, 0], expected)
+
+
+def test_copies_share_the_weight_of_one_film():
+    z = features()
+    copy = (z * (1 + 0.1 * np.random.default_rng(8).normal(size=z.shape))).astype(np.float32)
+    y = labels(z, 1)
+    films = Films([z, copy], np.arange(N))
+    weights, biases = fit(films, y, 5.0).folded(films)
+    expected = reference(np.concatenate([z, copy]), np.tile(y[:, 0], 2), 5.0, np.full(2 * N, 0.5))
+    check(z, weights[0, 0], biases[0, 0], expected)
+
+
+def test_a_constant_feature_has_no_weight_and_changes_nothing():
+    z = features()
+    y = labels(z, 1)
+    films = Films([z], np.arange(N))
+    plain = fit(films, y, 5.0).folded(films)
+    more = np.concatenate([z, np.full((N, 1), 1e5, np.float32), np.zeros((N, 1), "f4")], axis=1)
+    films = Films([more], np.arange(N))
+    weights, biases = fit(films, y, 5.0).folded(films)
+    assert (weights[0, 0, D:] == 0).all()
+    check(z, weights[0, 0, :D], biases[0, 0], (plain[0][0, 0], plain[1][0, 0]))
+
+
+def test_a_category_of_one_class_is_its_share():
+    z = features()
+    y = labels(z)
+    y[:, 1] = 0
+    y[:100, 1] = np.nan
+    films = Films([z], np.arange(N))
+    weights, biases = fit(films, y, 5.0).folded(films)
+    assert (weights[0, 1] == 0).all()
+    assert biases[0, 1] == pytest.approx(np.log(1 / 301))
+
+
+def test_separable_films_end_as_well():
+    z = features()
+    y = (z[:, :1] > np.median(z[:, 0])).astype(np.float32)
+    films = Films([z], np.arange(N))
+    fitted = fit(films, y, 1e-3)
+    weights, biases = fitted.folded(films)
+    assert np.isfinite(weights).all()
+    assert (((z @ weights[0, 0] + biases[0]) > 0) == y[:, 0]).all()
+
+
+def test_a_start_elsewhere_ends_in_the_same_place_sooner():
+    z = features()
+    y = labels(z)
+    films = Films([z], np.arange(N))
+    stronger = fit(films, y, 20.0)
+    cold, warm = fit(films, y, 10.0), fit(films, y, 10.0, start=stronger)
+    np.testing.assert_allclose(warm.theta, cold.theta, atol=1e-3)
+    assert warm.steps <= cold.steps
+
+
+def test_rows_and_blocks_are_read_as_one_array(monkeypatch):
+    """What does not fit into memory is read again for each step, block by block."""
+    z = features()
+    y = labels(z)
+    films = Films([z], np.arange(N))
+    whole = fit(films, y, 5.0).folded(films)
+    monkeypatch.setattr(logistic, "_BLOCK", 64)
+    monkeypatch.setattr(logistic, "_KEPT_BYTES", 0)
+    scattered = np.full((2 * N, D), np.nan, np.float32)
+    rows = np.random.default_rng(4).permutation(2 * N)[:N]
+    scattered[rows] = z
+    films = Films([scattered], rows)
+    parts = fit(films, y, 5.0).folded(films)
+    assert films._kept is None
+    for c in range(3):
+        check(z, parts[0][0, c], parts[1][0, c], (whole[0][0, c], whole[1][0, c]))
+
+
+def test_each_film_is_scored_by_the_regressions_of_its_fold():
+    z = features()
+    y = labels(z)
+    fold = np.arange(N) % 3
+    films = Films([z, z], np.arange(N))
+    fitted = fit(films, y, 5.0, fold[:, None] != np.arange(3))
+    weights, biases = fitted.folded(films)
+    expected = np.stack([weights[f] @ x + biases[f] for f, x in zip(fold, z, strict=True)])
+    np.testing.assert_allclose(fitted.scores(films, fold), expected, atol=2e-3)
+
+
+def test_the_same_call_gives_the_same_bytes():
+    z = features()
+    y = labels(z)
+    first, second = (fit(Films([z], np.arange(N)), y, 5.0).theta.numpy() for _ in range(2))
+    assert first.tobytes() == second.tobytes()
