@@ -14,22 +14,25 @@ process, up to rounding.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from cft.files import atomic_write
 from train.command import Stop, add_options, as_json, command_of, exit_code, options_of
 from train.datasets import DataOptions, PolicyOptions, read_dataset, table_of
 from train.datasets.labels import LabelTable
+from train.datasets.pixels import Pixels
 from train.datasets.splits import check_splits, write_splits
-from train.errors import ERRORS
+from train.errors import ERRORS, UsageError
 from train.evaluation.of_run import calibrate, evaluate, test_tables
 from train.losses import loss_named
 from train.processes import processes
@@ -39,9 +42,10 @@ from train.publishing.push_options import (
     check_login,
     push_from_arguments,
 )
-from train.run_folder import Work, films_of, held_folder
+from train.run_folder import LOG, Work, films_of, held_folder
 from train.stage1.augment import Augmentation
-from train.stage1.checkpoint import load_checkpoint
+from train.stage1.checkpoint import load_checkpoint, save_checkpoint
+from train.stage1.frozen import FrozenRun
 from train.stage1.loop import train, write_log
 from train.stage1.network import preprocess_of
 from train.stage1.presets import PRESETS
@@ -50,6 +54,9 @@ from train.stage1.settings import Settings
 from train.stage1.start import check_architecture, origin_of
 from train.stage1.teacher import Teacher, notes_on
 from train.stage1.track import tracker
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
 logger = logging.getLogger("train.negative")
 
@@ -89,6 +96,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
     kinds = (Settings, DataOptions, PolicyOptions)
     settings, data, labels = asked = [options_of(kind, preset, given) for kind in kinds]
     usual = as_json(*(options_of(kind, preset) for kind in kinds))
+    check_freeze(settings, parser)
     for check, text in (
         (check_architecture, settings.arch),
         (loss_named, settings.loss),
@@ -104,6 +112,23 @@ def parse(argv: Sequence[str] | None) -> Asked:
     command = command_of("python -m train.negative", arguments, usual, data.data, name)
     command += " --teacher TEACHER" * len(settings.teacher)
     return Asked(settings, options_of(Work, given), data, labels, push, arguments, command)
+
+
+def check_freeze(settings: Settings, parser: argparse.ArgumentParser) -> None:
+    """Refuse, as wrong usage, options that do not go with ``--freeze``, or not without it."""
+    extra = settings.freeze_copies or settings.freeze_strength
+    if extra and not settings.freeze:
+        parser.error("--freeze-copies and --freeze-strength are for --freeze")
+    if not settings.freeze:
+        return
+    if settings.init == "random":
+        parser.error("--freeze needs --init: a network that is never trained has to know something")
+    if settings.loss != "bce":
+        parser.error(f"--freeze fits logistic regressions, whose loss is bce, not {settings.loss}")
+    if settings.mix != "none" or settings.teacher:
+        parser.error("--freeze fits films and labels as they are: leave out --mix and --teacher")
+    if settings.freeze_copies and settings.augment == "none":
+        parser.error("--freeze-copies: with --augment none a copy is the film itself")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -156,18 +181,44 @@ def finish(
         Name of a test set -> its figures.
     """
     load_checkpoint(run.work.best, {"average": state.average})
+    best = {"best_epoch": state.best_epoch(run.settings.metric)}
+    return conclude(
+        *(run, state.average, lambda split: run.scores(state.average, split)),
+        *({**facts, **best}, others),
+    )
+
+
+def conclude(
+    run: Run,
+    network: Network,
+    scores_of: Callable[[str], np.ndarray],
+    facts: Mapping[str, Any],
+    others: Sequence[LabelTable],
+) -> dict[str, Any]:
+    """Calibrate and test a network and write the model folder; returns as `finish` does.
+
+    Parameters
+    ----------
+    run
+        A run that has come to its end.
+    network
+        What it made.
+    scores_of
+        Split -> (n, C) logits of its films.
+    facts, others
+        See `finish`.
+    """
     valid, tested = (run.table.subset(run.rows[split]) for split in ("valid", "test"))
-    categories = calibrate(run.scores(state.average, "valid"), valid)
-    scores = run.scores(state.average, "test")
+    categories = calibrate(scores_of("valid"), valid)
+    scores = scores_of("test")
     metrics = {
         table.dataset: evaluate(scores[rows], table, categories)
         for table, rows in test_tables(tested, others)
     }
     if run.here.is_main:
-        best = {"best_epoch": state.best_epoch(run.settings.metric)}
-        provenance = {**provenance_of(run.table, run.rows), **facts, **best}
+        provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names
-        export(run.work.out, state.average, run.preprocess, names, categories, metrics, provenance)
+        export(run.work.out, network, run.preprocess, names, categories, metrics, provenance)
     return metrics
 
 
@@ -200,12 +251,7 @@ def work_through(argv: Sequence[str] | None) -> None:
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
         run = Run.of(settings, work, table, y, films, here, teachers)
-        state = begin(run)
         track = tracker(work.track if here.is_main else "none", work.out, vars(settings))
-        with Stop() as stop:
-            for record in train(run, state, stop):
-                track(record)
-                say_epoch(record, run, state)
         facts = {
             "command": asked.command,
             "arguments": asked.arguments,
@@ -214,10 +260,55 @@ def work_through(argv: Sequence[str] | None) -> None:
             "start": origin,
             "teachers": [teacher.facts for teacher in teachers],
         }
-        metrics = finish(run, state, facts, others)
+        if settings.freeze:
+            metrics = fit_frozen(run, films, track, facts, others)
+        else:
+            state = begin(run)
+            with Stop() as stop:
+                for record in train(run, state, stop):
+                    track(record)
+                    say_epoch(record, run, state)
+            metrics = finish(run, state, facts, others)
         if here.is_main:
             say_result(metrics, work)
             push_from_arguments(asked.push, work.out)
+
+
+def fit_frozen(
+    run: Run,
+    films: Pixels,
+    track: Callable[[dict[str, Any]], None],
+    facts: Mapping[str, Any],
+    others: Sequence[LabelTable],
+) -> dict[str, Any]:
+    """The whole of ``--freeze`` once the films are packed; returns as `finish` does."""
+    if run.here.world > 1:
+        raise UsageError("--freeze computes in one process; start it without torchrun")
+    # A Ctrl-C ends this at once; what has been computed is found again.
+    frozen = FrozenRun(run, films, (run.work.cache or run.work.out.parent) / "features")
+    records = []
+    with Stop() as stop:
+        for record in frozen.fit(stop):
+            records.append(record)
+            track(record)
+            say_strength(record)
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    atomic_write(run.work.out / LOG, lines)
+    metrics = conclude(
+        run, frozen.network, frozen.scores, {**facts, "frozen": frozen.facts}, others
+    )
+    # As after training: another run needs another folder, or says --resume.
+    save_checkpoint(run.work.last, frozen.facts, {"network": frozen.network.get_classifier()})
+    return metrics
+
+
+def say_strength(record: Mapping[str, Any]) -> None:
+    """One line for a strength of the penalty."""
+    found = record["cross_fitted"]
+    logger.info(
+        "strength %g  cross-fitted AUROC %.4f  mAP %.4f  (%d steps, %.1f s)",
+        *(record["strength"], found["auroc"], found["map"], record["steps"], record["seconds"]),
+    )
 
 
 def begin(run: Run) -> State:

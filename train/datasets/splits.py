@@ -96,3 +96,19 @@ def check_splits(table: LabelTable) -> None:
             f"{table.dataset} has no validation films, so nothing can be chosen or calibrated; "
             "draw some with --valid 0.1"
         )
+
+
+def patient_folds(patients: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """(N,) fold of each film, from 0; all films of a patient are in one.
+
+    Parameters
+    ----------
+    patients
+        (N,) whose film each is.
+    folds
+        How many.
+    seed
+        Of the draw.
+    """
+    people, index = np.unique(patients, return_inverse=True)
+    return np.random.default_rng(seed).permutation(len(people))[index] % folds

@@ -72,7 +72,7 @@ def _records(log: Path) -> list[dict[str, Any]]:
             records.append(json.loads(line))
         except ValueError:
             break
-    return records
+    return [record for record in records if "epoch" in record]  # a frozen network has none
 
 
 def _curve(

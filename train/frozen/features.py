@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 _FORMAT = 2
 _ARRAY, _DONE, _INDEX = "features.f32", "done.u8", "index.json"
 
-# Films between two notes of how far the work is; what is lost at most when it is stopped.
-_BLOCK = 2048
+# Films between two notes of how far the work is; what is lost at most when it is killed.
+_BLOCK = 512
 
 # How far the logistic regressions on the features may be from the network's logits.
 _TOLERANCE = 1e-4
@@ -207,19 +207,27 @@ def _compute(
     films = pixels.loader(frozen.device)
     parts = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
     written: list[np.ndarray] = []
+
+    def note() -> None:
+        array.flush()  # the rows are on disk before the marks say so
+        marks[np.concatenate(written)] = 1
+        marks.flush()
+        written.clear()
+
     with tqdm(total=len(todo), unit="film", desc="features", disable=not progress) as bar:
-        for rows, batch in zip(parts, films.batches(parts), strict=True):
-            with full_precision():
-                grey = batch.float() / 255
-                grey = change(grey, rows) if change else grey
-                array[rows] = _features(frozen, grey).numpy(force=True)
-            written.append(rows)
-            if sum(map(len, written)) >= _BLOCK or rows is parts[-1]:
-                array.flush()  # the rows are on disk before the marks say so
-                marks[np.concatenate(written)] = 1
-                marks.flush()
-                written = []
-            bar.update(len(rows))
+        try:
+            for rows, batch in zip(parts, films.batches(parts), strict=True):
+                with full_precision():
+                    grey = batch.float() / 255
+                    grey = change(grey, rows) if change else grey
+                    array[rows] = _features(frozen, grey).numpy(force=True)
+                written.append(rows)
+                if sum(map(len, written)) >= _BLOCK:
+                    note()
+                bar.update(len(rows))
+        finally:  # also after a Ctrl-C
+            if written:
+                note()
 
 
 @torch.inference_mode()

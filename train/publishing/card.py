@@ -232,6 +232,7 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     if teachers:
         yield " ".join(["Their answers are a part of the targets:", *teachers])
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
+    facts["strength of the penalty"] = provenance.get("frozen", {}).get("strength")
     idle = ("seed",) if teachers else ("seed", "teacher_weight")
     facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k not in idle}
     given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}

@@ -251,7 +251,9 @@ def _check_sizes(run: Run) -> None:
             f"--mix {settings.mix} mixes up to {FOLLOWERS[settings.mix] + 1} films of a batch; "
             f"make --batch-size larger than {settings.batch_size}"
         )
-    if not run.steps_per_epoch:
+    if settings.freeze and not len(run.rows["train"]):
+        raise TrainingError("there are no training films")
+    if not settings.freeze and not run.steps_per_epoch:
         raise TrainingError(
             f"there are {len(run.rows['train'])} training films, fewer than one batch of "
             f"{settings.batch_size}; make --batch-size smaller"

@@ -100,3 +100,15 @@ class Settings:
         metavar="FOLDER",
     )
     teacher_weight: float = option(0.5, "share of the teachers in the targets", type=UP_TO_ONE)
+    freeze: bool = option(
+        False,
+        "never train the network: compute features once and fit the logistic regressions to them",
+    )
+    freeze_copies: int = option(
+        0, "augmented copies of each training film whose features are fitted as well", type=WHOLE
+    )
+    freeze_strength: float | None = option(
+        None,
+        "of the penalty, in films (default: chosen by cross-fitting over training patients)",
+        type=ABOVE_ZERO,
+    )

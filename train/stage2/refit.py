@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from cft.model.calibration import fit_platt
+from train.datasets.splits import patient_folds
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
 
 __all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "basis_of", "choose"]
@@ -169,7 +170,7 @@ class Refitter:
         self._basis = basis_of(self._z[: self._n], power)
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
         # Films of training are in no fold: -2.
-        folds = _folds(patients_valid, seed)
+        folds = patient_folds(patients_valid, _FOLDS, seed)
         self._fold = np.concatenate([np.full(len(z), -2), folds])
 
     def path(self, category: int, y: np.ndarray, y_valid: np.ndarray) -> Path:
@@ -361,12 +362,6 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
     scale = variances**-power
     scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
     return (directions * scale).to(z.dtype)
-
-
-def _folds(patients: np.ndarray, seed: int) -> np.ndarray:
-    """(M,) fold of each film; all films of a patient are in one."""
-    people, index = np.unique(patients, return_inverse=True)
-    return np.random.default_rng(seed).permutation(len(people))[index] % _FOLDS
 
 
 def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, float]:
