@@ -20,7 +20,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ from train.publishing.push_options import (
     push_from_arguments,
 )
 from train.run_folder import Work, films_of, held_folder, place_of_data, rows_of_splits
+from train.stage1.frozen import recipe_again
 from train.stage2.finished import Finished
 from train.stage2.methods import METHODS, PRESETS, method_of
 from train.stage2.report import fine_tuning
@@ -87,6 +88,12 @@ class Options:
     fitness: str = option("auroc", "metric", choices=list(METRICS))
     loss: str = option("bce", "of the gradient: bce, or asl:gamma_negative=,...")
     seed: int = option(0, "of folds and GA; the data keeps its own", type=WHOLE)
+    choose_on: str = option(
+        "auto",
+        "films that choose the strength of --method auto: valid, or all (training films too, by "
+        "cross-fitting, for a model of train.negative --freeze); auto: all where it can be",
+        choices=("auto", "valid", "all"),
+    )
     judge_width: int = option(
         0,
         "validate and test only on films stored at least this wide (default: the model's)",
@@ -163,6 +170,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
         parser.error(str(error))
     if options.out.resolve() == model.resolve():
         parser.error(f"--out {options.out} is the model itself; choose another folder")
+    options = replace(options, choose_on=_choose_on(parser, options, origin))
     data = options_of(
         DataOptions, trained_with, {"data": _place(parser, given, model, origin)}, given
     )
@@ -173,6 +181,22 @@ def parse(argv: Sequence[str] | None) -> Asked:
     seed = trained_with.get("seed", 0)
     as_split = not {"valid", "test", "shared_patients"} & given.keys()
     return Asked(options, data, parent, seed, as_split, push, arguments, command)
+
+
+def _choose_on(parser: argparse.ArgumentParser, options: Options, origin: Mapping[str, Any]) -> str:
+    """Which films choose: "valid" or "all"."""
+    frozen = "frozen" in (origin.get("stage_1") or origin)
+    if options.choose_on != "all":
+        able = frozen and options.method == "auto" and options.choose_on == "auto"
+        return "all" if able else "valid"
+    if not frozen:
+        parser.error(
+            f"--choose-on all: the network of {options.model} has been trained, so its training "
+            "films can judge nothing; that is for a model of train.negative --freeze"
+        )
+    if options.method != "auto":
+        parser.error(f"--choose-on all is for --method auto, not {options.method}")
+    return "all"
 
 
 def _place(
@@ -238,7 +262,15 @@ def work_through(argv: Sequence[str] | None) -> None:
         rows = rows_of_splits(table, pixels, options.judge_width)
         warn_of_other_films(parent, len(rows["train"]))
         refuse_overlap(table, rows)
-        features = features_of(classifier, pixels, cache / "features")
+        folder, used = cache / "features", np.concatenate(list(rows.values()))
+        features = features_of(classifier, pixels, folder, used)
+        recipe = None
+        if options.choose_on == "all":
+            before = parent.config["cft"]["provenance"]
+            recipe = recipe_again(
+                *(before.get("stage_1") or before, classifier, pixels, folder, features),
+                *(table, rows["train"]),
+            )
         tables = {side: table.subset(r) for side, r in rows.items()}
         films = {
             side: Films(features.z[r], tables[side].y, tables[side].patients)
@@ -257,6 +289,7 @@ def work_through(argv: Sequence[str] | None) -> None:
                 finished,
                 stop,
                 here.device,
+                recipe,
             )
             for label, reason in task.skipped.items():
                 logger.info("%s keeps its trained regression: %s", label, reason)
@@ -358,7 +391,8 @@ def refuse_overlap(table: LabelTable, rows: Mapping[str, np.ndarray]) -> None:
 def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Where the model comes from: this stage, and in ``stage_1`` what stage 1 says of itself."""
     before = asked.parent.config.get("cft", {}).get("provenance", {})
-    kept = ("command", "label_policy", "seed", "best_epoch", "arguments", "versions", "date")
+    kept = ("command", "label_policy", "seed", "best_epoch", "frozen", "arguments", "versions")
+    kept = (*kept, "date")
     return {
         **provenance_of(table, rows),
         "stage": "cft",

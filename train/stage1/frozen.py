@@ -12,7 +12,7 @@ untouched for calibration and for stage 2.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from train.command import Stop
+from train.command import Stop, options_of
+from train.datasets import PolicyOptions
 from train.datasets.labels import LabelTable
 from train.datasets.pixels import Pixels
 from train.datasets.splits import patient_folds
@@ -43,6 +44,11 @@ _FOLDS = 5
 # The path ends after so many strengths in a row that are no better than the best: weaker ones take
 # ever more steps.
 _PATIENCE = 2
+
+
+# Films on which a model's regressions are compared with those fitted again, and how far the logits
+# may be apart: rounding is far below.
+_COMPARED, _SAME = 1024, 0.02
 
 
 class Copy:
@@ -130,6 +136,49 @@ def recipe_of(
             copy = Copy(augmentation, number, len(pixels.array))
             views.append(features_of(frozen, pixels, cache, rows, copy).z)
     return Recipe(Films(views, rows, frozen.device), targets, strength)
+
+
+def recipe_again(
+    facts: Mapping[str, Any],
+    frozen: Frozen,
+    pixels: Pixels,
+    cache: Path,
+    plain: Features,
+    table: LabelTable,
+    rows: np.ndarray,
+) -> Recipe:
+    """The recipe of a run from what its model folder says.
+
+    Parameters
+    ----------
+    facts
+        The provenance that `train.negative` wrote.
+    frozen, pixels, cache, plain
+        See `recipe_of`.
+    table
+        The run's films, with its categories, splits and hidden labels.
+    rows
+        (n,) its training films.
+
+    Raises
+    ------
+    TrainingError
+        If it does not give the model's regressions: other films, or other labels.
+    """
+    settings = options_of(Settings, facts["arguments"])
+    policy = options_of(PolicyOptions, facts["arguments"]).policy
+    targets = policy.apply(table, settings.seed)[rows]
+    strength = float(facts["frozen"]["strength"])
+    recipe = recipe_of(frozen, pixels, cache, plain, rows, targets, settings, strength)
+    weights, biases = recipe(np.ones((len(rows), 1), bool))
+    some = plain.z[rows[:_COMPARED]]
+    expected = some @ plain.weights.T + plain.biases
+    if not np.allclose(some @ weights[0].T + biases[0], expected, atol=_SAME, rtol=_SAME):
+        raise TrainingError(
+            "these films and labels do not give the model's regressions, so their fit cannot be "
+            "cross-fitted; give the data that it was made from, or --choose-on valid"
+        )
+    return recipe
 
 
 class FrozenRun:

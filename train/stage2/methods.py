@@ -76,12 +76,17 @@ class Together:
         methods = ["original"] * len(head.label_names)
         if not paths:
             return Tuned(head, methods, scores, {}, history)
-        valid, settings = task.valid, task.settings
-        choice = choose(paths, scores, valid.y, valid.groups, settings.fitness, settings.seed)
+        judges, settings = task.judges, task.settings
+        facts = judges.scores, judges.y, judges.patients, settings.fitness, settings.seed
+        choice = choose(paths, *facts)
         if choice.share > 0:
             for c, path in paths.items():
-                trained = head.weights[c], head.biases[c], scores[:, c]
-                head.weights[c], head.biases[c], scores[:, c] = path.towards(choice, *trained)
+                trained = head.weights[c], head.biases[c], judges.scores[:, c]
+                head.weights[c], head.biases[c], moved = path.towards(choice, *trained)
+                if judges.starts is None:
+                    scores[:, c] = moved
+                else:  # the trained regression itself has seen no validation film: move its scores
+                    scores[:, c] += (moved - judges.scores[:, c])[judges.valid]
                 methods[c] = self.name
         notes: dict[str, Any] = {
             "chosen_among": self.what,
@@ -90,6 +95,8 @@ class Together:
             "errors": choice.errors.tolist(),
             "chosen": None if choice.index is None else self.steps[choice.index],
             "share": choice.share,
+            "judges": "validation" if judges.starts is None else "training and validation",
+            "judging_films": len(judges.y),
         }
         return Tuned(head, methods, scores, notes, history)
 
@@ -147,6 +154,7 @@ def refitted(task: Task) -> tuple[dict[int, Path], History]:
                 task.head.biases,
                 task.settings.seed,
                 task.device,
+                starts=task.judges.starts,
             )
             found = vars(refitter.path(c, task.train.y[:, c], task.valid.y[:, c]))
             task.finished.keep(f"auto/{c}", found)

@@ -33,13 +33,14 @@ from torch import Tensor
 from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
+from train.precision import symmetric_eigen
 
-__all__ = ["STRENGTHS", "Choice", "Path", "Refitter", "basis_of", "choose"]
+__all__ = ["FOLDS", "STRENGTHS", "Choice", "Path", "Refitter", "Starts", "basis_of", "choose"]
 
 #: Strengths of the penalty, strongest first: precisions of the prior on a change of the logit by
 #: one direction of unit spread.
 STRENGTHS = (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
-_FOLDS = 5
+FOLDS = 5
 _REPLICATES = 400
 
 # Directions with less than this share of the largest variance are rounding errors, not features.
@@ -63,7 +64,7 @@ class Path:
     weights, biases
         (S, D) and (S,) float32: the logistic regressions.
     scores
-        (S, M) float32 logits of the validation films, each from a fit without its patient.
+        (S, M) float32 logits of the films that choose, each from a fit without its patient.
     """
 
     weights: np.ndarray
@@ -80,7 +81,7 @@ class Path:
         choice
             Of a strength; its index is not None.
         weights, bias, scores
-            Of the trained regression: (D,), and its (M,) logits of the validation films.
+            Of the trained regression: (D,), and its (M,) logits of the films that choose.
 
         Returns
         -------
@@ -94,6 +95,23 @@ class Path:
             bias + share * (self.biases[index] - bias),
             scores + share * (self.scores[index] - scores),
         )
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Where the fits without each fold begin, if the trained regressions too are without it.
+
+    Attributes
+    ----------
+    fold
+        (N + M,) fold of each training and then each validation film, from 0.
+    weights, biases
+        (F, C, D) and (F, C): the trained regressions as they are without the films of each fold.
+    """
+
+    fold: np.ndarray
+    weights: np.ndarray
+    biases: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,8 @@ class Refitter:
         Where to compute.
     power
         Of the covariance in the penalty, see `basis_of`; other values are for comparison.
+    starts
+        None: training films are in no fold, and every fit begins at the trained regressions.
     """
 
     def __init__(
@@ -162,6 +182,7 @@ class Refitter:
         seed: int = 0,
         device: str | torch.device = "cpu",
         power: float = 0.25,
+        starts: Starts | None = None,
     ):
         self._z = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
         self._n = len(z)
@@ -169,9 +190,13 @@ class Refitter:
         self._z -= self._mean
         self._basis = basis_of(self._z[: self._n], power)
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
-        # Films of training are in no fold: -2.
-        folds = patient_folds(patients_valid, _FOLDS, seed)
-        self._fold = np.concatenate([np.full(len(z), -2), folds])
+        self._starts = starts
+        if starts is None:
+            folds = patient_folds(patients_valid, FOLDS, seed)
+            # Films of training are in no fold: -2.
+            self._fold = np.concatenate([np.full(len(z), -2), folds])
+        else:
+            self._fold = starts.fold
 
     def path(self, category: int, y: np.ndarray, y_valid: np.ndarray) -> Path:
         """Refit one category at every strength, whole and once without each fold.
@@ -186,8 +211,8 @@ class Refitter:
         labels = np.concatenate([y, y_valid])
         known = np.flatnonzero(~np.isnan(labels))
         # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
-        counted = np.stack([self._fold != fold for fold in range(-1, _FOLDS)], axis=1)[known]
-        trained = torch.from_numpy(self._weights[category]).to(self._z)
+        counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
+        trained, own = self._begin(category)  # (1 + F, D) or (D,), and the biases
         changes = _fit(
             self._z[torch.from_numpy(known).to(self._z.device)],
             torch.from_numpy(labels[known]).to(self._z),
@@ -195,16 +220,29 @@ class Refitter:
             trained,
             self._basis,
         )
-        weights = trained + changes  # (1 + F, S, D)
-        scores = np.empty((len(STRENGTHS), len(self._z) - self._n), np.float32)
-        for fold in range(_FOLDS):
-            rows = np.flatnonzero(self._fold == fold)
-            left_out = self._z[torch.from_numpy(rows).to(self._z.device)]
-            scores[:, rows - self._n] = (weights[1 + fold] @ left_out.T).cpu().numpy()
+        weights = (trained if trained.ndim == 1 else trained[:, None]) + changes  # (1 + F, S, D)
         # The features were centred to fit; their mean goes back into the biases.
-        bias = float(self._biases[category]) + float(self._mean @ trained)
-        biases = bias - weights[0] @ self._mean
-        return Path(weights[0].cpu().numpy(), biases.cpu().numpy(), scores + np.float32(bias))
+        pairs = zip(trained.view(len(own), -1), own, strict=True)
+        biases = [float(b) + float(self._mean @ w) for w, b in pairs]
+        judges = np.flatnonzero(self._fold >= 0)
+        scores = np.empty((len(STRENGTHS), len(judges)), np.float32)
+        for fold in range(FOLDS):
+            places = np.flatnonzero(self._fold[judges] == fold)
+            left_out = self._z[torch.from_numpy(judges[places]).to(self._z.device)]
+            bias = np.float32(biases[0] if len(biases) == 1 else biases[1 + fold])
+            scores[:, places] = (weights[1 + fold] @ left_out.T).cpu().numpy() + bias
+        return Path(
+            weights[0].cpu().numpy(), (biases[0] - weights[0] @ self._mean).cpu().numpy(), scores
+        )
+
+    def _begin(self, category: int) -> tuple[Tensor, np.ndarray]:
+        """Weights from which the fits of a category begin, all the same or one a set; biases."""
+        weights, biases = self._weights[category], self._biases[category]
+        if self._starts is None:
+            return torch.from_numpy(weights).to(self._z), biases[None]
+        weights = np.concatenate([weights[None], self._starts.weights[:, category]])
+        biases = np.concatenate([biases[None], self._starts.biases[:, category]])
+        return torch.from_numpy(weights).to(self._z), biases
 
 
 def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) -> Tensor:
@@ -221,7 +259,7 @@ def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) 
     counted
         (n, F) 1 for the films of each set.
     trained
-        (D,) weights from which distances count.
+        (D,) weights from which distances count, or (F, D) of each set.
     basis
         From `basis_of`.
 
@@ -230,13 +268,17 @@ def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) 
     Tensor
         (F, S, D) changes of the weights, on the scale of the trained logits.
     """
-    logits = z @ trained
-    platt = torch.tensor([_slope_and_bias(logits, y, films) for films in counted.T]).to(z)  # (F, 2)
+    # (n, F) logits
+    logits = z @ trained.T if trained.ndim == 2 else (z @ trained)[:, None]
+    logits = logits.expand(-1, counted.shape[1])
+    platt = torch.tensor(
+        [_slope_and_bias(x, y, films) for x, films in zip(logits.T, counted.T, strict=True)]
+    ).to(z)  # (F, 2)
     slopes, biases = platt.repeat_interleave(len(STRENGTHS), dim=0).T  # (K,) each, K = F x S
-    logits = slopes * logits[:, None] + biases  # (n, K)
+    logits = slopes * logits.repeat_interleave(len(STRENGTHS), dim=1) + biases  # (n, K)
     p = torch.sigmoid(logits[:, 0])
     scaled = (z * (p * (1 - p)).sqrt()[:, None]) @ basis
-    curvature, directions = torch.linalg.eigh(scaled.T @ scaled)
+    curvature, directions = symmetric_eigen(scaled.T @ scaled)
     directions = basis @ directions  # (D, R); in these the penalty is a plain sum of squares
     curvature = curvature.clamp(min=0)[:, None]
     strengths = torch.tensor(STRENGTHS).to(z).repeat(counted.shape[1])  # (K,)
@@ -267,7 +309,7 @@ def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) 
         live = live[(expected > _TOLERANCE) & enough]
         if not len(live):
             break
-    return (directions @ inner / slopes).T.reshape(-1, len(STRENGTHS), len(trained))
+    return (directions @ inner / slopes).T.reshape(-1, len(STRENGTHS), trained.shape[-1])
 
 
 def choose(
@@ -278,7 +320,9 @@ def choose(
     metric: str = "auroc",
     seed: int = 0,
 ) -> Choice:
-    """Choose one step of their paths for all categories, from validation films alone.
+    """Choose one step of their paths for all categories, from films that no fit has seen.
+
+    They are the validation films, or with `Starts` those of training too.
 
     Parameters
     ----------
@@ -356,7 +400,7 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
 
     `power` 0 is the plain distance, 1/2 the features' metric.
     """
-    variances, directions = torch.linalg.eigh((z.T @ z).double() / len(z))
+    variances, directions = symmetric_eigen((z.T @ z).double() / len(z))
     kept = variances > _FLAT * variances.max()
     variances, directions = variances[kept], directions[:, kept]
     scale = variances**-power

@@ -38,9 +38,18 @@ def fine_tuning(results: Mapping[str, Any]) -> str:
             "penalty": "Strength of the penalty, chosen by cross-validation",
             "generation": "Generation, chosen on validation films",
         }[results["chosen_among"]]
+        over = _over(results)
         parts.append(
-            f"{what}: {results['chosen']:g}; share of the way gone: {results['share']:.2f}."
+            f"{what}{over}: {results['chosen']:g}; share of the way gone: {results['share']:.2f}."
             if results["share"]
-            else "Validation shows no gain beyond its error, so every trained regression stays."
+            else f"Validation{over} shows no gain beyond its error, so every trained regression "
+            "stays."
         )
     return "\n\n".join([f"{lead}\n{aligned_table(without_empty_columns(rows))}", *parts])
+
+
+def _over(results: Mapping[str, Any]) -> str:
+    """Which films chose, if not the validation films alone."""
+    if results.get("judges", "validation") == "validation":
+        return ""
+    return f" over {results['judging_films']:,} films of {results['judges']}"

@@ -12,9 +12,11 @@ import torch
 from tqdm import tqdm
 
 from train.command import Stop
+from train.datasets.splits import patient_folds
 from train.errors import Stopped
 from train.metrics.ranking import METRICS
 from train.stage2.finished import Finished
+from train.stage2.refit import FOLDS, Starts
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,48 @@ class Tuned:
     history: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+class Recipe(Protocol):
+    """How the trained regressions were fitted to the features of a frozen network."""
+
+    def __call__(self, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same fit on other films.
+
+        Parameters
+        ----------
+        counted
+            (N, F) bool: the training films of each of F sets.
+
+        Returns
+        -------
+        weights, biases
+            (F, C, D) and (F, C) float32.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The films that choose: no regression that scores one of them has seen its patient.
+
+    Attributes
+    ----------
+    scores
+        (J, C) logits of the trained regressions.
+    y, patients
+        (J, C) and (J,) as in `Films`.
+    valid
+        The validation films among them.
+    starts
+        For `Refitter`, if the training films are among them.
+    """
+
+    scores: np.ndarray
+    y: np.ndarray
+    patients: np.ndarray
+    valid: slice
+    starts: Starts | None = None
+
+
 class Method(Protocol):
     """A way to make other logistic regressions."""
 
@@ -144,6 +188,9 @@ class Task:
         Says whether the user asked for the end.
     device
         Where to compute.
+    recipe
+        How the trained regressions were fitted, if the network is frozen and training films are to
+        choose too; None: validation films choose.
     """
 
     train: Films
@@ -153,6 +200,7 @@ class Task:
     finished: Finished = field(default_factory=Finished)
     stop: Stop = field(default_factory=Stop)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    recipe: Recipe | None = None
 
     @cached_property
     def skipped(self) -> dict[str, str]:
@@ -174,6 +222,25 @@ class Task:
     def trained_scores(self) -> np.ndarray:
         """(M, C) logits of the trained regressions on the validation films."""
         return self.head.logits(self.valid.z)
+
+    @cached_property
+    def judges(self) -> Judges:
+        """The films that choose."""
+        valid = self.valid
+        if self.recipe is None:
+            return Judges(self.trained_scores, valid.y, valid.groups, slice(None))
+        train = self.train
+        patients = np.concatenate([train.groups, valid.groups])
+        fold = patient_folds(patients, FOLDS, self.settings.seed)
+        starts = Starts(fold, *self.recipe(fold[: len(train.z), None] != np.arange(FOLDS)))
+        scores = np.empty((len(fold), len(self.head.label_names)), np.float32)
+        for f in range(FOLDS):
+            head = Head(starts.weights[f], starts.biases[f], self.head.label_names)
+            for place, films in ((0, train), (len(train.z), valid)):
+                rows = np.flatnonzero(fold[place : place + len(films.z)] == f)
+                scores[place + rows] = head.logits(films.z[rows])
+        y = np.concatenate([train.y, valid.y])
+        return Judges(scores, y, patients, slice(len(train.z), None), starts)
 
     def validation(self, scores: np.ndarray) -> np.ndarray:
         """(C,) the metric that decides, of (M, C) scores of the validation films."""
