@@ -24,15 +24,16 @@ from train.datasets.labels import (
     stable_uniform,
 )
 from train.evaluation.of_run import test_tables
-from train.frozen.features import features_of
+from train.frozen.features import Features, features_of, linear_head
 from train.metrics.ranking import auroc
 from train.negative import parse
 from train.processes import processes
 from train.run_folder import films_of
+from train.stage1.frozen import FrozenRun
 from train.stage1.loop import train
 from train.stage1.network import preprocess_of
 from train.stage1.run import Run
-from train.stage2.task import Films, Head
+from train.stage2.task import Films, Head, Recipe
 
 # Small enough for a minute or two on one core.
 _STAGE_1 = (
@@ -83,12 +84,15 @@ class Problem:
         Films to fit and to choose by.
     truths
         Name -> ((n, D) test features, (n, C) labels).
+    recipe
+        How the regressions were fitted, if the network is frozen.
     """
 
     head: Head
     train: Films
     valid: Films
     truths: dict[str, tuple[np.ndarray, np.ndarray]]
+    recipe: Recipe | None = None
 
     def measure(self, weights: np.ndarray) -> dict[str, list[float]]:
         """Truth -> AUROC of each category; a bias changes no ranking."""
@@ -119,6 +123,12 @@ def films_problem(
     classifier = Classifier(read_model_folder(run.work.out), "cpu")
     pixels = films_of(table, run.preprocess, run.work, run.here)
     features = features_of(classifier, pixels, options.work / "features", progress=False)
+    return problem_of(run, features, experts)
+
+
+def problem_of(run: Run, features: Features, experts: LabelTable) -> Problem:
+    """The films of a run, with the features and the regressions of its network."""
+    table = run.table
     films = {
         side: Films(features.z[r], table.y[r], table.patients[r]) for side, r in run.rows.items()
     }
@@ -128,6 +138,38 @@ def films_problem(
     }
     head = Head(features.weights, features.biases, table.label_names)
     return Problem(head, films["train"], films["valid"], truths)
+
+
+def frozen_cells(options: argparse.Namespace) -> Iterator[tuple[str, int, Callable[[], Problem]]]:
+    """(cell, seed, what loads it) of NIH films with hidden labels, for a frozen network."""
+    whole = read_dataset("nih", options.data)
+    experts = read_dataset("nih-experts", options.data)
+    for seed in options.seeds:
+        for pattern in options.patterns:
+            yield pattern, seed, partial(frozen_problem, options, whole, experts, pattern, seed)
+
+
+def frozen_problem(
+    options: argparse.Namespace, whole: LabelTable, experts: LabelTable, pattern: str, seed: int
+) -> Problem:
+    """Regressions fitted in Negative mode to a frozen network's features; see `films_problem`."""
+    table = split_and_hide(whole, pattern, seed)
+    words = ["--freeze", "--freeze-copies", options.copies, "--init", options.init]
+    words += ["--arch", options.arch, "--image-size", options.image_size, "--seed", seed]
+    words += ["--data", options.data, "--cache", options.work / "pixels", "--workers", 1]
+    asked = parse([str(word) for word in words])
+    with processes("cpu") as here:
+        films = films_of(table, preprocess_of(asked.settings), asked.work, here)
+        y = asked.labels.policy.apply(table, seed)
+        run = Run.of(asked.settings, asked.work, table, y, films, here)
+        frozen = FrozenRun(run, films, options.work / "features")
+        with Stop() as stop:
+            for _ in frozen.fit(stop):
+                pass
+    head = linear_head(frozen.network)
+    weights, biases = head.weight.numpy(force=True), head.bias.numpy(force=True)
+    features = replace(frozen.plain, weights=weights, biases=biases)
+    return replace(problem_of(run, features, experts), recipe=frozen.recipe)
 
 
 def split_and_hide(table: LabelTable, pattern: str, seed: int) -> LabelTable:

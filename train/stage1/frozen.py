@@ -197,6 +197,11 @@ class FrozenRun:
     ----------
     network
         In evaluation mode, with the fitted regressions once `fit` has ended.
+    plain
+        Features of the films as they are.
+    recipe
+        What the regressions are fitted to; its strength is the one asked for, or 0 until one has
+        been chosen.
     facts
         What was chosen, for the provenance.
 
@@ -223,9 +228,9 @@ class FrozenRun:
         self.network.to(run.here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
         frozen = FrozenNetwork(self.network, run.preprocess, run.here.device)
         used = np.concatenate(list(run.rows.values()))
-        self._plain = features_of(frozen, pixels, cache, used)
-        self._recipe = recipe_of(
-            *(frozen, pixels, cache, self._plain, training, targets, run.settings),
+        self.plain = features_of(frozen, pixels, cache, used)
+        self.recipe = recipe_of(
+            *(frozen, pixels, cache, self.plain, training, targets, run.settings),
             strength=run.settings.freeze_strength or 0.0,
         )
         self.facts: dict[str, Any] = {}
@@ -233,7 +238,7 @@ class FrozenRun:
     def fit(self, stop: Stop) -> Iterator[dict[str, Any]]:
         """Choose the strength, unless it is given, and fit; yields a record for each one tried."""
         records = []
-        strength = self._recipe.strength
+        strength = self.recipe.strength
         if not strength:
             for record in self._cross_fitted():
                 records.append(record)
@@ -244,9 +249,9 @@ class FrozenRun:
             best = max(records, key=lambda record: record["cross_fitted"][metric])
             strength = best["strength"]
             self.facts["cross_fitted"] = {k: best["cross_fitted"][k] for k in ("auroc", "map")}
-        self.facts |= {"strength": strength, "copies": len(self._recipe.films.views) - 1}
-        everything = np.ones((len(self._recipe.films), 1), bool)
-        weights, biases = replace(self._recipe, strength=strength)(everything)
+        self.facts |= {"strength": strength, "copies": len(self.recipe.films.views) - 1}
+        self.recipe = replace(self.recipe, strength=strength)
+        weights, biases = self.recipe(np.ones((len(self.recipe.films), 1), bool))
         head = linear_head(self.network)
         with torch.no_grad():
             head.weight.copy_(torch.from_numpy(weights[0]))
@@ -254,7 +259,7 @@ class FrozenRun:
 
     def _cross_fitted(self) -> Iterator[dict[str, Any]]:
         """A record for each strength, strongest first, until the metric falls."""
-        run, recipe = self._run, self._recipe
+        run, recipe = self._run, self.recipe
         table = _judges(run.table.subset(run.rows["train"]), recipe.targets)
         fold = patient_folds(table.patients, _FOLDS, run.settings.seed)
         counted = fold[:, None] != np.arange(_FOLDS)
@@ -279,7 +284,7 @@ class FrozenRun:
     def scores(self, split: str) -> np.ndarray:
         """(n, C) float32 logits of the films of a split, from their features."""
         head = linear_head(self.network)
-        z = self._plain.z[self._run.rows[split]]
+        z = self.plain.z[self._run.rows[split]]
         return z @ head.weight.numpy(force=True).T + head.bias.numpy(force=True)
 
 
