@@ -391,8 +391,10 @@ def refuse_overlap(table: LabelTable, rows: Mapping[str, np.ndarray]) -> None:
 def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Where the model comes from: this stage, and in ``stage_1`` what stage 1 says of itself."""
     before = asked.parent.config.get("cft", {}).get("provenance", {})
-    kept = ("command", "label_policy", "seed", "best_epoch", "frozen", "arguments", "versions")
-    kept = (*kept, "date")
+    kept = [
+        *("command", "label_policy", "seed", "best_epoch", "frozen", "arguments", "versions"),
+        "date",
+    ]
     return {
         **provenance_of(table, rows),
         "stage": "cft",

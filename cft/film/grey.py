@@ -16,6 +16,7 @@ DICOM has rules of its own for this; see `cft.film.dicom`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -163,8 +164,8 @@ def _from_numbers(image: Image.Image, white_is_zero: bool) -> Grey:
     return grey, notes + (("inverted WhiteIsZero",) if white_is_zero else ())
 
 
-def _range(image: Image.Image) -> tuple[np.generic, np.generic, bool]:
-    """Smallest and largest finite value, and whether all are finite."""
+def _range(image: Image.Image) -> tuple[Any, Any, bool]:
+    """Smallest and largest finite value, as NumPy scalars, and whether all are finite."""
     lows, highs, whole = [], [], True
     for _, tile in _tiles(image):
         stored = np.asarray(tile)
@@ -216,8 +217,9 @@ def from_colours(
         spread = _spread(colours[::8, ::8])
         if (spread > _TINT * full_scale).mean() > _COLOURFUL:
             notes += (_COLOUR_NOTE,)
-    grey = np.empty(colours.shape[:2], np.float32)
-    step = max(1, _TILE**2 // grey.shape[1])
+    height, width = colours.shape[:2]
+    grey = np.empty((height, width), np.float32)
+    step = max(1, _TILE**2 // width)
     for top in range(0, len(grey), step):
         rows = slice(top, top + step)
         part = colours[rows] @ _LUMINANCE if colours.ndim == 3 else colours[rows]

@@ -233,7 +233,8 @@ def _harden(demo: _Page) -> None:
 
 async def _forget_unheard(demo: _Page) -> None:
     """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever."""
-    waiting, since = demo._queue.pending_messages_per_session, {}
+    waiting = demo._queue.pending_messages_per_session
+    since: dict[str, float] = {}
     while True:
         await asyncio.sleep(_UNHEARD_SECONDS / 12)
         now = asyncio.get_running_loop().time()
@@ -278,6 +279,8 @@ async def _take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]
             asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, forget, progress)
     files = []
     for number, (_, film) in enumerate(form.multi_items()):
+        if isinstance(film, str):
+            continue  # a field that is no file
         film.file.close()
         place = transfer.place / str(number)
         place.mkdir()

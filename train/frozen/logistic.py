@@ -83,8 +83,11 @@ class Films:
         places = [slice(i, i + _BLOCK) for i in range(0, len(self), _BLOCK)]
         count = len(self) * len(self.views)
         blocks = [(view, place) for view in self.views for place in places]
-        mean = sum(self._read(*each).double().sum(0) for each in blocks) / count
-        squares = sum((self._read(*each).double() - mean).square().sum(0) for each in blocks)
+        zero = torch.zeros(self.width, dtype=torch.float64, device=self.device)
+        mean = sum((self._read(*each).double().sum(0) for each in blocks), zero) / count
+        squares = sum(
+            ((self._read(*each).double() - mean).square().sum(0) for each in blocks), zero
+        )
         spread = (squares / count).sqrt()
         flat = spread <= _FLAT * mean.abs()
         return mean, torch.where(flat, torch.inf, spread)
@@ -203,9 +206,9 @@ class _Solver:
         self._films, self._strength = films, strength
         self._sets, self._categories = counted.shape[1], targets.shape[1]
         device = films.device
-        targets = torch.from_numpy(np.ascontiguousarray(targets)).float().to(device)
-        self._known = (~targets.isnan()).float()
-        self._targets = targets.nan_to_num(0.0)
+        wanted = torch.from_numpy(np.ascontiguousarray(targets)).float().to(device)
+        self._known = (~wanted.isnan()).float()
+        self._targets = wanted.nan_to_num(0.0)
         self._counted = torch.from_numpy(np.ascontiguousarray(counted)).float().to(device)
         # (F, C) films, and of these the sum of targets.
         self._films_of = self._counted.double().T @ self._known.double()
