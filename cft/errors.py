@@ -9,3 +9,7 @@ class RadiographError(ValueError):
 
 class ModelFolderError(ValueError):
     """A model folder cannot be used; the message is one sentence for the user."""
+
+
+class ConversionError(ValueError):
+    """A checkpoint of another project cannot be converted; the message is one sentence."""
