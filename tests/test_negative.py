@@ -720,11 +720,21 @@ def test_a_preset_is_a_run_that_can_be_built(name):
     assert settings.batch_size % settings.accumulate == 0
 
 
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"nih-demo", "rehearsal"}))
+def test_a_published_recipe_begins_with_pretrained_weights(name):
+    settings = parse(["--preset", name, "--data", "somewhere"]).settings
+    assert settings.init == "pretrained"
+    assert timm.models.get_pretrained_cfg(settings.arch).hf_hub_id.startswith("timm/")
+    rates = {"drop_path_rate": settings.drop_path} if settings.drop_path else {}
+    with torch.device("meta"):
+        timm.create_model(settings.arch, in_chans=3, num_classes=14, **rates)
+
+
 def test_an_option_beside_a_preset_wins():
     asked = parse(
         ["--preset", "u-ones", "--data", "somewhere", "--epochs", "7", "--uncertain", "ignore"]
     )
-    assert (asked.settings.epochs, asked.settings.arch) == (7, "densenet121")
+    assert (asked.settings.epochs, asked.settings.arch) == (7, "densenet121.tv_in1k")
     assert asked.arguments["uncertain"] == ["ignore"]
     assert asked.command == (
         "python -m train.negative --preset u-ones --data DATA --epochs 7 --uncertain ignore"

@@ -1,7 +1,8 @@
 """Published recipes as arguments of ``python -m train.negative --preset NAME``.
 
 A preset is a handful of arguments, not a second loop; options on the command line override it. What
-a publication does not say is chosen here and named below.
+a publication does not say is chosen here and named below. All published recipes begin with
+pretrained weights (``--init pretrained``), the DenseNets with those of torchvision.
 
 ``nih-demo``
     The model bundled in ``weights/``, for about 3,000 films of NIH ChestX-ray14 without pretrained
@@ -25,15 +26,27 @@ a publication does not say is chosen here and named below.
     The public recipe of the method's authors for MS-COCO with partial labels
     (github.com/maxium0526/category-wise-fine-tuning): ResNet-101 at 448 px, asymmetric loss
     4/0/0.05, Adam 2e-4 one-cycle with 20 % warm-up, weight decay 1e-4, batches of 128 as 4 x 32,
-    EMA 0.999, 60 epochs, early stopping after 10, best by mAP. They sum the loss over a batch; Adam
-    does not see the difference. Their RandAugment is replaced by this project's augmentation with
-    flips, and their ImageNet weights by ``--init``.
+    EMA 0.999, 60 epochs, early stopping after 10, best by mAP, ImageNet weights "V2" of
+    torchvision. They sum the loss over a batch; Adam does not see the difference. Their RandAugment
+    is replaced by this project's augmentation with flips; they do not normalise the input, here it
+    is as the weights had it.
 ``dacnet``
     DACNet (arXiv 2505.06646): DenseNet-121 at 224 px, focal loss with gamma 2, AdamW 5e-5, rate
     reduced on a plateau, colour jitter (here contrast, brightness and gamma), split by patient.
+``dacnet-vit``
+    The same paper's transformer: ViT-B/16, BCE, Adam 1e-4. What it does not say is as above; the
+    weights are timm's default (ImageNet-21k, then 1k).
 ``chexnet-replica``
     The same paper's replica of CheXNet (Rajpurkar et al., arXiv 1711.05225): BCE, Adam 1e-3 reduced
     tenfold on a plateau, batches of 16, horizontal flips.
+``eva-x``
+    How the authors of EVA-X (npj Digital Medicine 2025, github.com/hustvl/EVA-X) fine-tune on NIH:
+    45 epochs, layer decay 0.55, drop path 0.2, learning rate 1e-3 for 256 films a step. Their
+    RandAugment is replaced by this project's augmentation; warm-up of 5 epochs, cosine and weight
+    decay 0.05 are chosen here. The start is timm's EVA-02 small (ordinary pictures, patches of 14
+    pixels). Their own weights, of chest X-rays and with patches of 16, are published as pickles;
+    as a model folder with ``"model_args": {"patch_size": 16, "ref_feat_shape": [14, 14]}`` they are
+    a start by ``--init FOLDER``.
 """
 
 from __future__ import annotations
@@ -42,7 +55,8 @@ from typing import Any
 
 _CHEXPERT = {
     "dataset": "chexpert",
-    "arch": "densenet121",
+    "arch": "densenet121.tv_in1k",
+    "init": "pretrained",
     "image_size": 320,
     "optimizer": "adam",
     "lr": 1e-4,
@@ -83,7 +97,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "u-zeros": {**_CHEXPERT, "image_size": 224, "uncertain": ["negative"]},
     "coco-partial": {
         "dataset": "coco",
-        "arch": "resnet101",
+        "arch": "resnet101.tv2_in1k",
+        "init": "pretrained",
         "image_size": 448,
         "loss": "asl:gamma_negative=4,gamma_positive=0,clip=0.05",
         "optimizer": "adam",
@@ -101,7 +116,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "dacnet": {
         "dataset": "nih",
-        "arch": "densenet121",
+        "arch": "densenet121.tv_in1k",
+        "init": "pretrained",
         "image_size": 224,
         "loss": "focal:gamma=2",
         "optimizer": "adamw",
@@ -112,9 +128,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         "patience": 5,
         "augment": "flip=0.5",
     },
+    "dacnet-vit": {
+        "dataset": "nih",
+        "arch": "vit_base_patch16_224",
+        "init": "pretrained",
+        "image_size": 224,
+        "optimizer": "adam",
+        "lr": 1e-4,
+        "weight_decay": 0.0,
+        "schedule": "plateau",
+        "warmup": 0.0,
+        "epochs": 25,
+        "patience": 5,
+        "augment": "flip=0.5",
+    },
     "chexnet-replica": {
         "dataset": "nih",
-        "arch": "densenet121",
+        "arch": "densenet121.tv_in1k",
+        "init": "pretrained",
         "image_size": 224,
         "optimizer": "adam",
         "lr": 1e-3,
@@ -125,5 +156,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 25,
         "patience": 5,
         "augment": "rotate=0,translate=0,zoom=0,stretch=0,contrast=0,brightness=0,gamma=0,flip=0.5",
+    },
+    "eva-x": {
+        "dataset": "nih",
+        "arch": "eva02_small_patch14_224",
+        "init": "pretrained",
+        "image_size": 224,
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "layer_decay": 0.55,
+        "drop_path": 0.2,
+        "schedule": "cosine",
+        "warmup": 5 / 45,
+        "batch_size": 256,
+        "accumulate": 4,
+        "epochs": 45,
     },
 }
