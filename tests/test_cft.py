@@ -360,6 +360,20 @@ def test_the_model_folder_is_read_by_everybody(parent, data, tmp_path, a_gain):
     assert classifier.predict(data.parent / "4.png").probabilities.keys() == set(LABELS)
 
 
+def test_a_model_folder_that_cannot_be_loaded_is_not_called_written(
+    parent, data, tmp_path, monkeypatch, capsys
+):
+    def without_weights(folder, **_):
+        shutil.copytree(parent, folder, dirs_exist_ok=True)
+        (folder / WEIGHTS).unlink()
+
+    monkeypatch.setattr(cft, "write_model_folder", without_weights)
+    assert cft.main(words(parent, data, tmp_path / "out")) == 1
+    told = capsys.readouterr()
+    assert "a model was written that cannot be used: " in told.err.splitlines()[-1]
+    assert "wrote" not in told.out
+
+
 def test_the_scores_measured_are_those_of_the_model_folder(parent, data, tmp_path, a_gain):
     from sklearn.metrics import roc_auc_score
 

@@ -1335,6 +1335,25 @@ def test_a_saved_ensemble_is_loaded_and_scores_the_same(nih, model_folder, tmp_p
     assert "Test set NIH ChestX-ray14: 14 studies" in render.about_html(ensemble)
 
 
+def test_an_ensemble_that_cannot_be_loaded_is_not_called_written(
+    nih, model_folder, tmp_path, no_plots, monkeypatch, capsys
+):
+    import cft.model.ensemble
+
+    def without_members(folder, *_, **__):
+        shutil.copytree(model_folder, folder)
+        (folder / "model.safetensors").unlink()
+
+    monkeypatch.setattr(cft.model.ensemble, "write_ensemble", without_members)
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--ensemble", "mean"]
+    words += ["--save-ensemble", tmp_path / "ensemble", "--out", tmp_path / "out"]
+    assert main(list(map(str, words))) == 1
+    told = capsys.readouterr()
+    assert "a model was written that cannot be used: " in told.err
+    assert "has no model.safetensors" in told.err
+    assert "written" not in told.out
+
+
 @pytest.mark.parametrize("ensemble", [[], ["--ensemble", "ranks"]])
 def test_only_means_and_logits_can_be_saved(ensemble, tmp_path):
     arguments = ["--model", "a", "b", *ensemble, "--save-ensemble", "e", "--out", str(tmp_path)]
