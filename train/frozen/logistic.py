@@ -85,9 +85,8 @@ class Films:
         blocks = [(view, place) for view in self.views for place in places]
         zero = torch.zeros(self.width, dtype=torch.float64, device=self.device)
         mean = sum((self._read(*each).double().sum(0) for each in blocks), zero) / count
-        squares = sum(
-            ((self._read(*each).double() - mean).square().sum(0) for each in blocks), zero
-        )
+        centred = (self._read(*each).double() - mean for each in blocks)
+        squares = sum((block.square().sum(0) for block in centred), zero)
         spread = (squares / count).sqrt()
         flat = spread <= _FLAT * mean.abs()
         return mean, torch.where(flat, torch.inf, spread)
