@@ -33,7 +33,7 @@ from train.datasets.labels import LabelTable
 from train.datasets.pixels import Pixels
 from train.datasets.splits import check_splits, write_splits
 from train.errors import ERRORS, UsageError
-from train.evaluation.of_run import calibrate, evaluate, test_tables
+from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence
 from train.losses import loss_named
 from train.processes import processes
 from train.publishing.export import export, provenance_of
@@ -215,6 +215,7 @@ def conclude(
         table.dataset: evaluate(scores[rows], table, categories)
         for table, rows in test_tables(tested, others)
     }
+    categories = with_evidence(categories, metrics)
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names

@@ -6,6 +6,8 @@ Neither changes a ranking, so AUROC and average precision stay as they were.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from cft.model.odds import sigmoid
@@ -14,7 +16,10 @@ from cft.model.odds import sigmoid
 MIN_CASES = 5
 
 #: How an operating point can be chosen, see `operating_point`.
-RULES = ("youden", "f1")
+RULES = ("youden", "f1", "specificity", "sensitivity")
+
+#: The share of negatives (positives) that the rule "specificity" ("sensitivity") gets right.
+GOAL = 0.95
 
 # Slope, per standard deviation of the scores, of a category whose scores rank its cases wrongly.
 # Not zero: a constant probability would erase the ranking.
@@ -84,7 +89,10 @@ def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | N
 
 
 def operating_point(
-    probabilities: np.ndarray, labels: np.ndarray, rule: str = "youden"
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    rule: str = "youden",
+    min_cases: int = MIN_CASES,
 ) -> dict[str, float | str] | None:
     """Choose the threshold of one category; a film at or above it counts as positive.
 
@@ -97,23 +105,34 @@ def operating_point(
     rule
         "youden": the largest sensitivity + specificity - 1 (Youden, Cancer 1950). "f1": the
         largest F1 of the positives. Of several such points the one of highest specificity.
+        "specificity": the lowest threshold at which a new negative is expected to stay below with
+        a chance of at least `GOAL`. "sensitivity": the highest that a new positive is expected to
+        reach with that chance. With fewer than 19 cases no threshold promises so much; then the
+        rule leaves out none of them.
+    min_cases
+        Fewest known positives, and negatives, that may choose; at least 1.
 
     Returns
     -------
     dict or None
         ``threshold`` in units of probability, half-way between the two films that it separates;
         ``sensitivity`` and ``specificity`` on these films; ``rule``. None with fewer than
-        `MIN_CASES` known positives or negatives.
+        `min_cases` known positives or negatives.
 
     Raises
     ------
     ValueError
         If there is no such rule.
+
+    References
+    ----------
+    The two shares are those of split-conformal prediction (Vovk et al., 2005): of n exchangeable
+    cases and a new one, the new one is at or below the k-th smallest with a chance of k / (n + 1).
     """
     if rule not in RULES:
         raise ValueError(f"no rule {rule!r} for operating points; there are {', '.join(RULES)}")
     probabilities, labels = _known(probabilities, labels)
-    if not _enough(labels):
+    if not _enough(labels, min_cases):
         return None
     # Ascending thresholds: index i means that the films from the i-th distinct value up are called.
     values, index = np.unique(probabilities, return_inverse=True)
@@ -121,16 +140,36 @@ def operating_point(
     negatives = np.bincount(index, weights=1 - labels, minlength=len(values))
     true = positives[::-1].cumsum()[::-1]
     false = negatives[::-1].cumsum()[::-1]
+    true, false = np.append(true, 0), np.append(false, 0)  # and that no film is called
     sensitivity, specificity = true / positives.sum(), 1 - false / negatives.sum()
-    gain = sensitivity + specificity if rule == "youden" else 2 * true / (true + false + true[0])
-    best = int(np.flatnonzero(np.isclose(gain, gain.max(), rtol=0, atol=1e-12))[-1])
-    below = values[best - 1] if best else values[0]
+    best = _best(true, false, rule)
+    top = 1.0 if values[-1] < 1 else np.nextafter(values[-1], np.inf)  # above it no film is called
+    edges = np.concatenate([values[:1], values, [top]])
     return {
-        "threshold": float((below + values[best]) / 2),
+        "threshold": float((edges[best] + edges[best + 1]) / 2),
         "sensitivity": float(sensitivity[best]),
         "specificity": float(specificity[best]),
         "rule": rule,
     }
+
+
+def _best(true: np.ndarray, false: np.ndarray, rule: str) -> int:
+    """Which of the ascending thresholds a rule chooses, from the positives called at each."""
+    if rule == "specificity":
+        wrong = _left_out(int(false[0]))
+        return int(np.flatnonzero(false <= wrong)[0])
+    if rule == "sensitivity":
+        wrong = _left_out(int(true[0]))
+        return int(np.flatnonzero(true >= true[0] - wrong)[-1])
+    true, false = true[:-1], false[:-1]
+    share = true / true[0] - false / false[0]
+    gain = share if rule == "youden" else 2 * true / (true + false + true[0])
+    return int(np.flatnonzero(np.isclose(gain, gain.max(), rtol=0, atol=1e-12))[-1])
+
+
+def _left_out(n: int) -> int:
+    """How many of n cases may be on the wrong side, so that a new one is not with chance `GOAL`."""
+    return max(0, n - math.ceil(GOAL * (n + 1) - 1e-9))
 
 
 def _known(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -139,5 +178,5 @@ def _known(values: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return values[known], labels[known]
 
 
-def _enough(labels: np.ndarray) -> bool:
-    return min(labels.sum(), (1 - labels).sum()) >= MIN_CASES
+def _enough(labels: np.ndarray, min_cases: int = MIN_CASES) -> bool:
+    return min(labels.sum(), (1 - labels).sum()) >= min_cases

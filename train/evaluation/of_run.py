@@ -7,29 +7,41 @@ from typing import Any
 
 import numpy as np
 
-from cft.model.calibration import apply_platt, fit_platt, operating_point
+from cft.model.calibration import apply_platt, operating_point
+from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
-from train.evaluation.scores import evaluate_scores
+from train.evaluation.cross_fit import POINTS, cross_fitted_point, platt_if_it_helps
+from train.evaluation.scores import evaluate_scores, unproven
+from train.metrics.decisions import calibration_figures
 
 
 def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]]:
-    """Platt scaling and operating point of each category, from (N, C) logits on validation films.
+    """Platt scaling and operating points of each category, from (N, C) logits on validation films.
 
     Returns
     -------
     dict
-        Label -> ``platt`` (scale, bias), ``operating_point`` (Youden's) and ``best_f1`` (another
-        one), each None where there are too few cases; thresholds are in units of the calibrated
-        probability.
+        Label -> ``platt`` (scale, bias), None where it does not help or there are too few cases;
+        ``calibration``, the losses that decided so; ``operating_points``, by name (see
+        `train.evaluation.cross_fit.POINTS`); ``operating_point``, the first of these, which is used
+        if none is asked for; and ``best_f1`` (another one). Each is None where there are too few
+        cases; thresholds are in units of the calibrated probability.
     """
     categories = {}
     for c, label in enumerate(table.label_names):
-        platt = fit_platt(scores[:, c], table.y[:, c])
-        chances = apply_platt(scores[:, c].astype(np.float64), *(platt or (1.0, 0.0)))
+        logits, y = scores[:, c].astype(np.float64), table.y[:, c]
+        platt, why = platt_if_it_helps(logits, y, table.patients)
+        chances = apply_platt(logits, *(platt or (1.0, 0.0)))
+        points = {
+            name: cross_fitted_point(chances, y, table.patients, rule, name)
+            for name, rule in POINTS.items()
+        }
         categories[label] = {
             "platt": platt and {"scale": platt[0], "bias": platt[1]},
-            "operating_point": operating_point(chances, table.y[:, c]),
-            "best_f1": operating_point(chances, table.y[:, c], "f1"),
+            "calibration": why,
+            "operating_point": next(iter(points.values())),
+            "operating_points": points,
+            "best_f1": operating_point(chances, y, "f1"),
         }
     return categories
 
@@ -37,17 +49,64 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
 def evaluate(
     scores: np.ndarray, table: LabelTable, categories: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """`train.evaluation.scores.evaluate_scores` of (N, C) logits as calibrated probabilities."""
+    """`train.evaluation.scores.evaluate_scores` of (N, C) logits as calibrated probabilities.
+
+    With ``uncalibrated``: label -> Brier score, calibration error and slope before the scaling.
+    """
     chances = np.empty(scores.shape, np.float64)
-    thresholds = {}
     for c, label in enumerate(table.label_names):
-        platt, point = categories[label]["platt"], categories[label]["operating_point"]
+        platt = categories[label]["platt"]
         scale, bias = (platt["scale"], platt["bias"]) if platt else (1.0, 0.0)
         chances[:, c] = apply_platt(scores[:, c].astype(np.float64), scale, bias)
-        thresholds[label] = point and point["threshold"]
-    return evaluate_scores(
-        chances, table.y, table.patients, table.label_names, operating_points=thresholds
-    )
+    raw = sigmoid(scores.astype(np.float64))
+    return {
+        **evaluate_scores(
+            *(chances, table.y, table.patients, table.label_names),
+            operating_points={
+                label: _threshold(row["operating_point"]) for label, row in categories.items()
+            },
+            named_points={
+                name: {
+                    label: _threshold(row["operating_points"][name])
+                    for label, row in categories.items()
+                }
+                for name in POINTS
+            },
+        ),
+        "uncalibrated": {
+            label: calibration_figures(raw[:, c], table.y[:, c])
+            for c, label in enumerate(table.label_names)
+        },
+    }
+
+
+def _threshold(point: Mapping[str, Any] | None) -> float | None:
+    return None if point is None else point["threshold"]
+
+
+def with_evidence(
+    categories: Mapping[str, Mapping[str, Any]], metrics: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The categories, those that no test shows to be ranked better than chance marked so.
+
+    Parameters
+    ----------
+    categories
+        From `calibrate`.
+    metrics
+        Name of a test set -> what `evaluate` gives of it.
+
+    Returns
+    -------
+    dict
+        The same with ``"evidence": "none"`` where no test set's interval of the AUROC lies above
+        0.5. Nothing is said of a category that was not tested.
+    """
+    marked = set(unproven(categories, metrics.values()))
+    return {
+        label: {**row, "evidence": "none"} if label in marked else dict(row)
+        for label, row in categories.items()
+    }
 
 
 def test_tables(

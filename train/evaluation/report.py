@@ -197,7 +197,42 @@ def _decision_parts(result: Mapping[str, Any]) -> list[str]:
         )
     else:
         lead = f"At the operating points of {points['source']}:"
-    return [lead, table]
+    return [lead, table, *point_parts(result)]
+
+
+def point_parts(result: Mapping[str, Any]) -> list[str]:
+    """What is decided at each of the named operating points, and on films without a finding."""
+    if not any(point["decided"] for point in result.get("points", {}).values()):
+        return []
+    parts = []
+    rows = [
+        ["Operating point", "Films with none of the findings", "Findings a film", "Films quiet"]
+    ]
+    for name, point in result["points"].items():
+        parts += [f"At the operating point *{name}*:", _point_table(point)]
+        normal = point["normal"]
+        share = "" if normal["quiet"] is None else f"{100 * normal['quiet']:.0f} %"
+        found = "" if normal["findings"] is None else f"{normal['findings']:.2f}"
+        rows.append([name, f"{normal['films']:,}", found, share])
+    if any(point["normal"]["films"] for point in result["points"].values()):
+        parts.append(markdown_table(rows))
+        parts.append(
+            "Findings a film: how many findings a film is given that is known to have none of "
+            "them. Films quiet: the share of such films that is given none."
+        )
+    return parts
+
+
+def _point_table(point: Mapping[str, Any]) -> str:
+    rows = [["Category", "Threshold", "Sensitivity", "Specificity"]]
+    for label in point["decided"]:
+        row = point["categories"][label]
+        figures = (interval_cell(row, metric, metric) for metric in RATES[:2])
+        rows.append([label, f"{row['threshold']:.4g}", *figures])
+    rows.append(
+        [f"Mean ({len(point['decided'])})", "", *(figure_cell(point[x]) for x in RATES[:2])]
+    )
+    return markdown_table(rows)
 
 
 def decision_table(categories: Mapping[str, Any], subsets: Mapping[str, Any]) -> str:
@@ -216,12 +251,14 @@ def decision_table(categories: Mapping[str, Any], subsets: Mapping[str, Any]) ->
 
 
 def calibration_table(result: Mapping[str, Any]) -> str:
-    rows = [["Category", "Brier before", "Brier after", "ECE before", "ECE after"]]
+    """Brier score, calibration error and slope on the films, before and after the scaling."""
+    measures = {"Brier": "brier", "ECE": "ece", "Slope": "slope"}
+    rows = [["Category", *(f"{name} {when}" for name in measures for when in ("before", "after"))]]
     for label, before in result["uncalibrated"].items():
         after = result["categories"][label]
-        pairs = (before["brier"], after["brier"], before["ece"], after["ece"])
+        pairs = (of.get(key) for key in measures.values() for of in (before, after))
         rows.append([label, *map(figure_cell, pairs)])
-    return markdown_table(rows)
+    return markdown_table(without_empty_columns(rows))
 
 
 def _subgroup_table(subgroups: Mapping[str, Any]) -> str:

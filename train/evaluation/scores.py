@@ -6,7 +6,7 @@ the dict holds. The dict is plain JSON: an undefined value is None, and a note s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from train.metrics.decisions import calibration_figures, finite_or_none, rates
 from train.metrics.delong import delong
 from train.tables import counted
 
-__all__ = ["FEW", "RATES", "compare_scores", "evaluate_scores", "named_subsets"]
+__all__ = ["FEW", "RATES", "compare_scores", "evaluate_scores", "named_subsets", "unproven"]
 
 #: With fewer patients (or studies, of a class or in all) than this, an interval is named doubtful.
 FEW = 10
@@ -41,6 +41,7 @@ def evaluate_scores(
     *,
     subsets: Mapping[str, Sequence[str]] | None = None,
     operating_points: Mapping[str, float | None] | None = None,
+    named_points: Mapping[str, Mapping[str, float | None]] | None = None,
     probabilities: bool = True,
     replicates: int = 1000,
     seed: int = 0,
@@ -64,6 +65,8 @@ def evaluate_scores(
         Name -> categories to average over; see `named_subsets` for the default.
     operating_points
         Category -> threshold in units of `scores` (at or above is positive), or None.
+    named_points
+        Name -> further operating points of that form.
     probabilities
         False: the scores are something else (ranks, logits) even where they lie in [0, 1].
     replicates, seed, level
@@ -74,12 +77,16 @@ def evaluate_scores(
     dict
         ``categories``: label -> ``auroc`` with ``ci_low`` and ``ci_high`` (bootstrap),
         ``delong_low``, ``delong_high``, ``ap`` with ``ap_low``, ``ap_high``, ``positives``,
-        ``negatives``, ``unknown``, ``prevalence``, ``brier``, ``ece``, ``threshold`` and at it
-        ``sensitivity``, ``specificity``, ``ppv``, ``f1``, ``mcc``, each of these with ``_low`` and
-        ``_high``; ``note`` where something is undefined. ``subsets``: name -> the means (``auroc``
-        and ``ap`` with intervals) and what they are over: ``categories``, of these ``defined``
-        (for AUROC and AP) and ``decided`` (those with a threshold). Then ``films``, ``groups``,
-        ``replicates``, ``seed``, ``level`` and ``notes``.
+        ``negatives``, ``unknown``, ``prevalence``, ``brier``, ``ece``, ``slope``, ``threshold`` and
+        at it ``sensitivity``, ``specificity``, ``ppv``, ``f1``, ``mcc``, each of these with
+        ``_low`` and ``_high``; ``note`` where something is undefined. ``subsets``: name -> the
+        means (``auroc`` and ``ap`` with intervals) and what they are over: ``categories``, of these
+        ``defined`` (for AUROC and AP) and ``decided`` (those with a threshold).
+        ``points``, if there are named ones: name -> ``categories`` with the threshold and
+        its rates, ``decided``, the rates' means, and ``normal``: the ``films`` known to have none
+        of the decided findings, how many ``findings`` each is given on average, and ``quiet``, the
+        share of them that is given none. Then ``films``, ``groups``, ``replicates``, ``seed``,
+        ``level`` and ``notes``.
 
     Raises
     ------
@@ -122,8 +129,13 @@ def evaluate_scores(
         }
     notes = [f"{label}: {row['note']}" for label, row in categories.items() if row["note"]]
     subsets = named_subsets(label_names) if subsets is None else {"all": label_names, **subsets}
+    named = {
+        name: _at_point(scores, labels, groups, label_names, points, level, draws)
+        for name, points in (named_points or {}).items()
+    }
     return {
         "categories": categories,
+        **({"points": named} if named else {}),
         "subsets": {
             name: _subset(name, members, label_names, categories, area, precision, notes)
             for name, members in subsets.items()
@@ -269,6 +281,58 @@ def _decisions(
     return rows
 
 
+def _at_point(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    label_names: Sequence[str],
+    points: Mapping[str, float | None],
+    level: float,
+    draws: dict[str, int],
+) -> dict[str, Any]:
+    """What is decided at one operating point of each category: the rates, and on normal films."""
+    thresholds = [points.get(label) for label in label_names]
+    rows = _decisions(scores, labels, groups, thresholds, level, draws)
+    decided = [c for c, threshold in enumerate(thresholds) if threshold is not None]
+    limits = np.array([thresholds[c] for c in decided], np.float64)
+    normal = (labels[:, decided] == 0).all(axis=1) & bool(decided)
+    found = (scores[np.ix_(normal, decided)] >= limits).sum(axis=1)
+    return {
+        "categories": dict(zip(label_names, rows, strict=True)),
+        "decided": [label_names[c] for c in decided],
+        **{metric: _mean([rows[c][metric] for c in decided]) for metric in RATES},
+        "normal": {
+            "films": int(normal.sum()),
+            "findings": float(found.mean()) if len(found) else None,
+            "quiet": float((found == 0).mean()) if len(found) else None,
+        },
+    }
+
+
+def unproven(label_names: Iterable[str], tests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The categories that were tested and that no test shows to be ranked better than chance.
+
+    Parameters
+    ----------
+    label_names
+        The categories.
+    tests
+        What `evaluate_scores` gives for each test set.
+
+    Returns
+    -------
+    list
+        Those in a test set of which none has an interval of the AUROC that lies above 0.5.
+    """
+    tests = list(tests)
+    found = []
+    for label in label_names:
+        lows = [t["categories"][label]["ci_low"] for t in tests if label in t["categories"]]
+        if lows and not any(low is not None and low > 0.5 for low in lows):
+            found.append(label)
+    return found
+
+
 def _brier(
     scores: np.ndarray | None,
     labels: np.ndarray,
@@ -276,7 +340,7 @@ def _brier(
     level: float,
     draws: dict[str, int],
 ) -> list[dict[str, float | None]]:
-    """Per category, Brier score with interval and calibration error; None if no probabilities."""
+    """Per category, Brier score with interval, calibration error and slope, or None."""
     known = ~np.isnan(labels)
     if scores is None:
         scores = np.full(labels.shape, np.inf)
@@ -289,7 +353,7 @@ def _brier(
     low, high = percentiles(replicated, level)
     rows = []
     for c in range(labels.shape[1]):
-        row = dict.fromkeys(("brier", "brier_low", "brier_high", "ece"))
+        row = dict.fromkeys(("brier", "brier_low", "brier_high", "ece", "slope"))
         if known[:, c].any() and probable[:, c].all():
             row.update(calibration_figures(scores[:, c], labels[:, c]))
             row["brier_low"], row["brier_high"] = finite_or_none(low[c]), finite_or_none(high[c])

@@ -8,11 +8,13 @@ from typing import Any
 
 from cft import NOT_A_MEDICAL_DEVICE
 from cft.labels import DATASETS
+from cft.model.calibration import GOAL
 from train.datasets.labels import SMOOTH
 from train.evaluation.report import (
     calibration_table,
     category_table,
     decision_table,
+    point_parts,
     shown_subsets,
 )
 from train.evaluation.stages import scaling_sentence, stages_sentence, stages_table
@@ -52,8 +54,9 @@ def model_card(config: Mapping[str, Any]) -> str:
         *_use_and_limits(),
         *_training(provenance),
         *_recipe(provenance),
-        *_measured(metrics),
+        *_measured(ours.get("categories", {}), metrics),
         *_calibration(config, ours.get("categories", {}), metrics),
+        *_operating_points(ours.get("categories", {})),
         *_how_to_use(config),
         *_citation(provenance),
         *_environment(provenance),
@@ -240,10 +243,16 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
         yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])
 
 
-def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
+def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
     yield "## Metrics"
     if not metrics:
         yield "Not measured."
+    unproven = [label for label, row in categories.items() if (row or {}).get("evidence")]
+    if unproven:
+        yield (
+            f"**No evidence for {', '.join(unproven)}**: on no test set does the interval of the "
+            "AUROC lie above 0.5, so what the model says of these may be chance."
+        )
     for name, result in metrics.items():
         mean, unit = result["subsets"]["all"], result.get("unit", "patient")
         yield f"### {DATASETS.get(name, name)}"
@@ -259,17 +268,20 @@ def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:
             yield f"Before and after category-wise fine-tuning: {stages_sentence(result)}"
             if any(row["difference"] for row in result["change"]["categories"].values()):
                 yield stages_table(result)
+        if "uncalibrated" in result:
             yield f"Before and after Platt scaling: {scaling_sentence(result)}"
             yield calibration_table(result)
         yield category_table(result["categories"])
         yield (
             "AP: average precision. Brier: mean squared error of the probability. ECE: expected "
             "calibration error. DeLong: its 95 % interval of the AUROC."
+            + (" Slope: of the labels on the logits; 1 is right." if _has_slopes(result) else "")
         )
         decisions = decision_table(result["categories"], shown_subsets(result))
         if decisions:
             yield "At the operating points, which were chosen on validation films:"
             yield decisions
+            yield from point_parts(result)
         if result["notes"]:
             yield "\n".join(f"- {note}" for note in result["notes"])
 
@@ -283,17 +295,20 @@ def _calibration(
     if config["architecture"] == "ensemble":
         yield "Each member is calibrated as its own card says; their mean is not, again."
         return
-    if not fitted:
+    if not fitted and not any(_not_scaled(row) for row in categories.values()):
         yield "The scores are not calibrated: read them as a ranking, not as probabilities."
         return
     text = (
         f"The probabilities of {len(fitted)} of {len(label_names)} findings are Platt-scaled on "
         "validation films"
     )
-    without = [label for label in label_names if label not in fitted]
-    if without:
-        text += f"; too few cases for {', '.join(without)}, whose probabilities are as trained"
-    yield text + "."
+    good = [label for label in label_names if _not_scaled(categories.get(label))]
+    if good:
+        text += f"; scaling does not help {', '.join(good)} (cross-fitted log loss)"
+    few = [label for label in label_names if label not in fitted and label not in good]
+    if few:
+        text += f"; too few cases for {', '.join(few)}"
+    yield text + (", whose probabilities are as trained." if good or few else ".")
     rows = [["Test films", "Mean Brier score", "Mean calibration error"]]
     for name, result in metrics.items():
         mean = result["subsets"]["all"]
@@ -302,6 +317,44 @@ def _calibration(
         )
     if len(rows) > 1:
         yield markdown_table(rows)
+
+
+def _not_scaled(category: Mapping[str, Any] | None) -> bool:
+    """Whether a scaling was tried on validation films and did not help."""
+    tried = (category or {}).get("calibration") or {"scaled": True}
+    return not tried["scaled"]
+
+
+def _has_slopes(result: Mapping[str, Any]) -> bool:
+    return any("slope" in row for row in result.get("uncalibrated", {}).values())
+
+
+def _operating_points(categories: Mapping[str, Any]) -> Iterator[str]:
+    """The named operating points with their figures on validation films, where there are any."""
+    stored = {x: row["operating_points"] for x, row in categories.items() if _has_points(row)}
+    if not stored:
+        return
+    default = next(categories[label]["operating_point"]["name"] for label in stored)
+    names = list(next(iter(stored.values())))
+    points = [p for of in stored.values() for p in of.values() if p]
+    yield "## Operating points"
+    yield (
+        f"Three for each finding: *specific* leaves {100 * GOAL:.0f} % of the films without the "
+        "finding quiet, *balanced* has the largest sensitivity + specificity, *sensitive* finds "
+        f"{100 * GOAL:.0f} % of the films with it. The one in use, if none is asked for, is "
+        f"*{default}*. Figures below: {points[0]['data']}; those on test films are above."
+    )
+    for name in names:
+        rows = [[f"*{name}*", "Threshold", "Sensitivity", "Specificity"]]
+        for label, of in stored.items():
+            if of[name]:
+                figures = (figure_cell(of[name][x]) for x in ("sensitivity", "specificity"))
+                rows.append([label, f"{of[name]['threshold']:.4g}", *figures])
+        yield markdown_table(rows)
+
+
+def _has_points(category: Mapping[str, Any] | None) -> bool:
+    return any((((category or {}).get("operating_points")) or {}).values())
 
 
 def _how_to_use(config: Mapping[str, Any]) -> Iterator[str]:

@@ -13,13 +13,12 @@ import torch
 
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder
-from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
-from train.evaluation.of_run import calibrate, evaluate, test_tables
+from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence
 from train.evaluation.scores import compare_scores
 from train.frozen.features import linear_head
 from train.metrics.bootstrap import bootstrap_auroc
-from train.metrics.decisions import calibration_figures, finite_or_none
+from train.metrics.decisions import finite_or_none
 from train.stage2.task import Head, Task, Tuned
 
 
@@ -76,7 +75,7 @@ def outcome_of(
         "categories": categories_of(task, tuned),
         "metrics": metrics,
     }
-    return Outcome(after, metrics, results)
+    return Outcome(with_evidence(after, metrics), metrics, results)
 
 
 def search_csv(history: Mapping[str, np.ndarray]) -> str:
@@ -111,15 +110,13 @@ def both_stages(
     -------
     dict
         The figures of stage 2 (see `train.evaluation.scores.evaluate_scores`), and in it
-        ``stage_1`` (the same of stage 1, shorter), ``change`` (paired, see
-        `train.evaluation.scores.compare_scores`) and ``uncalibrated`` (Brier score and calibration
-        error of stage 2 before Platt scaling).
+        ``stage_1`` (the same of stage 1, shorter) and ``change`` (paired, see
+        `train.evaluation.scores.compare_scores`).
     """
     labels, groups = table.y.astype(np.float64), table.patients
     draws = [bootstrap_auroc(scores, labels, groups) for scores in (second, first)]
     stage_1 = evaluate(first, table, before)
     kept = ("auroc", "ci_low", "ci_high", "ap", "brier", "ece")
-    raw = sigmoid(second.astype(np.float64))
     return {
         **evaluate(second, table, after),
         "stage_1": {
@@ -134,10 +131,6 @@ def both_stages(
             ("stage 1", first, draws[1]),
             *(labels, groups, table.label_names),
         ),
-        "uncalibrated": {
-            label: calibration_figures(raw[:, c], labels[:, c])
-            for c, label in enumerate(table.label_names)
-        },
     }
 
 
