@@ -44,7 +44,7 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
     """
     return {
         "model": {
-            "architecture": classifier.config["architecture"],
+            "architecture": classifier.facts.architecture,
             "weights_sha256": classifier.weights_sha256,
             "reference": classifier.reference,
             "commit": classifier.commit,
@@ -62,7 +62,7 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
 
 def trained_on(classifier: Model) -> str | None:
     """One sentence on the training data, from the model folder's provenance; None if unknown."""
-    return classifier.config.get("cft", {}).get("provenance", {}).get("trained_on")
+    return classifier.facts.trained_on
 
 
 def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:

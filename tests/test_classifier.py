@@ -106,6 +106,9 @@ def test_missing_and_extra_tensors_are_refused_by_name(copy):
 
 def test_a_configuration_cannot_promise_more_memory_than_the_weights_have(copy):
     rewrite(copy, model_args={"in_chans": 1, "stem_width": 10**6})
+    with pytest.raises(cft.ModelFolderError, match=r"model_args\.stem_width.* at most 4096"):
+        cft.load(copy)
+    rewrite(copy, model_args={"in_chans": 1, "stem_width": 4096})
     with pytest.raises(cft.ModelFolderError, match="do not fit"):
         cft.load(copy)
 

@@ -126,6 +126,7 @@ def drawn(n, scale, seed=0):
     return x, (generator.random(n) < sigmoid(scale * x)).astype(float), np.arange(n)
 
 
+@pytest.mark.slow
 def test_scores_that_need_scaling_are_scaled_and_good_ones_are_left():
     x, y, groups = drawn(600, scale=0.3)
     platt, why = platt_if_it_helps(x, y, groups)

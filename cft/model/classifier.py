@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from cft.errors import ModelFolderError, RadiographError
+from cft.errors import RadiographError
 from cft.film.read import as_radiograph
-from cft.model.findings import LATERAL, Findings, categories_of, origin
-from cft.model.folder import CONFIG, ModelFolder
-from cft.model.network import build_network, has_linear_head
-from cft.model.preprocess import Preprocess
+from cft.model.findings import LATERAL, Findings, origin
+from cft.model.folder import ModelFolder
+from cft.model.network import build_network, try_out
 
 
 class _Streams(Protocol):
@@ -36,6 +35,8 @@ class Classifier:
     ----------
     config
         The model folder's ``config.json``.
+    facts
+        What that says, with types: a `cft.model.config.ModelConfig`.
     label_names
         The categories, in the order of the outputs.
     categories
@@ -57,18 +58,15 @@ class Classifier:
     commit: str | None = None
 
     def __init__(self, folder: ModelFolder, device: str | torch.device | None = None):
-        self.config = folder.config
+        self.config, self.facts = folder.config, folder.facts
         self.label_names = folder.label_names
         self.weights_sha256 = folder.weights_sha256
-        self.categories = categories_of(folder)
-        try:
-            self.preprocess = Preprocess.from_config(folder.config["pretrained_cfg"])
-        except ValueError as error:
-            raise ModelFolderError(f"{folder.path / CONFIG}: {error}") from error
+        self.categories = folder.facts.categories
+        self.preprocess = folder.facts.preprocess
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = build_network(folder)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
-        self.has_heatmaps = has_linear_head(self.network, self.preprocess, self.device)
+        self.has_heatmaps = try_out(self.network, folder, self.device)
 
     @property
     def name(self) -> str:
@@ -77,14 +75,13 @@ class Classifier:
         For a model of the Hub followed by ``(org/name@revision, commit 0123456789ab)``.
         """
         where = origin(self.reference, self.commit)
-        return f"{self.config['architecture']} {self.weights_sha256[:8]}{where}"
+        return f"{self.facts.architecture} {self.weights_sha256[:8]}{where}"
 
     def _knows(self, view: str | None) -> bool:
         """Whether films of that view trained the model; frontal ones always did."""
         if view != "lateral":
             return True
-        views = self.config.get("cft", {}).get("provenance", {}).get("views")
-        return isinstance(views, dict) and bool(views.get("lateral"))
+        return bool(self.facts.views.get("lateral"))
 
     def predict(self: _Streams, films: Any, batch_size: int = 16) -> Findings | list[Findings]:
         """Predict the findings of one film or of a list of films.

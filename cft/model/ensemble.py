@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -23,22 +22,21 @@ from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
-from cft.model.averaging import AVERAGES, combine
+from cft.model.averaging import combine
 from cft.model.classifier import Classifier
-from cft.model.findings import Category, Findings, origin
+from cft.model.config import FORMAT
+from cft.model.findings import Findings, origin
 from cft.model.folder import (
     CARD,
     CONFIG,
-    FORMAT,
     WEIGHTS,
-    label_names_of,
+    parse_config,
     read_config,
     read_model_folder,
 )
 from cft.model.odds import logit
 
 __all__ = ["Ensemble", "EnsembleFindings", "write_ensemble"]
-_MAX_MEMBERS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +66,7 @@ class Ensemble:
         The classifiers, and their shares, which sum to 1.
     average
         "probabilities" or "logits".
-    config, label_names, categories
+    config, facts, label_names, categories
         The ensemble's own; an operating point is a threshold on the combined probability.
     preprocess
         The first member's. Every member prepares a film in its own way.
@@ -82,22 +80,23 @@ class Ensemble:
     def __init__(self, path: str | os.PathLike, device: str | torch.device | None = None):
         path = Path(path)
         self.config = read_config(path)
-        self.label_names = label_names_of(self.config, path)
-        members = _read_members(self.config, path)
-        self.average = _read_average(self.config, path)
-        self.members = [Classifier(read_model_folder(path / m["folder"]), device) for m in members]
-        total = sum(m["weight"] for m in members)
-        self.weights = tuple(m["weight"] / total for m in members)
-        self._check_members(members, path)
-        self.categories = _read_categories(self.config, self.label_names, path)
+        self.facts = parse_config(self.config, path)
+        self.label_names, self.categories = self.facts.label_names, self.facts.categories
+        if self.facts.average is None:
+            raise ModelFolderError(f"{path / CONFIG} names no members, so it is no ensemble")
+        self.average, entries = self.facts.average, self.facts.members
+        self.members = [Classifier(read_model_folder(path / m.folder), device) for m in entries]
+        total = sum(m.weight for m in entries)
+        self.weights = tuple(m.weight / total for m in entries)
+        self._check_members(path)
         self.preprocess = self.members[0].preprocess
         self.device = self.members[0].device
         self.has_heatmaps = all(member.has_heatmaps for member in self.members)
 
-    def _check_members(self, entries: Sequence[Mapping[str, Any]], path: Path) -> None:
-        for entry, member in zip(entries, self.members, strict=True):
-            where = path / entry["folder"]
-            expected = entry.get("weights_sha256", member.weights_sha256)
+    def _check_members(self, path: Path) -> None:
+        for entry, member in zip(self.facts.members, self.members, strict=True):
+            where = path / entry.folder
+            expected = entry.weights_sha256 or member.weights_sha256
             if member.weights_sha256 != expected:
                 raise ModelFolderError(
                     f"{where / WEIGHTS} is not the file that the ensemble {path} was made of; "
@@ -221,8 +220,7 @@ def write_ensemble(
         "problem_type": "multi_label_classification",
         "cft": {"format": FORMAT, **config.get("cft", {}), "average": average, "members": entries},
     }
-    _read_members(config, path)
-    _read_average(config, path)
+    parse_config(config, path)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     atomic_write(path / CARD, card)
     atomic_write(path / CONFIG, text)  # last: a folder without it is no ensemble
@@ -239,49 +237,3 @@ def _copy_folder(source: Path, target: Path) -> None:
     for name in (WEIGHTS, CONFIG, CARD):
         if (source / name).exists():
             atomic_write(target / name, (source / name).read_bytes())
-
-
-def _read_members(config: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
-    """The entries of ``cft.members``, checked."""
-    where, members = path / CONFIG, config["cft"].get("members")
-    if not isinstance(members, list) or not 0 < len(members) <= _MAX_MEMBERS:
-        raise ModelFolderError(f'"cft.members" in {where} must list 1 to {_MAX_MEMBERS} members')
-    for member in members:
-        if not isinstance(member, dict) or not isinstance(member.get("folder"), str):
-            raise ModelFolderError(f'a member of {where} names no "folder"')
-        folder = PurePosixPath(member["folder"])
-        if folder.is_absolute() or ".." in folder.parts or "\\" in member["folder"]:
-            raise ModelFolderError(f"{where} names the member {folder}, which is not inside {path}")
-        weight = member.get("weight")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise ModelFolderError(f"{where} gives {folder} no weight")
-        if not (math.isfinite(weight) and weight > 0):
-            raise ModelFolderError(f"{where} gives {folder} a weight that is not above 0: {weight}")
-    return members
-
-
-def _read_average(config: Mapping[str, Any], path: Path) -> str:
-    average = config["cft"].get("average")
-    if average not in AVERAGES:
-        raise ModelFolderError(
-            f"{path / CONFIG} averages {average!r}; an ensemble averages {' or '.join(AVERAGES)}"
-        )
-    return average
-
-
-def _read_categories(
-    config: Mapping[str, Any], label_names: Sequence[str], path: Path
-) -> dict[str, Category]:
-    stored, categories = config["cft"].get("categories", {}), {}
-    for label in label_names:
-        point = (stored.get(label) or {}).get("operating_point")
-        try:
-            valid = point is None or 0 <= float(point["threshold"]) <= 1
-        except (KeyError, TypeError, ValueError):
-            valid = False
-        if not valid:
-            raise ModelFolderError(
-                f"{path / CONFIG} gives {label!r} an impossible operating point ({point!r})"
-            )
-        categories[label] = Category(label, None, point)
-    return categories

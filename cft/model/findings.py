@@ -1,54 +1,17 @@
-"""What a model says about a film, and what it knows about its categories."""
+"""What a model says about a film."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from cft.errors import ModelFolderError
 from cft.heatmap import spread
-from cft.model.calibration import apply_platt
-from cft.model.folder import CONFIG, ModelFolder
+from cft.model.config import Category
 
 #: Note on a lateral film, unless lateral films trained the model.
 LATERAL = "a lateral film: the model knows frontal ones only, so these numbers mean nothing"
-
-
-@dataclass(frozen=True)
-class Category:
-    """What the model folder says about one category.
-
-    Attributes
-    ----------
-    label
-        Name of the finding.
-    platt
-        (scale, bias): probability = sigmoid(scale * score + bias); None if uncalibrated, which
-        means (1, 0).
-    operating_point
-        {"threshold", "sensitivity", "specificity", "rule"} with the threshold in units of
-        probability, chosen on validation data; None if there were too few cases to choose one.
-    best_f1
-        The same with the threshold of the best F1. Nothing but an evaluation uses it.
-    """
-
-    label: str
-    platt: tuple[float, float] | None = None
-    operating_point: dict[str, Any] | None = None
-    best_f1: dict[str, Any] | None = None
-
-    @property
-    def threshold(self) -> float | None:
-        """The operating point's threshold; None where there is none."""
-        return None if self.operating_point is None else self.operating_point["threshold"]
-
-    def probability(self, score: np.ndarray) -> np.ndarray:
-        """Score (logit), any shape -> calibrated probability in [0, 1]."""
-        scale, bias = self.platt or (1.0, 0.0)
-        return apply_platt(score, scale, bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,31 +117,3 @@ class Findings:
 def origin(reference: str | None, commit: str | None) -> str:
     """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
     return f" ({reference}, commit {commit[:12]})" if commit else ""
-
-
-def categories_of(folder: ModelFolder) -> dict[str, Category]:
-    stored = folder.config.get("cft", {}).get("categories", {})
-    unknown = set(stored) - set(folder.label_names)
-    if unknown:
-        raise ModelFolderError(
-            f"{folder.path / CONFIG} calibrates {sorted(unknown)[0]!r}, which is not a label"
-        )
-    try:
-        return {label: _category(label, stored.get(label) or {}) for label in folder.label_names}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelFolderError(
-            f'"cft.categories" in {folder.path / CONFIG} is not readable ({error!r})'
-        ) from error
-
-
-def _category(label: str, stored: dict[str, Any]) -> Category:
-    platt = stored.get("platt")
-    if platt is not None:
-        platt = (float(platt["scale"]), float(platt["bias"]))
-        if not (platt[0] > 0 and math.isfinite(platt[0]) and math.isfinite(platt[1])):
-            raise ValueError(f"impossible Platt scaling of {label}: {platt}")
-    points = stored.get("operating_point"), stored.get("best_f1")
-    for point in points:
-        if point is not None and not 0 <= float(point["threshold"]) <= 1:
-            raise ValueError(f"impossible operating point of {label}: {point['threshold']}")
-    return Category(label, platt, *points)

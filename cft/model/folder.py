@@ -11,7 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +23,17 @@ import torch
 
 from cft.errors import ModelFolderError
 from cft.files import atomic_write
+from cft.model.config import FORMAT, ModelConfig
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
-#: Version of the ``"cft"`` block that this code writes, and the newest that it reads.
-FORMAT = 1
-_MAX_CONFIG_BYTES = 4 * 2**20
-_MAX_LABELS = 10_000
+#: Largest files of a model folder, in bytes. The largest network of timm stays below 10 GB; those
+#: that anyone reads films with, far below 4.
+MAX_BYTES = {CONFIG: 4 * 2**20, CARD: 4 * 2**20, WEIGHTS: 4 * 2**30}
+
+#: Most tensors of a network; timm's deepest have some thousand.
+MAX_TENSORS = 20_000
+_MAX_HEADER = 100 * 10**6  # bytes, as the format's own library has it
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,15 @@ class ModelFolder:
     state_dict: dict[str, torch.Tensor]
     weights_sha256: str
 
+    @cached_property
+    def facts(self) -> ModelConfig:
+        """What the configuration says, with types."""
+        return parse_config(self.config, self.path)
+
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the categories, in the order of the model's outputs."""
-        return label_names_of(self.config, self.path)
+        return self.facts.label_names
 
 
 def write_model_folder(
@@ -97,7 +109,7 @@ def write_model_folder(
     ours = {"format": FORMAT, **config.get("cft", {})}
     ours["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     config = {**config, "cft": ours}
-    _check_config(config, path)
+    parse_config(config, path)
     atomic_write(path / WEIGHTS, weights)
     atomic_write(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     atomic_write(path / CARD, card)
@@ -125,13 +137,13 @@ def read_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder, so it holds no model")
     config = read_config(path, named=named)
-    weights = _read_bytes(path, WEIGHTS)
+    weights = read_regular(path / WEIGHTS, MAX_BYTES[WEIGHTS], _check_header)
     digest = hashlib.sha256(weights).hexdigest()
-    expected = config.get("cft", {}).get("weights_sha256", digest)
+    expected = parse_config(config, path, named=named).weights_sha256 or digest
     if digest != expected:
         raise ModelFolderError(
             f"{path / WEIGHTS} is not the file that {CONFIG} was written for (SHA-256 "
-            f"{digest[:12]}... instead of {str(expected)[:12]}...); fetch the folder again"
+            f"{digest[:12]}... instead of {expected[:12]}...); fetch the folder again"
         )
     try:
         state_dict = safetensors.torch.load(weights)
@@ -139,21 +151,66 @@ def read_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
         raise ModelFolderError(
             f"{path / WEIGHTS} is not a readable safetensors file ({error})"
         ) from error
+    if len(state_dict) > MAX_TENSORS:
+        raise ModelFolderError(f"{path / WEIGHTS} holds more than {MAX_TENSORS:,} tensors")
     _check_finite(state_dict, path)
     return ModelFolder(path, config, state_dict, digest)
 
 
-def _read_bytes(path: Path, name: str) -> bytes:
+def read_regular(
+    path: Path, most: int, check: Callable[[bytes, int], None] = lambda start, size: None
+) -> bytes:
+    """The content of a file, if it is one: never of a pipe or device, never more than `most` bytes.
+
+    Parameters
+    ----------
+    path, most
+        The file, and its largest size in bytes.
+    check
+        Gets the first 8 bytes and the size before the rest is read; raises if they are wrong.
+
+    Raises
+    ------
+    ModelFolderError
+        If there is no such file, it is something else, is too large, or cannot be read.
+    """
     try:
-        return (path / name).read_bytes()
+        with open(path, "rb", opener=_without_waiting) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise ModelFolderError(f"{path} is not a regular file")
+            if state.st_size > most:
+                raise ModelFolderError(
+                    f"{path} is larger than {most / 2**20:,g} MiB, so it is not what its name says"
+                )
+            start = file.read(8)
+            check(start, state.st_size)
+            return start + file.read(max(0, most - len(start)))
+    except ModelFolderError:
+        raise
     except FileNotFoundError:
-        raise ModelFolderError(f"{path} has no {name}, so it is not a model folder") from None
-    except OSError as error:
-        raise ModelFolderError(f"{path / name} cannot be read ({error.strerror})") from error
+        raise ModelFolderError(
+            f"{path.parent} has no {path.name}, so it is not a model folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ModelFolderError(f"{path} cannot be read ({reason})") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file; the opening of a pipe would otherwise wait for somebody to write into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_header(start: bytes, size: int) -> None:
+    """Whether a file may be in safetensors' format: the length of a header, and room for it."""
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= min(size - 8, _MAX_HEADER):
+        raise ValueError("it is not a readable safetensors file: it has no header")
 
 
 def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
-    """Read and check ``config.json`` alone, without the weights.
+    """Read and check ``config.json`` alone, without the weights; see also `parse_config`.
 
     Parameters
     ----------
@@ -165,58 +222,18 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
     ModelFolderError
         See `read_model_folder`.
     """
-    data = _read_bytes(path, CONFIG)
-    if len(data) > _MAX_CONFIG_BYTES:
-        raise ModelFolderError(f"{path / CONFIG} is larger than 4 MiB, so it is no configuration")
+    data = read_regular(path / CONFIG, MAX_BYTES[CONFIG])
     try:
         config = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path / CONFIG} is not valid JSON ({error})") from error
-    _check_config(config, path, named)
+    parse_config(config, path, named=named)
     return config
 
 
-def _check_config(config: Any, path: Path, named: bool = True) -> None:
-    where = path / CONFIG
-    if not isinstance(config, dict):
-        raise ModelFolderError(f"{where} must hold a JSON object")
-    if not isinstance(config.get("architecture"), str):
-        raise ModelFolderError(f'{where} names no "architecture"')
-    if not isinstance(config.get("pretrained_cfg"), dict):
-        raise ModelFolderError(f'{where} has no "pretrained_cfg", so the input size is unknown')
-    if not isinstance(config.get("model_args", {}), dict):
-        raise ModelFolderError(f'"model_args" in {where} must be an object')
-    ours = config.get("cft", {})
-    if not isinstance(ours, dict) or not isinstance(ours.get("categories", {}), dict):
-        raise ModelFolderError(f'"cft" in {where} must be an object')
-    if not isinstance(ours.get("format", FORMAT), int) or ours.get("format", FORMAT) > FORMAT:
-        raise ModelFolderError(
-            f"{where} has format {ours['format']!r}, newer than {FORMAT}, the newest that this "
-            "version reads; upgrade this package"
-        )
-    if named:
-        _check_names(config, path)
-
-
-def _check_names(config: dict[str, Any], path: Path) -> None:
-    names = label_names_of(config, path)
-    classes = config.get("num_classes", config["pretrained_cfg"].get("num_classes", len(names)))
-    if classes != len(names):
-        raise ModelFolderError(f"{path / CONFIG} names {len(names)} labels for {classes} outputs")
-
-
-def label_names_of(config: dict[str, Any], path: Path) -> tuple[str, ...]:
-    """Names of the categories that a ``config.json`` states, in the order of the outputs."""
-    names = config.get("label_names", config["pretrained_cfg"].get("label_names"))
-    if isinstance(names, dict):  # timm also allows {"0": name, ...}
-        names = [names.get(str(i)) for i in range(min(len(names), _MAX_LABELS))]
-    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
-        raise ModelFolderError(
-            f'{path / CONFIG} has no "label_names", so its outputs have no meaning'
-        )
-    if len(set(names)) != len(names):
-        raise ModelFolderError(f"{path / CONFIG} names a label twice")
-    return tuple(names)
+def parse_config(config: Any, path: Path, *, named: bool = True) -> ModelConfig:
+    """What the ``config.json`` of a folder says; see `cft.model.config.ModelConfig.read`."""
+    return ModelConfig.read(config, str(path / CONFIG), named=named)
 
 
 def _check_finite(state_dict: dict[str, torch.Tensor], path: Path) -> None:

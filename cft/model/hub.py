@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from cft.errors import ModelFolderError
 from cft.files import atomic_write
 from cft.model.bundled import BUNDLED
-from cft.model.folder import CARD, CONFIG, WEIGHTS
+from cft.model.folder import CONFIG, MAX_BYTES, WEIGHTS
 from cft.model.hub_errors import explain, is_known, is_transient, patiently
 from cft.model.hub_files import DIGEST, TIMEOUT, RemoteFile, fetch_file, is_sound, storage
 
@@ -33,10 +33,6 @@ logger = logging.getLogger(__name__)
 
 #: Environment variable that names the model to use where no reference is given.
 ENVIRONMENT_VARIABLE = "CFT_MODEL"
-
-#: Largest files that are fetched, in bytes. The largest network of timm stays below 10 GB; those
-#: that anyone reads films with, far below 4.
-MAX_BYTES = {CONFIG: 4 * 2**20, CARD: 4 * 2**20, WEIGHTS: 4 * 2**30}
 
 #: Most bytes of an ensemble with its members.
 MAX_TOTAL = 8 * 2**30

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cft.model.classifier import Classifier
-from cft.model.folder import read_config, read_model_folder
+from cft.model.folder import parse_config, read_config, read_model_folder
 from cft.model.hub import resolve
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load(
         If there is no such folder, it cannot be fetched, or it does not fit.
     """
     source = resolve(reference)
-    if "members" in read_config(source.path).get("cft", {}):
+    if parse_config(read_config(source.path), source.path).members:
         from cft.model.ensemble import Ensemble  # which is made of classifiers
 
         model: Classifier | Ensemble = Ensemble(source.path, device)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from cft.errors import ModelFolderError
-from cft.model.folder import CONFIG, ModelFolder
-from cft.model.preprocess import Preprocess
+from cft.model.fields import Fields, shown
+from cft.model.folder import CONFIG, ModelFolder, parse_config
+from cft.model.preprocess import MAX_SIDE
 
 if TYPE_CHECKING:
 
@@ -28,6 +35,17 @@ if TYPE_CHECKING:
 
         def get_classifier(self) -> nn.Module: ...
 
+
+#: Most operations for a film: about half a minute on two cores. The largest network of timm that
+#: anyone reads films with (DINOv2's giant at 518 pixels) needs about as many.
+MAX_FLOPS = 3e12
+
+#: Most elements of the tensors that a network computes for itself, such as tables of positions.
+MAX_COMPUTED = 2**28
+
+# Parts that a network may register for each tensor of its file, and besides.
+_PARTS_A_TENSOR, _PARTS = 10, 2_000
+_LONGEST_ARGUMENT = 200  # elements of a list, or characters
 
 # Arguments of timm.create_model that would load something else than the folder's own tensors.
 _FORBIDDEN_MODEL_ARGS = {
@@ -54,28 +72,6 @@ def new_network(architecture: str, /, **arguments: Any) -> Network:
     return network
 
 
-def arguments_in(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The arguments of `timm.create_model` that a ``config.json`` states.
-
-    Parameters
-    ----------
-    config, path
-        The parsed file and its folder.
-
-    Raises
-    ------
-    ModelFolderError
-        If one of them would load something else than the folder's own tensors.
-    """
-    arguments = dict(config.get("model_args", {}))
-    forbidden = _FORBIDDEN_MODEL_ARGS & set(arguments)
-    if forbidden:
-        raise ModelFolderError(f'"model_args" in {path / CONFIG} may not set {sorted(forbidden)}')
-    if "global_pool" in config:
-        arguments.setdefault("global_pool", config["global_pool"])
-    return arguments
-
-
 def build_network(folder: ModelFolder) -> Network:
     """The timm network that a model folder describes, with the folder's tensors.
 
@@ -85,29 +81,137 @@ def build_network(folder: ModelFolder) -> Network:
     Raises
     ------
     ModelFolderError
-        If the architecture is unknown or the tensors are not exactly the network's.
+        If the architecture is unknown, the tensors are not exactly the network's, or it would take
+        absurdly long to build or to use.
     """
     where = folder.path / CONFIG
-    architecture = folder.config["architecture"]
-    arguments = {"num_classes": len(folder.label_names), **arguments_in(folder.config, folder.path)}
-    if not timm.is_model(architecture):
-        raise ModelFolderError(
-            f"{where} names the architecture {architecture!r}, which timm {timm.__version__} does "
-            "not know"
-        )
-    try:
-        with torch.device("meta"):
-            network = new_network(architecture, **arguments)
-    except Exception as error:  # whatever a constructor makes of arguments that are not its own
-        raise ModelFolderError(
-            f"{where}: timm cannot build {architecture!r} from these arguments ({error})"
-        ) from error
+    architecture = folder.facts.architecture
+    arguments = {"num_classes": len(folder.label_names), **arguments_in(folder)}
+    network = lay_out(folder, arguments)
     _check_tensors(network, folder)
-    if not set(dict(network.named_buffers())) <= set(folder.state_dict):
+    computed = {n: x for n, x in network.named_buffers() if n not in folder.state_dict}
+    if sum(buffer.numel() for buffer in computed.values()) > MAX_COMPUTED:
+        raise ModelFolderError(f"{where}: {architecture!r} would compute tensors of absurd sizes")
+    _check_work(network.eval(), folder)
+    if computed:
         # Buffers that are not saved have to be computed, which a network without memory cannot.
         network = new_network(architecture, **arguments)
     network.load_state_dict(folder.state_dict, strict=True, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def lay_out(folder: ModelFolder, arguments: Mapping[str, Any]) -> Network:
+    """The network that a folder names, without memory.
+
+    Raises
+    ------
+    ModelFolderError
+        If timm does not know it, cannot build it from the arguments, or would build something far
+        deeper than the folder has tensors for.
+    """
+    where, architecture = folder.path / CONFIG, folder.config["architecture"]
+    if not timm.is_model(architecture):
+        raise ModelFolderError(
+            f"{where} names the architecture {shown(architecture)}, which timm {timm.__version__} "
+            "does not know"
+        )
+    try:
+        with torch.device("meta"), limited(len(folder.state_dict)):
+            return new_network(architecture, **arguments)
+    except Exception as error:  # whatever a constructor makes of arguments that are not its own
+        raise ModelFolderError(
+            f"{where}: timm cannot build {architecture!r} from these arguments ({error})"
+        ) from error
+
+
+def arguments_in(folder: ModelFolder) -> dict[str, Any]:
+    """The arguments of `timm.create_model` that a folder states, besides the number of outputs.
+
+    Raises
+    ------
+    ModelFolderError
+        If one of them would load something else than the folder's own tensors, or is larger than
+        anything that these hold.
+    """
+    where = folder.path / CONFIG
+    given = parse_config(folder.config, folder.path, named=False).arguments
+    forbidden = _FORBIDDEN_MODEL_ARGS & set(given)
+    if forbidden:
+        raise ModelFolderError(f'"model_args" in {where} may not set {sorted(forbidden)}')
+    widest = max((max(x.shape, default=0) for x in folder.state_dict.values()), default=0)
+    most = max(MAX_SIDE, widest, len(folder.state_dict))
+    for key, value in given.items():
+        _check_argument(value, Fields(given, "model_args", str(where)), key, most)
+    return given
+
+
+def _check_argument(value: Any, of: Fields, key: str, most: int) -> None:
+    """A number in it is no larger than any length or count that the tensors have, or an input."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        if len(value) > _LONGEST_ARGUMENT:
+            raise of.refuse(key, f"of at most {_LONGEST_ARGUMENT} values", value)
+        for item in value:
+            _check_argument(item, of, key, most)
+    elif isinstance(value, (int, float)) and not -most <= value <= most:
+        raise of.refuse(key, f"at most {most}, the largest size in its tensors", value)
+    elif isinstance(value, str) and len(value) > _LONGEST_ARGUMENT:
+        raise of.refuse(key, f"of at most {_LONGEST_ARGUMENT} characters", value)
+
+
+@contextlib.contextmanager
+def limited(tensors: int) -> Iterator[None]:
+    """Stop the making of a network that has far more parts than there are tensors for them.
+
+    Depth cannot be read off the arguments, which each architecture names in its own way; but each
+    block of a network registers parameters, and in the end each of these needs a tensor.
+
+    Raises
+    ------
+    ValueError
+        From inside the constructor.
+    """
+    thread, parts = threading.get_ident(), 0
+
+    def count(*_: Any) -> None:
+        nonlocal parts
+        if threading.get_ident() != thread:
+            return
+        parts += 1
+        if parts > _PARTS_A_TENSOR * tensors + _PARTS:
+            raise ValueError(f"it has far more parts than the {tensors} tensors of its file")
+
+    hooks = [
+        register_module_parameter_registration_hook(count),
+        register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_work(network: Network, folder: ModelFolder) -> None:
+    """Refuse a network that would be busy with a film for minutes, before it sees one."""
+    channels, height, width = folder.facts.preprocess.input_size
+    # No weight of a convolution is used more often than there are pixels. Counting takes a while.
+    at_most = 2 * sum(p.numel() for p in network.parameters()) * height * width
+    if at_most <= MAX_FLOPS and not any("Att" in type(x).__name__ for x in network.modules()):
+        return
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    # Not every network runs without memory. Whether it runs at all, `try_out` says.
+    with contextlib.suppress(Exception), torch.inference_mode(), torch.device("meta"), counter:
+        batch = torch.empty(1, channels, height, width)
+        network.forward_head(network.forward_features(batch))
+    if counter.get_total_flops() > MAX_FLOPS:
+        raise ModelFolderError(
+            f"{folder.path / CONFIG} describes a network that needs more than "
+            f"{MAX_FLOPS / 1e12:g} trillion operations for a film of {width} x {height} pixels"
+        )
 
 
 def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
@@ -132,27 +236,55 @@ def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
     ]
     if problems:
         raise ModelFolderError(
-            f"the weights in {folder.path} are not those of {folder.config['architecture']}: "
+            f"the weights in {folder.path} are not those of {folder.facts.architecture}: "
             + ", ".join(problems)
         )
 
 
-def has_linear_head(network: Network, preprocess: Preprocess, device: torch.device) -> bool:
-    """Whether the score is the mean over positions of a linear function of the feature map.
+def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool:
+    """Give a network a film of all greys, and see what it makes of it.
 
-    Asked of the network itself, not of its name: random features go through the head, and the
-    result is compared with the linear layer applied to their mean.
+    Returns
+    -------
+    bool
+        Whether the score is the mean over positions of a linear function of the feature map, which
+        is what heat maps need. Asked of the network itself, not of its name: random features go
+        through the head, and the result is compared with the linear layer applied to their mean.
+
+    Raises
+    ------
+    ModelFolderError
+        If it cannot take such a film, or does not answer with a finite score for each label.
     """
-    head = network.get_classifier()
+    preprocess, where = folder.facts.preprocess, folder.path
+    ramp = torch.linspace(0, 1, 64).expand(64, 64)  # one grey alone may be the mean, which is 0
+    grey = preprocess(ramp)[None].to(device)
+    with torch.inference_mode():
+        try:
+            features = network.forward_features(grey)
+            scores = network.forward_head(features)
+        except Exception as error:  # an input that the architecture cannot take, in its own words
+            size = " x ".join(map(str, preprocess.input_size))
+            raise ModelFolderError(
+                f"{where}: the network cannot take an input of {size} ({error})"
+            ) from error
+        if tuple(scores.shape) != (1, len(folder.label_names)):
+            raise ModelFolderError(
+                f"{where}: the network answers with {tuple(scores.shape)} numbers for a film "
+                f"instead of one for each of {len(folder.label_names)} labels"
+            )
+        if not torch.isfinite(scores).all():
+            raise ModelFolderError(f"{where}: the network's scores of a grey film are not finite")
+        return _has_linear_head(network, features)
+
+
+def _has_linear_head(network: Network, features: torch.Tensor) -> bool:
+    head, shape = network.get_classifier(), features.shape
     if not isinstance(head, nn.Linear) or head.bias is None:
         return False
-    with torch.inference_mode():
-        shape = network.forward_features(
-            torch.zeros(1, *preprocess.input_size, device=device)
-        ).shape
-        if len(shape) != 4 or shape[1] != head.in_features:
-            return False
-        generator = torch.Generator().manual_seed(0)
-        features = torch.randn(shape, generator=generator).to(device)
-        expected = head(features.mean(dim=(2, 3)))
-        return torch.allclose(network.forward_head(features), expected, rtol=1e-3, atol=1e-4)
+    if len(shape) != 4 or shape[1] != head.in_features:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(shape, generator=generator).to(features.device)
+    expected = head(features.mean(dim=(2, 3)))
+    return torch.allclose(network.forward_head(features), expected, rtol=1e-3, atol=1e-4)

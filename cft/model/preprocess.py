@@ -17,12 +17,16 @@ import torch
 import torch.nn.functional as F
 
 from cft.film.resize import resize
+from cft.model.fields import shown
 
 CROP_MODES = ("squash", "center", "border")
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 #: Smallest and largest side of a network's input, in pixels.
 MIN_SIDE, MAX_SIDE = 16, 4096
+
+# Of mean and std, far beyond any unit of pixels and far below an overflow.
+_LARGEST = 1e6
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,16 @@ class Preprocess:
         def numbers(key: str) -> tuple[float, ...]:
             value = pretrained_cfg.get(key)
             if not isinstance(value, (list, tuple)) or not all(
-                isinstance(x, (int, float)) and math.isfinite(x) for x in value
+                isinstance(x, (int, float)) and abs(x) <= _LARGEST for x in value
             ):
-                raise ValueError(f"pretrained_cfg.{key} must be a list of numbers, not {value!r}")
+                raise ValueError(
+                    f"pretrained_cfg.{key} must be a list of numbers, not {shown(value)}"
+                )
             return tuple(value)
 
         size = numbers("input_size")
-        if (
-            len(size) != 3
-            or size[0] not in (1, 3)
-            or not all(MIN_SIDE <= x <= MAX_SIDE for x in size[1:])
-        ):
+        whole = all(isinstance(x, int) and x <= MAX_SIDE for x in size)
+        if not whole or len(size) != 3 or size[0] not in (1, 3) or min(size[1:]) < MIN_SIDE:
             raise ValueError(
                 f"pretrained_cfg.input_size {list(size)} is not [1 or 3, height, width] "
                 f"with sides of {MIN_SIDE} to {MAX_SIDE} pixels"
@@ -85,14 +88,22 @@ class Preprocess:
                 f"pretrained_cfg.mean and .std must hold {int(size[0])} numbers, std above zero"
             )
         interpolation = pretrained_cfg.get("interpolation", "bicubic")
-        crop_mode = pretrained_cfg.get("crop_mode") or "center"
-        crop_pct = pretrained_cfg.get("crop_pct") or 1.0
+        # timm leaves out what is as usual, or writes null.
+        crop_mode, crop_pct = (pretrained_cfg.get(key) for key in ("crop_mode", "crop_pct"))
+        crop_mode = "center" if crop_mode in (None, "") else crop_mode
+        crop_pct = 1.0 if crop_pct is None else crop_pct
         if interpolation not in INTERPOLATIONS:
-            raise ValueError(f"pretrained_cfg.interpolation {interpolation!r} is not supported")
+            raise ValueError(
+                f"pretrained_cfg.interpolation {shown(interpolation)} is not supported"
+            )
         if crop_mode not in CROP_MODES:
-            raise ValueError(f"pretrained_cfg.crop_mode {crop_mode!r} is not supported")
+            raise ValueError(f"pretrained_cfg.crop_mode {shown(crop_mode)} is not supported")
         if not isinstance(crop_pct, (int, float)) or not 0.1 <= crop_pct <= 1:
-            raise ValueError(f"pretrained_cfg.crop_pct {crop_pct!r} is not in [0.1, 1]")
+            raise ValueError(f"pretrained_cfg.crop_pct {shown(crop_pct)} is not in [0.1, 1]")
+        if max(size[1:]) / crop_pct > MAX_SIDE:
+            raise ValueError(
+                f"pretrained_cfg.crop_pct {crop_pct} needs films of over {MAX_SIDE} pixels"
+            )
         return cls(
             input_size=(int(size[0]), int(size[1]), int(size[2])),
             interpolation=interpolation,

@@ -23,6 +23,7 @@ import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.labels import DATASETS, DESCRIPTIONS
+from cft.model.config import Figures, TestSet
 from cft.model.findings import LATERAL
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _gist(findings: cft.Findings) -> str:
 def _findings(classifier: Model, findings: cft.Findings) -> Iterator[dict[str, Any]]:
     """The rows of a film's table, each with its heat map and what is said about it."""
     rows = findings.to_dict()["findings"]
-    descriptions = classifier.config.get("label_descriptions", {})
+    descriptions = classifier.facts.label_descriptions
     chosen = next((i for i, row in enumerate(rows) if row["positive"]), 0)
     for i, row in enumerate(rows):
         label = row["label"]
@@ -223,62 +224,49 @@ def about_html(classifier: Model) -> str:
     """What the model is, how good it was found to be, and how to read what it says."""
     channels, height, width = classifier.preprocess.input_size
     facts = {
-        "Network": f"{classifier.config['architecture']}, input {width} × {height} pixels, "
+        "Network": f"{classifier.facts.architecture}, input {width} × {height} pixels, "
         + ("one channel" if channels == 1 else f"{channels} channels"),
         "Weights": f"SHA-256 {classifier.weights_sha256}",
         "Trained on": results.trained_on(classifier) or "not stated",
     }
     if classifier.commit:
         facts["Hub"] = f"{classifier.reference}, commit {classifier.commit}"
-    evaluations = _evaluations(classifier.config.get("cft", {}).get("metrics"))
-    test_sets = [_test_set(name, result) for name, result in evaluations]
+    unproven = {label for label, row in classifier.categories.items() if row.evidence}
+    test_sets = [_test_set(tested, unproven) for tested in classifier.facts.test_sets]
     return _html("about", facts=facts, test_sets=test_sets)
 
 
-def _evaluations(metrics: Any, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every result of an evaluation inside a model folder's metrics, however they are nested."""
-    if not isinstance(metrics, dict):
-        return
-    if isinstance(metrics.get("categories"), dict):
-        yield name, metrics
-        return
-    for key, value in metrics.items():
-        yield from _evaluations(value, f"{name}, {key}" if name else str(key))
-
-
-def _test_set(name: str, result: dict[str, Any]) -> dict[str, Any]:
+def _test_set(tested: TestSet, unproven: set[str]) -> dict[str, Any]:
     """One table of ``about.html``."""
-    rows = {_plain(label): row for label, row in result["categories"].items()}
-    mean = result.get("subsets", {}).get("all")
-    if mean:
-        rows["Mean"] = mean
-    rows_of = {"film": "films", "study": "studies"}.get(result.get("row", "film"), "rows")
-    films = f": {result['films']} {rows_of}" if "films" in result else ""
-    level = result.get("level")
+    rows = [(_plain(label), row, label in unproven) for label, row in tested.categories.items()]
+    if tested.mean:
+        rows.append(("Mean", tested.mean, False))
+    rows_of = {"film": "films", "study": "studies"}.get(tested.row, "rows")
     return {
-        "name": DATASETS.get(name, name) + films,
-        "level": f"{100 * level:g} % " if isinstance(level, (int, float)) else "",
+        "name": DATASETS.get(tested.name, tested.name)
+        + ("" if tested.rows is None else f": {tested.rows} {rows_of}"),
+        "level": "" if tested.level is None else f"{100 * tested.level:g} % ",
         "rows": [
-            {"name": name, "positives": str(row.get("positives", "")), **_auroc(row)}
-            for name, row in rows.items()
-            if isinstance(row, dict)
+            {
+                "name": name,
+                "positives": "" if row.positives is None else str(row.positives),
+                "unproven": mark,
+                **_auroc(row),
+            }
+            for name, row, mark in rows
         ],
     }
 
 
-def _auroc(row: dict[str, Any]) -> dict[str, str]:
-    area, low, high = (row.get(key) for key in ("auroc", "ci_low", "ci_high"))
-    if not _is_number(area):
+def _auroc(row: Figures) -> dict[str, str]:
+    if row.auroc is None:
         return {"auroc": "not defined", "interval": ""}
-    interval = f"{low:.2f} to {high:.2f}" if _is_number(low) and _is_number(high) else ""
-    return {"auroc": f"{area:.3f}", "interval": interval}
+    known = row.low is not None and row.high is not None
+    interval = f"{row.low:.2f} to {row.high:.2f}" if known else ""
+    return {"auroc": f"{row.auroc:.3f}", "interval": interval}
 
 
 # --------------------------------------------------------------------------------- parts
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
 
 
 def _plain(label: str) -> str:

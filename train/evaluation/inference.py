@@ -140,7 +140,7 @@ def predictions_of(
         label_names=tuple(shared),
         scores=_combined(scores.probabilities, films, member, rule)[:, columns],
         logits=_combined(scores.logits, films, member, rule)[:, columns] if calibrated else None,
-        operating_points={label: p and float(p["threshold"]) for label, p in points.items()},
+        operating_points={label: p and p.threshold for label, p in points.items()},
         source="the model folder, chosen on its validation films" if any(points.values()) else "",
         notes=tuple(notes),
     )

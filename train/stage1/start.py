@@ -19,10 +19,9 @@ import numpy as np
 import timm
 import torch
 
-from cft.errors import ModelFolderError
-from cft.model.folder import label_names_of, read_config, read_model_folder
+from cft.model.folder import parse_config, read_config, read_model_folder
 from cft.model.hub import Source, resolve
-from cft.model.network import arguments_in, new_network
+from cft.model.network import arguments_in, lay_out, new_network
 from cft.model.preprocess import Preprocess
 from train.errors import TrainingError
 from train.stage1.layers import heads_of
@@ -63,7 +62,7 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     """What timm builds the network of a run from, besides channels, categories and dropout."""
     arguments: dict[str, Any] = {}
     if settings.init != RANDOM:
-        arguments = _arguments_in(_source_of(settings.init, settings.arch))
+        arguments = dict(_arguments_in(_source_of(settings.init, settings.arch)))
     known = timm.models.get_pretrained_cfg(settings.arch)
     if "img_size" in arguments or (known and known.fixed_input_size):
         arguments["img_size"] = settings.image_size
@@ -222,18 +221,18 @@ def _channels(source: Source) -> int:
     return int(config.get("model_args", {}).get("in_chans") or size[0])
 
 
+@functools.lru_cache(maxsize=1)
 def _arguments_in(source: Source) -> dict[str, Any]:
-    config = read_config(source.path, named=False)
-    arguments = arguments_in(config, source.path)
+    """What the network was built with, besides its outputs, channels and dropout."""
+    folder = read_model_folder(source.path, named=False)
+    arguments = arguments_in(folder)
+    lay_out(folder, arguments)  # refuses what would keep timm busy for ever
     return {k: v for k, v in arguments.items() if k != "in_chans" and not k.startswith("drop_")}
 
 
 def _labels_of(folder: ModelFolder) -> tuple[str, ...]:
     """The labels of the outputs; none where they are not stated, one by one."""
-    try:
-        names = label_names_of(folder.config, folder.path)
-    except ModelFolderError:
-        return ()
+    names = parse_config(folder.config, folder.path, named=False).label_names
     return names if len(names) == _classes(folder.config) else ()
 
 

@@ -1,0 +1,422 @@
+"""``config.json`` -> what it says, with types: the one place where it is read.
+
+A folder may come from anybody. What is read here is checked once, and nothing else has to ask again
+whether an entry is there or of which kind it is. The entries of timm that mean nothing to this
+project are let through unread, so that what is written again still has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from cft.errors import ModelFolderError
+from cft.model.averaging import AVERAGES
+from cft.model.calibration import apply_platt
+from cft.model.fields import Fields, check_values, shown
+from cft.model.preprocess import Preprocess
+
+__all__ = ["Category", "Figures", "Member", "ModelConfig", "OperatingPoint", "TestSet"]
+
+#: Version of the ``"cft"`` block that this code writes, and the newest that it reads.
+FORMAT = 1
+MAX_MEMBERS = 64
+_MAX_LABELS = 10_000
+_LONGEST_LABEL = 200
+_HEAVIEST = 1e9  # of a member of an ensemble
+# Largest scale and bias of a calibration: far beyond any that was fitted, far below an overflow.
+_STEEPEST = 1e6
+
+# Entries of the provenance that others look into, by kind.
+_TEXTS = ("trained_on", "dataset", "stage", "command", "parent", "date")
+_OBJECTS = ("splits", "views", "versions", "arguments", "label_policy", "methods", "stage_1")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold of one category; a film at or above it has the finding.
+
+    Attributes
+    ----------
+    threshold
+        In units of the calibrated probability, in [0, 1].
+    sensitivity, specificity
+        In [0, 1], on the films of `data`; None if they are not stated.
+    name
+        What it is called among several, such as "specific"; None if it is the only one.
+    rule
+        How it was chosen, see `cft.model.calibration.RULES`.
+    data
+        On which films the two figures were measured; None if that is not stated.
+    """
+
+    threshold: float
+    sensitivity: float | None = None
+    specificity: float | None = None
+    name: str | None = None
+    rule: str | None = None
+    data: str | None = None
+
+
+@dataclass(frozen=True)
+class Category:
+    """What the model folder says about one category.
+
+    Attributes
+    ----------
+    label
+        Name of the finding.
+    platt
+        (scale, bias): probability = sigmoid(scale * score + bias); None if uncalibrated, which
+        means (1, 0).
+    operating_point
+        The one in use, unless another is asked for; None if there were too few cases.
+    operating_points
+        Name -> the points to choose among; empty in a folder that has only one.
+    best_f1
+        The one of the best F1. Nothing but an evaluation uses it.
+    evidence
+        "none": no test shows that films with the finding are ranked above others. None: a test
+        does, or there was no test.
+    """
+
+    label: str
+    platt: tuple[float, float] | None = None
+    operating_point: OperatingPoint | None = None
+    operating_points: Mapping[str, OperatingPoint | None] = field(default_factory=dict)
+    best_f1: OperatingPoint | None = None
+    evidence: str | None = None
+
+    @property
+    def threshold(self) -> float | None:
+        """The operating point's threshold; None where there is none."""
+        return None if self.operating_point is None else self.operating_point.threshold
+
+    def probability(self, score: np.ndarray) -> np.ndarray:
+        """Score (logit), any shape -> calibrated probability in [0, 1]."""
+        scale, bias = self.platt or (1.0, 0.0)
+        return apply_platt(score, scale, bias)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of an ensemble: its folder inside the ensemble's, its weight, its weights' hash."""
+
+    folder: str
+    weight: float
+    weights_sha256: str | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A line of a table of measured figures: AUROC with its interval, and the positives."""
+
+    auroc: float | None
+    low: float | None
+    high: float | None
+    positives: int | None
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What was measured on one test set: label -> figures, their mean, and on how many rows."""
+
+    name: str
+    categories: dict[str, Figures]
+    mean: Figures | None
+    rows: int | None
+    row: str
+    level: float | None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What a ``config.json`` says.
+
+    Attributes
+    ----------
+    architecture
+        Name of a timm network, or "ensemble".
+    label_names
+        The categories, in the order of the outputs.
+    label_descriptions
+        Label -> text.
+    arguments
+        Of timm's constructor: ``model_args`` and, if it is stated, ``global_pool``. What the values
+        may be is checked where they are used, against the tensors.
+    pretrained_cfg
+        timm's entries on the input, for `preprocess`.
+    categories
+        Label -> `Category`, for every label.
+    weights_sha256
+        Hash of the weights that it was written for, if it is stated.
+    trained_on
+        One sentence on the training data, or None.
+    views
+        View of the films that trained the model -> how many, as far as it is stated.
+    test_sets
+        What was measured.
+    members, average
+        Of an ensemble; for a single network none, and None.
+    """
+
+    architecture: str
+    label_names: tuple[str, ...]
+    label_descriptions: dict[str, str]
+    arguments: dict[str, Any]
+    pretrained_cfg: Mapping[str, Any]
+    categories: dict[str, Category]
+    weights_sha256: str | None
+    trained_on: str | None
+    views: Mapping[str, Any]
+    test_sets: tuple[TestSet, ...]
+    members: tuple[Member, ...] = ()
+    average: str | None = None
+    _where: str = ""
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How a film becomes the input.
+
+        Raises
+        ------
+        ModelFolderError
+            If this version cannot make that input.
+        """
+        try:
+            return Preprocess.from_config(dict(self.pretrained_cfg))
+        except ValueError as error:
+            raise ModelFolderError(f"{self._where}: {error}") from error
+
+    @classmethod
+    def read(cls, config: Any, where: str, *, named: bool = True) -> ModelConfig:
+        """Read the parsed JSON of ``config.json``.
+
+        Parameters
+        ----------
+        config
+            The JSON.
+        where
+            What messages call the file.
+        named
+            Whether the outputs must have names; without, `label_names` is empty where they have
+            none that fit.
+
+        Raises
+        ------
+        ModelFolderError
+            If something that is used is not of the right kind; it says what, in one sentence.
+        """
+        root = Fields(config, "", where)
+        check_values(config, where)
+        architecture = root.text("architecture")
+        if architecture is None:
+            raise ModelFolderError(f'{where} names no "architecture"')
+        pretrained = root.optional_object("pretrained_cfg")
+        if pretrained is None:
+            raise ModelFolderError(f'{where} has no "pretrained_cfg", so the input size is unknown')
+        ours = root.object("cft") or Fields({}, "cft", where)
+        _check_format(ours)
+        try:
+            labels = _label_names(root, pretrained)
+        except ModelFolderError:
+            if named:
+                raise
+            labels = ()
+        provenance = _provenance(ours)
+        members = tuple(_members(ours))
+        views = provenance.optional_object("views")
+        return cls(
+            architecture=architecture,
+            label_names=labels,
+            label_descriptions=_descriptions(root),
+            arguments=_arguments(root),
+            pretrained_cfg=pretrained.entries,
+            categories=_categories(ours, labels),
+            weights_sha256=ours.text("weights_sha256"),
+            trained_on=provenance.text("trained_on"),
+            views=views.entries if views else {},
+            test_sets=tuple(_test_sets(ours.optional_object("metrics"), "")),
+            members=members,
+            average=_average(ours) if members else None,
+            _where=where,
+        )
+
+
+# ------------------------------------------------------------------------------- timm's keys
+
+
+def _label_names(root: Fields, pretrained: Fields) -> tuple[str, ...]:
+    """Names of the categories, in the order of the outputs, in either of timm's places."""
+    names = root.entries.get("label_names", pretrained.entries.get("label_names"))
+    if isinstance(names, dict):  # timm also allows {"0": name, ...}
+        names = [names.get(str(i)) for i in range(min(len(names), _MAX_LABELS))]
+    if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
+        raise ModelFolderError(f'{root.where} has no "label_names", so its outputs have no meaning')
+    if len(names) > _MAX_LABELS:
+        raise ModelFolderError(f"{root.where} names more than {_MAX_LABELS:,} labels")
+    long = next((name for name in names if len(name) > _LONGEST_LABEL), None)
+    if long:
+        raise ModelFolderError(f"{root.where} has a label of {len(long):,} characters")
+    if len(set(names)) != len(names):
+        raise ModelFolderError(f"{root.where} names a label twice")
+    stated = root.whole("num_classes")
+    stated = pretrained.whole("num_classes") if stated is None else stated
+    if stated is not None and stated != len(names):
+        raise ModelFolderError(f"{root.where} names {len(names)} labels for {stated} outputs")
+    return tuple(names)
+
+
+def _descriptions(root: Fields) -> dict[str, str]:
+    stored = root.optional_object("label_descriptions")
+    if stored is None:
+        return {}
+    return {label: stored.text(label) or "" for label in stored.entries}
+
+
+def _arguments(root: Fields) -> dict[str, Any]:
+    stored = root.object("model_args")
+    arguments = dict(stored.entries) if stored else {}
+    if "global_pool" in root.entries:
+        arguments.setdefault("global_pool", root.text("global_pool"))
+    return arguments
+
+
+# ----------------------------------------------------------------------------- the cft block
+
+
+def _check_format(ours: Fields) -> None:
+    version = ours.whole("format")
+    if version is not None and version > FORMAT:
+        raise ModelFolderError(
+            f"{ours.where} has format {version}, newer than {FORMAT}, the newest that this "
+            "version reads; upgrade this package"
+        )
+
+
+def _provenance(ours: Fields) -> Fields:
+    provenance = ours.object("provenance") or Fields({}, "cft.provenance", ours.where)
+    for key in _TEXTS:
+        provenance.text(key)
+    for key in _OBJECTS:
+        provenance.optional_object(key)
+    return provenance
+
+
+def _categories(ours: Fields, labels: tuple[str, ...]) -> dict[str, Category]:
+    stored = ours.object("categories") or Fields({}, "cft.categories", ours.where)
+    unknown = next((label for label in stored.entries if label not in labels), None)
+    if unknown is not None:
+        raise ModelFolderError(
+            f"{ours.where} calibrates {shown(unknown)}, which is not a label of the model"
+        )
+    rows = dict(stored.objects())
+    return {label: _category(label, rows.get(label)) for label in labels}
+
+
+def _category(label: str, stored: Fields | None) -> Category:
+    if stored is None:
+        return Category(label)
+    platt = stored.optional_object("platt")
+    scaling = None
+    if platt is not None:
+        scaling = (
+            platt.needed("scale", -_STEEPEST, _STEEPEST),
+            platt.needed("bias", -_STEEPEST, _STEEPEST),
+        )
+        if scaling[0] <= 0:
+            raise platt.refuse("scale", "above 0", scaling[0])
+    points = stored.optional_object("operating_points")
+    return Category(
+        label,
+        platt=scaling,
+        operating_point=_point(stored.optional_object("operating_point")),
+        operating_points={name: _point(x) for name, x in points.objects()} if points else {},
+        best_f1=_point(stored.optional_object("best_f1")),
+        evidence=stored.choice("evidence", ("none",)),
+    )
+
+
+def _point(stored: Fields | None) -> OperatingPoint | None:
+    if stored is None:
+        return None
+    return OperatingPoint(
+        threshold=stored.needed("threshold", 0, 1),
+        sensitivity=stored.number("sensitivity", 0, 1),
+        specificity=stored.number("specificity", 0, 1),
+        name=stored.text("name"),
+        rule=stored.text("rule"),
+        data=stored.text("data"),
+    )
+
+
+def _test_sets(metrics: Fields | None, name: str) -> Iterator[TestSet]:
+    """Every result of an evaluation among a model folder's metrics, however they are nested."""
+    if metrics is None:
+        return
+    if isinstance(metrics.entries.get("categories"), Mapping):
+        yield _test_set(metrics, name)
+        return
+    for key, value in metrics.entries.items():
+        if isinstance(value, Mapping):
+            inside = Fields(value, metrics.path(key), metrics.where)
+            yield from _test_sets(inside, f"{name}, {key}" if name else str(key))
+
+
+def _test_set(stored: Fields, name: str) -> TestSet:
+    rows = stored.object("categories")
+    subsets = stored.optional_object("subsets")
+    mean = subsets.optional_object("all") if subsets else None
+    return TestSet(
+        name=name,
+        categories={label: _figures(row) for label, row in rows.objects() if row} if rows else {},
+        mean=_figures(mean) if mean else None,
+        rows=stored.whole("films"),
+        row=stored.text("row") or "film",
+        level=stored.number("level", 0, 1),
+    )
+
+
+def _figures(row: Fields) -> Figures:
+    auroc, low, high = (row.number(key, 0, 1) for key in ("auroc", "ci_low", "ci_high"))
+    return Figures(auroc, low, high, row.whole("positives"))
+
+
+# --------------------------------------------------------------------------------- ensembles
+
+
+def _members(ours: Fields) -> Iterator[Member]:
+    """The entries of ``cft.members``."""
+    where = ours.where
+    if "members" not in ours.entries:
+        return
+    members = ours.entries["members"]
+    if not isinstance(members, list) or not 0 < len(members) <= MAX_MEMBERS:
+        raise ModelFolderError(f'"cft.members" in {where} must list 1 to {MAX_MEMBERS} members')
+    for entry in members:
+        member = Fields(entry, "cft.members", where)
+        folder = member.text("folder")
+        if not folder:
+            raise ModelFolderError(f'a member of {where} names no "folder"')
+        path = PurePosixPath(folder)
+        if path.is_absolute() or ".." in path.parts or "\\" in folder or "\0" in folder:
+            raise ModelFolderError(
+                f"{where} names the member {shown(folder)}, which is not inside its folder"
+            )
+        weight = member.needed("weight", 0, _HEAVIEST)
+        if weight <= 0:
+            raise member.refuse("weight", "above 0", weight)
+        yield Member(folder, weight, member.text("weights_sha256"))
+
+
+def _average(ours: Fields) -> str:
+    average = ours.entries.get("average")
+    if average not in AVERAGES:
+        raise ModelFolderError(
+            f"{ours.where} averages {shown(average)}; an ensemble averages {' or '.join(AVERAGES)}"
+        )
+    return average
