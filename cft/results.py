@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 Result = Findings | RadiographError
 
+#: What is shown beside a finding that no test shows to be better than chance.
+NO_EVIDENCE = "no evidence"
+#: What that means.
+ABOUT_EVIDENCE = (
+    "No evidence: on no test set did the model rank films with this finding above others better "
+    "than chance may."
+)
+
 
 def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
     """Everything about some films as one JSON document.
@@ -40,7 +48,8 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         trained_on), ``films`` and ``disclaimer``. An
         entry of ``films`` has ``file`` and either ``error`` (one sentence) or what
         `Findings.to_dict` gives: ``findings`` (label, probability in [0, 1], score, operating
-        point, positive), most probable first, ``view``, ``notes``, ``height``, ``width``.
+        point, positive, all operating points by name, evidence), most probable first,
+        ``operating_point`` (which ones these are), ``view``, ``notes``, ``height``, ``width``.
     """
     return {
         "model": {
@@ -68,17 +77,20 @@ def trained_on(classifier: Model) -> str | None:
 def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
-    A film that could not be read has empty cells and its reason in the column ``error``. Text that
-    a spreadsheet would take for a formula gets an apostrophe in front.
+    The column ``no_evidence`` names the labels that no test shows to be better than chance. A film
+    that could not be read has empty cells and its reason in the column ``error``. Text that a
+    spreadsheet would take for a formula gets an apostrophe in front.
     """
     labels = list(label_names)
-    yield _csv_line(["file", *labels, "view", "notes", "error"])
+    yield _csv_line(["file", *labels, "view", "notes", "no_evidence", "error"])
     for name, result in results:
         if isinstance(result, RadiographError):
-            yield _csv_line([name, *[""] * len(labels), "", "", str(result)])
+            yield _csv_line([name, *[""] * len(labels), "", "", "", str(result)])
         else:
             numbers = [repr(result.probabilities[label]) for label in labels]
-            yield _csv_line([name, *numbers, result.view or "", "; ".join(result.notes), ""])
+            unproven = "; ".join(label for label in labels if result.evidence[label])
+            notes = "; ".join(result.notes)
+            yield _csv_line([name, *numbers, result.view or "", notes, unproven, ""])
 
 
 def _csv_line(cells: list[str]) -> str:
@@ -104,10 +116,15 @@ def table(name: str, findings: Findings) -> str:
     for row in findings.to_dict()["findings"]:
         point, bar = row["operating_point"], "█" * round(20 * row["probability"])
         verdict = "" if point is None else f"{'above' if row['positive'] else 'below'} {point:.3f}"
+        if row["evidence"]:
+            verdict += f"  {NO_EVIDENCE}"
         lines.append(f"  {row['label']:<{width}}  {row['probability']:.4f}  {bar:<20}  {verdict}")
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def plain(findings: Findings) -> str:
-    """``Name: 0.1234``, one line a finding, in the model's label order."""
-    return "".join(f"{label}: {p:.4f}\n" for label, p in findings.probabilities.items())
+    """``Name: 0.1234``, one line a finding, in the model's label order, with what it is worth."""
+    marks = {label: f" ({NO_EVIDENCE})" if x else "" for label, x in findings.evidence.items()}
+    return "".join(
+        f"{label}: {p:.4f}{marks[label]}\n" for label, p in findings.probabilities.items()
+    )

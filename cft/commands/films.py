@@ -40,6 +40,12 @@ def parse_arguments(
         help="model folder or hf-hub:org/name@revision (default: what CFT_MODEL names, else the "
         "bundled model)",
     )
+    parser.add_argument(
+        "--operating-point",
+        metavar="NAME",
+        help="specific, balanced or sensitive: which thresholds decide (default: the model's own "
+        "choice; a model may have only one)",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--csv", metavar="FILE", help="write a CSV table to FILE, or to stdout for -"
@@ -95,6 +101,7 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
         return _usage_error(refusal)
     try:
         import cft  # heavy: after the arguments are known to be right
+        from cft.model.config import point_names
     except KeyboardInterrupt:
         return _interrupted()
     try:
@@ -106,6 +113,10 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
     except (RuntimeError, AssertionError) as error:  # torch's word on an impossible --device
         return _usage_error(f"--device {options.device} cannot be used ({error})")
 
+    names = point_names(classifier.categories)
+    if options.operating_point not in (None, *names):
+        has = f"it has {', '.join(names)}" if names else "it has only one of each finding"
+        return _usage_error(f"--operating-point {options.operating_point}: no such; {has}")
     run = _Run(classifier, options)
     try:
         return run.report(paths)
@@ -149,7 +160,11 @@ class _Run:
 
         from cft.errors import RadiographError
 
-        stream = self.classifier.stream(paths, self.options.batch_size)
+        point = self.options.operating_point
+        stream = (
+            result if isinstance(result, RadiographError) else result.at(point)
+            for result in self.classifier.stream(paths, self.options.batch_size)
+        )
         progress = tqdm(
             zip(paths, stream, strict=True), total=len(paths), unit="film", leave=False,
             disable=len(paths) == 1 or not sys.stderr.isatty(),
@@ -175,6 +190,8 @@ class _Run:
                 print(results.table(name, result))
         if not self.options.plain:
             print(f"Model: {self.classifier.name}. {NOT_A_MEDICAL_DEVICE}")
+            if any(category.evidence for category in self.classifier.categories.values()):
+                print(results.ABOUT_EVIDENCE)
 
     def _write_csv(self, lines: Iterator[str]) -> None:
         if self.options.csv == "-":

@@ -15,7 +15,7 @@ from torch import nn
 
 from cft.errors import RadiographError
 from cft.film.read import as_radiograph
-from cft.model.findings import LATERAL, Findings, origin
+from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
 from cft.model.network import build_network, try_out
 
@@ -161,7 +161,11 @@ class Classifier:
         maps = torch.einsum("kd,ndhw->nkhw", head.weight, features) + head.bias[:, None, None]
         return scores.cpu().numpy(), maps.cpu().numpy()
 
-    def _findings(self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None) -> Findings:
+    def _findings(
+        self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None
+    ) -> Findings | RadiographError:
+        if not np.isfinite(scores).all():  # of a network that overflows on this film
+            return RadiographError("the network's scores of this film are not finite")
         by_label = {label: float(x) for label, x in zip(self.label_names, scores, strict=True)}
         return Findings(
             scores=by_label,
@@ -169,9 +173,7 @@ class Classifier:
                 label: float(self.categories[label].probability(np.float64(score)))
                 for label, score in by_label.items()
             },
-            operating_points={
-                label: category.threshold for label, category in self.categories.items()
-            },
+            **thresholds(self.categories, None),
             view=film.view,
             notes=film.notes if self._knows(film.view) else (LATERAL, *film.notes),
             shape=film.shape,

@@ -20,7 +20,15 @@ from cft.model.calibration import apply_platt
 from cft.model.fields import Fields, check_values, shown
 from cft.model.preprocess import Preprocess
 
-__all__ = ["Category", "Figures", "Member", "ModelConfig", "OperatingPoint", "TestSet"]
+__all__ = [
+    "Category",
+    "Figures",
+    "Member",
+    "ModelConfig",
+    "OperatingPoint",
+    "TestSet",
+    "point_names",
+]
 
 #: Version of the ``"cft"`` block that this code writes, and the newest that it reads.
 FORMAT = 1
@@ -96,10 +104,22 @@ class Category:
         """The operating point's threshold; None where there is none."""
         return None if self.operating_point is None else self.operating_point.threshold
 
+    def at(self, name: str | None) -> OperatingPoint | None:
+        """The operating point of that name, or None; for no name the one in use."""
+        return self.operating_point if name is None else self.operating_points.get(name)
+
     def probability(self, score: np.ndarray) -> np.ndarray:
         """Score (logit), any shape -> calibrated probability in [0, 1]."""
         scale, bias = self.platt or (1.0, 0.0)
         return apply_platt(score, scale, bias)
+
+
+def point_names(categories: Mapping[str, Category]) -> list[str]:
+    """The names of the operating points to choose among, the one in use first; may be empty."""
+    points = [row.operating_point for row in categories.values()]
+    default = [point.name for point in points if point is not None and point.name is not None]
+    named = [name for row in categories.values() for name in row.operating_points]
+    return list(dict.fromkeys([*(x for x in default if x in named), *named]))
 
 
 @dataclass(frozen=True)

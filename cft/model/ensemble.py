@@ -25,7 +25,7 @@ from cft.film.read import as_radiograph
 from cft.model.averaging import combine
 from cft.model.classifier import Classifier
 from cft.model.config import FORMAT
-from cft.model.findings import Findings, origin
+from cft.model.findings import Findings, origin, thresholds
 from cft.model.folder import (
     CARD,
     CONFIG,
@@ -154,9 +154,7 @@ class Ensemble:
         return EnsembleFindings(
             scores=dict(zip(self.label_names, logit(combined).tolist(), strict=True)),
             probabilities=dict(zip(self.label_names, combined.tolist(), strict=True)),
-            operating_points={
-                label: category.threshold for label, category in self.categories.items()
-            },
+            **thresholds(self.categories, None),
             view=first.view,
             notes=first.notes,
             shape=first.shape,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from cft.heatmap import spread
-from cft.model.config import Category
+from cft.model.config import Category, point_names
+from cft.model.fields import shown
 
 #: Note on a lateral film, unless lateral films trained the model.
 LATERAL = "a lateral film: the model knows frontal ones only, so these numbers mean nothing"
@@ -26,6 +28,8 @@ class Findings:
         Label -> calibrated probability in [0, 1], in the model's label order.
     operating_points
         Label -> threshold on the probability, or None where validation could not give one.
+    point
+        Name of these operating points, such as "specific"; None if the model has only one of each.
     view, notes
         What the reader knows about the film, see `cft.Radiograph`.
     shape
@@ -41,6 +45,30 @@ class Findings:
     _categories: dict[str, Category] = field(repr=False)
     _region: tuple[float, float, float, float] = field(repr=False)
     _maps: np.ndarray | None = field(repr=False)  # (K, h, w) local scores
+    point: str | None = None
+
+    @property
+    def evidence(self) -> dict[str, str | None]:
+        """Label -> "none" where no test shows that the model ranks films better than chance.
+
+        None: a test does, or the model folder says nothing.
+        """
+        return {label: category.evidence for label, category in self._categories.items()}
+
+    def at(self, point: str | None) -> Findings:
+        """The same findings at other operating points of the model.
+
+        Parameters
+        ----------
+        point
+            A name, such as "specific", "balanced" or "sensitive"; None for the model's own choice.
+
+        Raises
+        ------
+        ValueError
+            If the model has none of that name.
+        """
+        return replace(self, **thresholds(self._categories, point))
 
     @property
     def positives(self) -> list[str]:
@@ -104,9 +132,15 @@ class Findings:
                     "positive": None
                     if self.operating_points[label] is None
                     else label in positives,
+                    "operating_points": {
+                        name: x and x.threshold
+                        for name, x in self._categories[label].operating_points.items()
+                    },
+                    "evidence": self.evidence[label],
                 }
                 for label in order
             ],
+            "operating_point": self.point,
             "view": self.view,
             "notes": list(self.notes),
             "height": self.shape[0],
@@ -117,3 +151,19 @@ class Findings:
 def origin(reference: str | None, commit: str | None) -> str:
     """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
     return f" ({reference}, commit {commit[:12]})" if commit else ""
+
+
+def thresholds(categories: Mapping[str, Category], point: str | None) -> dict[str, Any]:
+    """``operating_points`` and ``point`` of `Findings`; raises as `Findings.at` does."""
+    names = point_names(categories)
+    if point is not None and point not in names:
+        has = (
+            f"it has {', '.join(names)}" if names else "it has one of each finding, without a name"
+        )
+        raise ValueError(f"the model has no operating points {shown(point)}; {has}")
+    points = {label: category.at(point) for label, category in categories.items()}
+    in_use = {x.name for x in points.values() if x is not None} & set(names)
+    return {
+        "operating_points": {label: x and x.threshold for label, x in points.items()},
+        "point": point or next((name for name in names if name in in_use), None),
+    }

@@ -23,7 +23,7 @@ import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.labels import DATASETS, DESCRIPTIONS
-from cft.model.config import Figures, TestSet
+from cft.model.config import Figures, TestSet, point_names
 from cft.model.findings import LATERAL
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def _templates() -> Environment:
         auto_reload=False,
     )
     environment.filters["percent"] = _percent
+    environment.globals["about_evidence"] = results.ABOUT_EVIDENCE
     environment.globals["disclaimer"] = cft.NOT_A_MEDICAL_DEVICE.split(". ", 1)
     return environment
 
@@ -170,13 +171,19 @@ def _film(
     height, width = picture.shape
     size = f"{result.shape[1]} × {result.shape[0]} pixels"
     view = [f"{result.view} view"] if result.view else []
+    point = [f"{result.point} operating points"] if result.point else []
     return {
         "name": name,
         "error": None,
         "number": number,
         "open": False,
         "gist": _gist(result),
-        "facts": [*view, size, *(note for note in result.notes if note and note != LATERAL)],
+        "facts": [
+            *view,
+            size,
+            *point,
+            *(note for note in result.notes if note and note != LATERAL),
+        ],
         "warning": LATERAL.capitalize() if LATERAL in result.notes else "",
         "picture": _data_address(heatmap.encode_png(picture), "image/png"),
         "width": width,
@@ -206,7 +213,13 @@ def _findings(classifier: Model, findings: cft.Findings) -> Iterator[dict[str, A
             "point": row["operating_point"],
             "positive": row["positive"],
             "chosen": i == chosen,
-            "rule": classifier.categories[label].operating_point,
+            "rule": classifier.categories[label].at(findings.point),
+            "others": {
+                name: point
+                for name, point in row["operating_points"].items()
+                if point is not None and name != findings.point
+            },
+            "unproven": results.NO_EVIDENCE if row["evidence"] else "",
             "heatmap": _heatmap(findings, row) if classifier.has_heatmaps else None,
         }
 
@@ -233,7 +246,13 @@ def about_html(classifier: Model) -> str:
         facts["Hub"] = f"{classifier.reference}, commit {classifier.commit}"
     unproven = {label for label, row in classifier.categories.items() if row.evidence}
     test_sets = [_test_set(tested, unproven) for tested in classifier.facts.test_sets]
-    return _html("about", facts=facts, test_sets=test_sets)
+    return _html(
+        "about",
+        facts=facts,
+        test_sets=test_sets,
+        points=point_names(classifier.categories),
+        unproven=[_plain(label) for label in classifier.label_names if label in unproven],
+    )
 
 
 def _test_set(tested: TestSet, unproven: set[str]) -> dict[str, Any]:
