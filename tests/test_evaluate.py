@@ -1484,3 +1484,35 @@ def test_a_point_of_the_reliability_diagram_stands_for_enough_cases():
 def test_an_empty_log_gives_no_plot(tmp_path):
     (tmp_path / "log.jsonl").write_text("")
     assert training_curves.training_curves(tmp_path / "log.jsonl", tmp_path) is None
+
+
+def test_a_model_with_named_points_is_reported_at_each_of_them(table, model_folder, tmp_path):
+    """The one in use by default; another by its rule; and all of them beside it."""
+    import cft
+    from train.evaluation.report import markdown
+
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    row = config["cft"]["categories"]["Cardiomegaly"]
+    rules = {"specific": "specificity", "balanced": "youden", "sensitive": "sensitivity"}
+    row["operating_points"] = {
+        name: {"name": name, "threshold": 0.1 + i / 10, "rule": rule}
+        for i, (name, rule) in enumerate(rules.items())
+    }
+    row["operating_point"] = row["operating_points"]["specific"]
+    (folder / "config.json").write_text(json.dumps(config))
+    classifier = cft.load(folder, "cpu")
+    scores = run(classifier, [table])
+    chosen = {
+        rule: predictions_of("m", classifier, scores, table, "max", rule).operating_points
+        for rule in (None, *rules.values())
+    }
+    found = [points["Cardiomegaly"] for points in chosen.values()]
+    assert found == pytest.approx([0.1, 0.1, 0.2, 0.3])
+    model = predictions_of("m", classifier, scores, table, "max")
+    results = evaluate_models(truth_of(table, "max"), [model], settings=Settings(replicates=5))
+    points = results["models"]["m"]["points"]
+    assert list(points) == list(rules)
+    at = [of["categories"]["Cardiomegaly"]["threshold"] for of in points.values()]
+    assert at == pytest.approx([0.1, 0.2, 0.3])
+    assert "At the operating point *sensitive*:" in markdown(results)

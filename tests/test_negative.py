@@ -117,7 +117,17 @@ def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, da
     assert ours["metrics"]["csv"]["subsets"]["all"]["auroc"] > 0.8
     assert ours["provenance"]["splits"]["train"] == {"films": 96, "patients": 96}
     assert ours["provenance"]["label_policy"]["unknown"] == "negative"
+    bright = ours["categories"]["Bright"]
+    assert list(bright["operating_points"]) == ["specific", "balanced", "sensitive"]
+    assert bright["operating_point"] == bright["operating_points"]["specific"]
+    assert "evidence" not in bright  # its AUROC is far above chance
+    assert ours["metrics"]["csv"]["points"]["specific"]["decided"] == ["Bright", "Dark"]
+    assert ours["metrics"]["csv"]["uncalibrated"]["Bright"]["brier"] > 0
+    card = (trained / "README.md").read_text()
+    for phrase in ("## Operating points", "operating point *sensitive*", "Slope before"):
+        assert phrase in card
     classifier = cft.load(trained, device="cpu")
+    assert classifier.predict(np.zeros((32, 32), np.uint8)).point == "specific"
     assert classifier.label_names == ("Bright", "Dark")
     assert classifier.has_heatmaps
     batch = torch.rand(3, 1, SIZE, SIZE)

@@ -365,3 +365,14 @@ def test_the_card_of_an_ensemble_says_where_its_members_are(config):
     assert "each is a whole model with its own card in `members/`" in text
     assert "Each member is calibrated" in text
     assert "timm.create_model" not in text
+
+
+def test_the_card_marks_what_has_no_evidence_and_why_a_scaling_is_missing(config):
+    categories = config["cft"]["categories"]
+    categories["Hernia"] = {"evidence": "none", "platt": None, "operating_point": None}
+    categories["Effusion"]["calibration"] = {"scaled": False}
+    text = model_card(config)
+    assert "**No evidence for Hernia**: on no test set" in text
+    assert (
+        "scaling does not help Effusion (cross-fitted log loss); too few cases for Hernia" in text
+    )

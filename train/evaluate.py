@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         level=args.level,
         subsets=dict(args.subset),
         optimistic_thresholds=args.optimistic_thresholds,
-        threshold_rule=args.threshold_rule,
+        threshold_rule=args.threshold_rule or "youden",
     )
     errors = EvaluationError, TableError, StudyError, DatasetError, ModelFolderError
     return exit_code(
@@ -184,9 +184,9 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--threshold-rule",
         choices=RULES,
-        default="youden",
         help="of operating points, the model folder's or those chosen here: the largest "
-        "sensitivity + specificity, or the best F1 (%(default)s)",
+        "sensitivity + specificity, the best F1, or 95 %% specificity or sensitivity (default: "
+        "those that the model folder has in use; of tables, youden)",
     )
     figures.add_argument(
         "--optimistic-thresholds",

@@ -15,7 +15,15 @@ import numpy as np
 from cft.model.calibration import apply_platt, fit_platt, operating_point
 from train.metrics.decisions import finite_or_none, log_loss, rates
 
-__all__ = ["DATA", "FOLDS", "POINTS", "cross_fitted_point", "deal", "platt_if_it_helps"]
+__all__ = [
+    "DATA",
+    "FOLDS",
+    "POINTS",
+    "cross_fitted_point",
+    "cross_fitted_points",
+    "deal",
+    "platt_if_it_helps",
+]
 
 FOLDS = 5
 
@@ -103,6 +111,16 @@ def cross_fitted_point(
         "sensitivity": float(pooled["sensitivity"]),
         "specificity": float(pooled["specificity"]),
         "data": DATA,
+    }
+
+
+def cross_fitted_points(
+    probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray
+) -> dict[str, dict[str, Any] | None]:
+    """All of `POINTS` of one category, by name; see `cross_fitted_point`."""
+    return {
+        name: cross_fitted_point(probabilities, labels, groups, rule, name)
+        for name, rule in POINTS.items()
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from cft.errors import RadiographError
 from cft.model.classifier import Classifier
+from cft.model.config import Category, OperatingPoint
 from cft.model.ensemble import Ensemble
 from train.datasets.labels import LabelTable
 from train.errors import StudyError
@@ -114,20 +115,19 @@ def predictions_of(
     scores: FilmScores,
     table: LabelTable,
     rule: str,
-    threshold_rule: str = "youden",
+    threshold_rule: str | None = None,
 ) -> Predictions:
     """A model's scores for the rows of `truth_of` of the same table and rule.
 
-    Operating points are those of the model folder, which were chosen on its validation films by
-    `threshold_rule`, one of `cft.model.calibration.RULES`.
+    Operating points are those of the model folder, which were chosen on its validation films: those
+    in use or, for a `threshold_rule` of `cft.model.calibration.RULES`, those chosen by that rule.
     """
     _, _, member = _rows(table, rule)
     shared = [label for label in classifier.label_names if label in table.label_names]
     columns = [classifier.label_names.index(label) for label in shared]
     films = table.names.tolist()
     calibrated = any(category.platt for category in classifier.categories.values())
-    stored = {"youden": "operating_point", "f1": "best_f1"}[threshold_rule]
-    points = {label: getattr(classifier.categories[label], stored) for label in shared}
+    points = {label: _point(classifier.categories[label], threshold_rule) for label in shared}
     unlabelled = [label for label in classifier.label_names if label not in shared]
     missing = [label for label in table.label_names if label not in shared]
     notes = []
@@ -140,10 +140,25 @@ def predictions_of(
         label_names=tuple(shared),
         scores=_combined(scores.probabilities, films, member, rule)[:, columns],
         logits=_combined(scores.logits, films, member, rule)[:, columns] if calibrated else None,
-        operating_points={label: p and p.threshold for label, p in points.items()},
+        operating_points={label: None if p is None else p.threshold for label, p in points.items()},
+        named_points={
+            label: {
+                name: None if p is None else asdict(p) for name, p in row.operating_points.items()
+            }
+            for label, row in classifier.categories.items()
+            if label in shared
+        },
         source="the model folder, chosen on its validation films" if any(points.values()) else "",
         notes=tuple(notes),
     )
+
+
+def _point(category: Category, rule: str | None) -> OperatingPoint | None:
+    """The operating point in use, or the one that was chosen by a rule, where there is one."""
+    if rule is None:
+        return category.operating_point
+    points = [category.operating_point, *category.operating_points.values(), category.best_f1]
+    return next((p for p in points if p is not None and p.rule == rule), None)
 
 
 def readable(table: LabelTable, scores: Sequence[FilmScores]) -> LabelTable:

@@ -10,7 +10,7 @@ import numpy as np
 from cft.model.calibration import apply_platt, operating_point
 from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
-from train.evaluation.cross_fit import POINTS, cross_fitted_point, platt_if_it_helps
+from train.evaluation.cross_fit import POINTS, cross_fitted_points, platt_if_it_helps
 from train.evaluation.scores import evaluate_scores, unproven
 from train.metrics.decisions import calibration_figures
 
@@ -32,10 +32,7 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
         logits, y = scores[:, c].astype(np.float64), table.y[:, c]
         platt, why = platt_if_it_helps(logits, y, table.patients)
         chances = apply_platt(logits, *(platt or (1.0, 0.0)))
-        points = {
-            name: cross_fitted_point(chances, y, table.patients, rule, name)
-            for name, rule in POINTS.items()
-        }
+        points = cross_fitted_points(chances, y, table.patients)
         categories[label] = {
             "platt": platt and {"scale": platt[0], "bias": platt[1]},
             "calibration": why,

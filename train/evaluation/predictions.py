@@ -6,9 +6,10 @@ import csv
 import io
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -118,6 +119,9 @@ class Predictions:
         False: the scores are no probabilities, even where they lie in [0, 1].
     operating_points
         Category -> threshold in units of `scores`, or None.
+    named_points
+        Category -> name -> an operating point as a model folder holds it, or None; empty for a
+        model that has no choice of them.
     source
         Where the operating points come from; "" without any.
     notes
@@ -130,6 +134,7 @@ class Predictions:
     logits: np.ndarray | None = None
     probabilities: bool = True
     operating_points: dict[str, float | None] = field(default_factory=dict)
+    named_points: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ __all__ = ["Settings", "choose_points", "evaluate_models"]
 #: Age bands of the subgroups, in years: [low, high).
 AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))
 
+NamedPoints = Mapping[str, Mapping[str, float | None]]
+
 #: What the readers' vote is called among the readers.
 MAJORITY = "majority"
 
@@ -47,7 +49,7 @@ class Settings:
     optimistic_thresholds
         Choose operating points on the films that are scored; the report says so.
     threshold_rule
-        "youden" or "f1", for operating points that are chosen here.
+        One of `cft.model.calibration.RULES`, for operating points that are chosen here.
     """
 
     replicates: int = 1000
@@ -119,13 +121,14 @@ def _evaluate(
     """Everything about one model."""
     labels, names = truth.columns(model.label_names), model.label_names
     points, source = model.operating_points, model.source
+    named = _named(model)
     optimistic = []
     if settings.optimistic_thresholds:
         points = choose_points(model.scores, labels, names, settings.threshold_rule)
-        source = "the films that are scored"
+        source, named = "the films that are scored", {}
         optimistic = [f"optimistic: operating points were chosen on {source}"]
 
-    def figures(rows: np.ndarray) -> dict[str, Any]:
+    def figures(rows: np.ndarray, named: NamedPoints | None = None) -> dict[str, Any]:
         return evaluate_scores(
             model.scores[rows],
             labels[rows],
@@ -133,11 +136,12 @@ def _evaluate(
             names,
             subsets=_subsets(names, settings),
             operating_points=points,
+            named_points=named,
             probabilities=model.probabilities,
             **settings.bootstrap,
         )
 
-    result = figures(np.arange(len(labels)))
+    result = figures(np.arange(len(labels)), named)
     missing = _missing_subsets(names, settings)
     result["notes"] = [*optimistic, *model.notes, *missing, *result["notes"]]
     result["operating_points"] = {
@@ -160,6 +164,16 @@ def _evaluate(
         }
         result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
     return result
+
+
+def _named(model: Predictions) -> NamedPoints:
+    """Name of the operating points -> category -> threshold."""
+    names = dict.fromkeys(name for row in model.named_points.values() for name in row)
+    rows = model.named_points.items()
+    return {
+        name: {label: p["threshold"] if (p := row.get(name)) else None for label, row in rows}
+        for name in names
+    }
 
 
 def _comparisons(

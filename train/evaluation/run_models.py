@@ -67,9 +67,8 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         notes = seen_in_validation(origins, held_out[0], chosen.splits)
         scored = [with_notes(one, notes) for one in scored]
     if validation:
-        scored = [
-            without_ranks(with_points(one, validation, args.threshold_rule), args) for one in scored
-        ]
+        rule = args.threshold_rule or "specificity"  # as a run chooses the points of its model
+        scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
     return Evaluated(scored, read_readers(args.radiologists, scored[0].truth, args.key), weights)
 
 

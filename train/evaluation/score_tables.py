@@ -42,9 +42,8 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
         validation = Scored(held_out, models)
     scored, validation, weights = with_ensemble(scored, validation, args)
     if validation:
-        scored = [
-            without_ranks(with_points(one, validation, args.threshold_rule), args) for one in scored
-        ]
+        rule = args.threshold_rule or "youden"
+        scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
     return Evaluated(scored, read_readers(args.radiologists, truth, args.key), weights)
 
 

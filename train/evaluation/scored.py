@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from train.errors import EvaluationError
 from train.evaluation.combine import combine, greedy_weights
+from train.evaluation.cross_fit import cross_fitted_points
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.protocol import choose_points
 
@@ -106,7 +107,16 @@ def with_points(scored: Scored, validation: Scored, rule: str) -> Scored:
                 fitted.columns(labels), validation.truth.columns(labels), labels, rule
             )
             source = f"the validation films ({rule})"
-            model = dataclasses.replace(model, operating_points=points, source=source)
+            named = {
+                label: cross_fitted_points(
+                    *(fitted.column(label), validation.truth.columns([label])[:, 0]),
+                    validation.truth.groups,
+                )
+                for label in labels
+            }
+            model = dataclasses.replace(
+                model, operating_points=points, named_points=named, source=source
+            )
         models.append(model)
     return Scored(scored.truth, models)
 
@@ -124,5 +134,6 @@ def without_ranks(scored: Scored, args: argparse.Namespace) -> Scored:
         return scored
     *models, last = scored.models
     return Scored(
-        scored.truth, [*models, dataclasses.replace(last, operating_points={}, source="")]
+        scored.truth,
+        [*models, dataclasses.replace(last, operating_points={}, named_points={}, source="")],
     )

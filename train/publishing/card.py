@@ -334,7 +334,10 @@ def _operating_points(categories: Mapping[str, Any]) -> Iterator[str]:
     stored = {x: row["operating_points"] for x, row in categories.items() if _has_points(row)}
     if not stored:
         return
-    default = next(categories[label]["operating_point"]["name"] for label in stored)
+    in_use: Mapping[str, Any] = next(
+        (row for x in stored if (row := categories[x]["operating_point"])), {}
+    )
+    default = in_use.get("name") or f"chosen by another rule ({in_use.get('rule')})"
     names = list(next(iter(stored.values())))
     points = [p for of in stored.values() for p in of.values() if p]
     yield "## Operating points"
@@ -342,7 +345,7 @@ def _operating_points(categories: Mapping[str, Any]) -> Iterator[str]:
         f"Three for each finding: *specific* leaves {100 * GOAL:.0f} % of the films without the "
         "finding quiet, *balanced* has the largest sensitivity + specificity, *sensitive* finds "
         f"{100 * GOAL:.0f} % of the films with it. The one in use, if none is asked for, is "
-        f"*{default}*. Figures below: {points[0]['data']}; those on test films are above."
+        f"{default}. Figures below: {points[0]['data']}; those on test films are above."
     )
     for name in names:
         rows = [[f"*{name}*", "Threshold", "Sensitivity", "Specificity"]]

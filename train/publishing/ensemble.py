@@ -9,6 +9,7 @@ from typing import Any
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import read_config
 from cft.model.hub import resolve
+from train.evaluation.of_run import with_evidence
 from train.evaluation.run_models import model_names
 from train.evaluation.scored import ENSEMBLE, Evaluated
 from train.publishing.card import model_card
@@ -29,7 +30,24 @@ def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Ev
     ]
     configs = [read_config(folder) for _, folder, _ in members]
     label_names = list(results["models"][ENSEMBLE]["categories"])
-    points = run_.scored[0].models[-1].operating_points
+    ensemble = run_.scored[0].models[-1]
+    points, named = ensemble.operating_points, ensemble.named_points
+    metrics = {
+        one["truth"]["name"]: {
+            **{k: v for k, v in one["models"][ENSEMBLE].items() if k != "subgroups"},
+            "row": one["truth"]["row"],
+            "unit": one["truth"]["unit"],
+        }
+        for one in (results, *results["references"].values())
+    }
+    rule = args.threshold_rule or "specificity"
+    categories = {
+        label: {
+            "operating_point": _in_use(points.get(label), named.get(label, {}), rule),
+            "operating_points": dict(named.get(label, {})),
+        }
+        for label in label_names
+    }
     kept = [config for (_, _, weight), config in zip(members, configs, strict=True) if weight]
     config = {
         "architecture": "ensemble",
@@ -37,23 +55,9 @@ def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Ev
         "label_descriptions": {x: DESCRIPTIONS[x] for x in label_names if x in DESCRIPTIONS},
         "pretrained_cfg": {**configs[0]["pretrained_cfg"], "num_classes": len(label_names)},
         "cft": {
-            "categories": {
-                label: {
-                    "operating_point": None
-                    if point is None
-                    else {"threshold": point, "rule": args.threshold_rule}
-                }
-                for label, point in points.items()
-            },
+            "categories": with_evidence(categories, metrics),
             "provenance": _ensemble_provenance(args, kept),
-            "metrics": {
-                one["truth"]["name"]: {
-                    **{k: v for k, v in one["models"][ENSEMBLE].items() if k != "subgroups"},
-                    "row": one["truth"]["row"],
-                    "unit": one["truth"]["unit"],
-                }
-                for one in (results, *results["references"].values())
-            },
+            "metrics": metrics,
         },
     }
     write_ensemble(
@@ -64,6 +68,16 @@ def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Ev
         card=model_card(config),
     )
     usable(args.save_ensemble)
+
+
+def _in_use(
+    threshold: float | None, named: Mapping[str, Mapping[str, Any] | None], rule: str
+) -> Mapping[str, Any] | None:
+    """The point that the ensemble uses: a named one, if the rule is that of one."""
+    if threshold is None:
+        return None
+    same = (point for point in named.values() if point and point["rule"] == rule)
+    return next(same, {"threshold": threshold, "rule": rule})
 
 
 def _ensemble_provenance(
