@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 import cft
 from cft.errors import ModelFolderError
 from cft.model.folder import CONFIG, WEIGHTS, read_model_folder
-from tests.test_negative import arguments, data  # noqa: F401
+from tests.test_negative import arguments, data, make_run  # noqa: F401
 from train import negative
 from train.errors import TrainingError
 from train.stage1 import start
 from train.stage1.network import build, preprocess_of
+from train.stage1.run import State
 from train.stage1.settings import Settings
 
 IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -225,6 +226,15 @@ def test_the_model_folder_states_what_was_used(
     assert len(list((tmp_path / "pixels").iterdir())) == 1
     again = {**changes, "init": tmp_path / "run"}
     assert negative.main(arguments(data, tmp_path / "again", **again)) == 0
+
+
+def test_single_films_go_through_a_network_of_three_channels(tmp_path):
+    """One film a step is asked about before training, with the channels of the start."""
+    folder, _ = timm_folder(tmp_path, "test_convnext", inputs=IMAGENET)
+    y = (np.random.default_rng(0).random((8, 2)) < 0.5).astype(np.float32)
+    changes = {"arch": "test_convnext", "init": str(folder), "batch_size": 1}
+    state = State.start(make_run(tmp_path / "run", y, **changes))
+    assert state.network.stem[0].weight.shape[1] == 3
 
 
 # --- What cannot be -----------------------------------------------------------------------------

@@ -262,11 +262,12 @@ def _check_sizes(run: Run) -> None:
         raise TrainingError("there are no validation films, so no best epoch can be chosen")
 
 
-def _check_single_films(network: nn.Module, settings: Settings, device: torch.device) -> None:
+def _check_single_films(network: nn.Module, run: Run) -> None:
     """Refuse to train film by film where batch statistics need more; the network stays as it is."""
+    settings = run.settings
     if settings.batch_size > settings.accumulate:
         return
-    film = torch.zeros(1, 1, settings.image_size, settings.image_size, device=device)
+    film = torch.zeros(1, *run.preprocess.input_size, device=run.here.device)
     with torch.random.fork_rng(), torch.no_grad():
         try:
             copy.deepcopy(network).train()(film)
@@ -312,7 +313,7 @@ class State:
         known = run.targets[torch.from_numpy(run.rows["train"])].numpy(force=True)
         network = build(run.settings, run.table.label_names, known)
         network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
-        _check_single_films(network, run.settings, here.device)
+        _check_single_films(network, run)
         average = copy.deepcopy(network).eval().requires_grad_(False)
         trained = network
         if here.world > 1:
