@@ -124,7 +124,7 @@ def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, da
     assert ours["metrics"]["csv"]["points"]["specific"]["decided"] == ["Bright", "Dark"]
     assert ours["metrics"]["csv"]["uncalibrated"]["Bright"]["brier"] > 0
     card = (trained / "README.md").read_text()
-    for phrase in ("## Operating points", "operating point *sensitive*", "Slope before"):
+    for phrase in ("## Operating points", "operating point *sensitive*", "Brier before"):
         assert phrase in card
     classifier = cft.load(trained, device="cpu")
     assert classifier.predict(np.zeros((32, 32), np.uint8)).point == "specific"

@@ -33,6 +33,7 @@ UNKNOWN = np.full((1, 3), np.nan, np.float32)
 def nothing_remembered():
     """A start is asked for once in a process; each test here is one."""
     start._source_of.cache_clear()
+    start._arguments_in.cache_clear()
 
 
 def timm_folder(
@@ -259,7 +260,9 @@ def test_another_architecture_is_refused(tmp_path):
 
 
 def test_an_ensemble_is_refused(tmp_path):
-    folder, _ = timm_folder(tmp_path, "test_resnet", cft={"members": [{"folder": "members/1"}]})
+    member = {"folder": "members/1", "weight": 1}
+    ours = {"members": [member], "average": "logits"}
+    folder, _ = timm_folder(tmp_path, "test_resnet", cft=ours)
     assert "is an ensemble; start from one of its members" in refusal(
         settings(folder, "test_resnet")
     )
@@ -364,3 +367,9 @@ def test_without_a_network_the_repository_and_the_way_to_fetch_it_are_named(
 def test_an_architecture_without_weights_is_refused():
     arch = next(m for m in timm.list_models("resnet*") if not timm.list_pretrained(f"{m}.*"))
     assert f"knows no weights of {arch} on the Hub" in refusal(settings("pretrained", arch))
+
+
+def test_a_start_that_would_keep_timm_busy_for_ever_is_refused(tmp_path):
+    folder, _ = timm_folder(tmp_path, "test_resnet", model_args={"layers": [4000] * 4})
+    with pytest.raises(ModelFolderError, match="far more parts than the"):
+        build(settings(folder, "test_resnet"), LABELS, UNKNOWN)

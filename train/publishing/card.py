@@ -326,7 +326,7 @@ def _not_scaled(category: Mapping[str, Any] | None) -> bool:
 
 
 def _has_slopes(result: Mapping[str, Any]) -> bool:
-    return any("slope" in row for row in result.get("uncalibrated", {}).values())
+    return any(row.get("slope") is not None for row in result.get("uncalibrated", {}).values())
 
 
 def _operating_points(categories: Mapping[str, Any]) -> Iterator[str]:
