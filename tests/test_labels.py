@@ -12,6 +12,7 @@ from train.datasets.labels import (
     LabelPolicy,
     LabelTable,
     hide_labels,
+    shuffle_rows,
     stable_uniform,
     targets,
 )
@@ -253,3 +254,14 @@ def test_a_policy_survives_the_model_folder():
     }
     films = table(40)
     np.testing.assert_array_equal(LabelPolicy(**stored).apply(films), given.apply(films))
+
+
+def test_shuffled_rows_are_the_same_rows_in_other_places():
+    y = np.arange(60, dtype=np.float32).reshape(20, 3)
+    rows = np.arange(0, 20, 2)
+    shuffled = shuffle_rows(y, rows, seed=1)
+    assert (shuffled[1::2] == y[1::2]).all()
+    assert (shuffled[rows] != y[rows]).any(1).sum() > 5
+    assert sorted(map(tuple, shuffled[rows])) == sorted(map(tuple, y[rows]))
+    assert (shuffle_rows(y, rows, seed=1) == shuffled).all()
+    assert (shuffle_rows(y, rows, seed=2) != shuffled).any()

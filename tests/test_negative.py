@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ import cft
 from cft.model.folder import WEIGHTS, read_model_folder
 from train import negative
 from train.command import Stop
-from train.datasets.labels import LabelTable
+from train.datasets.labels import SHUFFLED, LabelTable
 from train.datasets.pixels import Pixels
 from train.errors import CheckpointError
 from train.losses import loss_named
@@ -110,6 +111,18 @@ def trained(data, tmp_path_factory) -> Path:
 
 
 # --- A whole run --------------------------------------------------------------------------------
+
+
+def test_a_control_on_shuffled_labels_learns_nothing_and_says_what_it_is(data, trained, tmp_path):
+    out = tmp_path / "control"
+    assert negative.main([*arguments(data, out), "--shuffle-labels"]) == 0
+    control, whole = (
+        json.loads((folder / "config.json").read_text())["cft"] for folder in (out, trained)
+    )
+    assert SHUFFLED in control["provenance"]["notes"]
+    assert SHUFFLED in (out / "README.md").read_text()
+    mean = [one["metrics"]["csv"]["subsets"]["all"]["auroc"] for one in (control, whole)]
+    assert mean[0] < mean[1] - 0.1
 
 
 def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, data):

@@ -29,7 +29,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cft.files import atomic_write
 from train.command import Stop, add_options, as_json, command_of, exit_code, options_of
 from train.datasets import DataOptions, PolicyOptions, read_dataset, table_of
-from train.datasets.labels import LabelTable
+from train.datasets.labels import SHUFFLED, LabelTable, shuffle_rows
 from train.datasets.pixels import Pixels
 from train.datasets.splits import check_splits, write_splits
 from train.errors import ERRORS, UsageError
@@ -237,6 +237,9 @@ def work_through(argv: Sequence[str] | None) -> None:
         others = [read_dataset(settings.also_test, data.data)] if settings.also_test else []
         policy, origin = asked.labels.policy, origin_of(settings)
         y = policy.apply(table, settings.seed)
+        if settings.shuffle_labels:
+            y = shuffle_rows(y, np.flatnonzero(table.split == "train"), settings.seed)
+            table = replace(table, notes=(*table.notes, SHUFFLED))
         teachers = [Teacher.of(name, table.label_names, here.device) for name in settings.teacher]
         table = replace(table, notes=(*table.notes, *notes_on(teachers, table, data)))
         for note in table.notes:

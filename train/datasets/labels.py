@@ -235,6 +235,21 @@ def _hashes(seed: int, purpose: str, texts: Iterable[str]) -> np.ndarray:
     return np.frombuffer(b"".join(digests), dtype="<u8")
 
 
+#: What a run with `shuffle_rows` says of itself.
+SHUFFLED = "A control: the training films have each other's labels, so nothing was there to learn."
+
+
+def shuffle_rows(y: np.ndarray, rows: np.ndarray, seed: int) -> np.ndarray:
+    """A copy of (N, C) targets in which some rows have changed places among themselves.
+
+    Each category keeps its share, and labels that go together still do: what a model then scores
+    above chance on other films is not from the films.
+    """
+    shuffled = y.copy()
+    shuffled[rows] = y[np.random.default_rng(seed).permutation(rows)]
+    return shuffled
+
+
 def hide_labels(table: LabelTable, known: float, seed: int) -> LabelTable:
     """Keep each training label with probability ``known``; the others become blank.
 

@@ -112,3 +112,6 @@ class Settings:
         "of the penalty, in films (default: chosen by cross-fitting over training patients)",
         type=ABOVE_ZERO,
     )
+    shuffle_labels: bool = option(
+        False, "a control: training films have each other's labels, so that nothing can be learnt"
+    )
