@@ -164,6 +164,11 @@ def _parser() -> argparse.ArgumentParser:
         help="a further mean over categories",
     )
     figures.add_argument(
+        "--controls",
+        action="store_true",
+        help="add what view, sex and age alone say of the films, learnt from the training films",
+    )
+    figures.add_argument(
         "--unit",
         choices=("patient", "study"),
         default="patient",
@@ -213,6 +218,8 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             "--save-ensemble writes figures into a model card, so it does not go with "
             "--optimistic-thresholds"
         )
+    if args.controls and not args.model:
+        parser.error("--controls goes with --model: it needs the training films' labels")
     if args.model and args.validation_truth:
         parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
     if bool(args.validation_predictions) != bool(args.validation_truth):

@@ -18,7 +18,15 @@ from train.errors import StudyError
 from train.evaluation.keys import STUDY
 from train.evaluation.predictions import STUDY_RULES, Predictions, Truth
 
-__all__ = ["FilmScores", "predictions_of", "readable", "run", "truth_of"]
+__all__ = [
+    "FilmScores",
+    "combined",
+    "predictions_of",
+    "readable",
+    "rows_of",
+    "run",
+    "truth_of",
+]
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
     StudyError
         If the films of a study have different labels.
     """
-    keys, first, member = _rows(table, rule)
+    keys, first, member = rows_of(table, rule)
     labels = table.y[first].astype(np.float64)
     same = (labels[member] == table.y) | (np.isnan(labels[member]) & np.isnan(table.y))
     if not same.all():
@@ -122,7 +130,7 @@ def predictions_of(
     Operating points are those of the model folder, which were chosen on its validation films: those
     in use or, for a `threshold_rule` of `cft.model.calibration.RULES`, those chosen by that rule.
     """
-    _, _, member = _rows(table, rule)
+    _, _, member = rows_of(table, rule)
     shared = [label for label in classifier.label_names if label in table.label_names]
     columns = [classifier.label_names.index(label) for label in shared]
     films = table.names.tolist()
@@ -138,8 +146,8 @@ def predictions_of(
     return Predictions(
         name=name,
         label_names=tuple(shared),
-        scores=_combined(scores.probabilities, films, member, rule)[:, columns],
-        logits=_combined(scores.logits, films, member, rule)[:, columns] if calibrated else None,
+        scores=combined(scores.probabilities, films, member, rule)[:, columns],
+        logits=combined(scores.logits, films, member, rule)[:, columns] if calibrated else None,
         operating_points={label: None if p is None else p.threshold for label, p in points.items()},
         named_points={
             label: {
@@ -172,7 +180,7 @@ def readable(table: LabelTable, scores: Sequence[FilmScores]) -> LabelTable:
     return replace(table.subset(~lost), notes=(*table.notes, note))
 
 
-def _rows(table: LabelTable, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows_of(table: LabelTable, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(keys of the rows, first film of each row, row of each film), rows in order of the films."""
     if rule not in STUDY_RULES:
         raise StudyError(f"no rule {rule!r} for studies; there are {', '.join(STUDY_RULES)}")
@@ -184,7 +192,7 @@ def _rows(table: LabelTable, rule: str) -> tuple[np.ndarray, np.ndarray, np.ndar
     return keys[order], first[order], place[member]
 
 
-def _combined(
+def combined(
     by_film: Mapping[str, np.ndarray], films: Sequence[str], member: np.ndarray, rule: str
 ) -> np.ndarray:
     """(rows, K) maximum or mean over the films of each row."""

@@ -32,6 +32,7 @@ _OTHER_LABELS = {"nih": ("nih-experts", "expert_labels.csv")}
 def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     """Run the models on the data set, for every truth that its films have."""
     # Tables of predictions are scored without waiting for the import of networks.
+    from train.evaluation.controls import metadata_control
     from train.evaluation.inference import predictions_of, readable, run, truth_of
 
     names = model_names(args.model)
@@ -44,9 +45,11 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     table = chosen.table
     tables = [chosen.films, *_other_labels(chosen)]
     held_out = _validation_films(args, chosen)
+    trained = table.subset(table.split == "train")
     _check_labels(classifiers, table)
     everything = [*tables, *held_out]
     films = {name: run(model, everything, args.batch_size) for name, model in classifiers.items()}
+    tables = [readable(one, list(films.values())) for one in tables]
 
     def score(one: LabelTable) -> Scored:
         one = readable(one, list(films.values()))
@@ -69,6 +72,11 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     if validation:
         rule = args.threshold_rule or "specificity"  # as a run chooses the points of its model
         scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
+    if args.controls:
+        scored = [
+            replace(one, models=[*one.models, metadata_control(trained, of, args.films)])
+            for one, of in zip(scored, tables, strict=True)
+        ]
     return Evaluated(scored, read_readers(args.radiologists, scored[0].truth, args.key), weights)
 
 
