@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from http.cookiejar import CookieJar
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -263,6 +264,13 @@ def test_the_line_learns_how_long_a_film_takes():
 # ------------------------------------------------------------------------- the gate
 
 
+class Forgetful(CookieJar):
+    """A visitor that keeps no cookies."""
+
+    def set_cookie(self, cookie):
+        pass
+
+
 @pytest.fixture(scope="module")
 def served(model_folder, tmp_path_factory):
     """The page, served: its address, the folder that Gradio writes to, and its parts."""
@@ -271,7 +279,8 @@ def served(model_folder, tmp_path_factory):
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         with server.serve(cft.load(model_folder, "cpu")) as address:
             (demo,) = [b for b in gr.Blocks.get_instances() if b.is_running]
-            yield SimpleNamespace(address=address, folder=folder, demo=demo)
+            with httpx.Client(timeout=120, cookies=Forgetful()) as client:
+                yield SimpleNamespace(address=address, folder=folder, demo=demo, client=client)
     assert not list(folder.iterdir())
 
 
@@ -308,7 +317,7 @@ def test_every_route_is_known_and_all_but_the_listed_answer_404(served):
         if "{" in path and gate.is_allowed(method, path.replace("{api_name}", "predict")):
             continue  # the one call that there is
         for place in {path.replace("{path:path}", "x").replace("{api_name}", "predict2"), path}:
-            answer = httpx.request(method, served.address.rstrip("/") + place)
+            answer = served.client.request(method, served.address.rstrip("/") + place)
             assert answer.status_code == 404, (method, place)
 
 
@@ -319,7 +328,7 @@ def test_every_route_is_known_and_all_but_the_listed_answer_404(served):
 )
 def test_nothing_else_takes_a_file(served, path):
     files = {"files": ("a.png", b"x" * 1000)}
-    answer = httpx.post(f"{served.address}gradio_api/{path}", files=files)
+    answer = served.client.post(f"{served.address}gradio_api/{path}", files=files)
     assert answer.status_code == 404
     assert files_in(served) == []
 
@@ -338,18 +347,18 @@ def is_empty(served, seconds: float = 20) -> bool:
 
 def upload(served, data: bytes = b"no film", count: int = 1, **headers) -> httpx.Response:
     files = [("files", (f"{i}.png", data)) for i in range(count)]
-    return httpx.post(f"{served.address}gradio_api/upload", files=files, headers=headers)
+    return served.client.post(f"{served.address}gradio_api/upload", files=files, headers=headers)
 
 
 def join(served, files: object, event: int = 0, **more) -> httpx.Response:
     body = {"data": [files], "fn_index": event, "session_hash": "visitor", **more}
-    return httpx.post(f"{served.address}gradio_api/queue/join", json=body, timeout=30)
+    return served.client.post(f"{served.address}gradio_api/queue/join", json=body)
 
 
 def answer_of(served, session: str = "visitor") -> dict:
     """What the queue answers a session."""
     place = f"{served.address}gradio_api/queue/data"
-    with httpx.stream("GET", place, params={"session_hash": session}, timeout=60) as events:
+    with served.client.stream("GET", place, params={"session_hash": session}) as events:
         for row in events.iter_lines():
             message = json.loads(row.removeprefix("data: ")) if row else {}
             if message.get("msg") == "process_completed":
@@ -364,12 +373,14 @@ def named(response: httpx.Response) -> list[dict]:
 @pytest.mark.slow
 def test_another_host_or_origin_is_answered_with_a_sentence_and_no_credentials(served):
     for headers in ({"Host": "evil", "Origin": "http://evil"}, {"Origin": "http://evil"}):
-        answer = httpx.get(f"{served.address}config", headers=headers)
+        answer = served.client.get(f"{served.address}config", headers=headers)
         assert answer.status_code == 403
         assert "access-control-allow-credentials" not in answer.headers
         assert "The page" in answer.json()["detail"]
     assert upload(served, Origin="http://evil").status_code == 403
-    assert httpx.get(served.address, headers={"Origin": served.address.rstrip("/")}).is_success
+    assert served.client.get(
+        served.address, headers={"Origin": served.address.rstrip("/")}
+    ).is_success
 
 
 @pytest.mark.slow
@@ -389,7 +400,7 @@ def test_a_hostile_body_is_refused_at_once_and_before_gradio_sees_it(served, bod
     for path in ("queue/join", "call/predict", "cancel", "reset"):
         began = time.perf_counter()
         try:
-            answer = httpx.post(f"{served.address}gradio_api/{path}", content=body)
+            answer = served.client.post(f"{served.address}gradio_api/{path}", content=body)
         except httpx.WriteError:  # it was not read to its end
             assert len(body) > 10_000_000
             continue
@@ -401,7 +412,9 @@ def test_a_hostile_body_is_refused_at_once_and_before_gradio_sees_it(served, bod
 @pytest.mark.slow
 def test_a_field_that_is_no_file_is_refused(served):
     for data in ({"x": "y" * 10_000_000}, {"x": "y"}):
-        answer = httpx.post(f"{served.address}gradio_api/upload", data=data, files={"a": b"x"})
+        answer = served.client.post(
+            f"{served.address}gradio_api/upload", data=data, files={"a": b"x"}
+        )
         assert answer.status_code == 413
     assert files_in(served) == []
 
@@ -418,12 +431,16 @@ def test_uploads_beyond_the_limit_get_a_sentence_and_the_page_lives(served, monk
     assert "3 MB are too many" in of_one.text
     assert "other visitors" in of_all.text
     assert len(files_in(served)) == 4
-    assert httpx.get(served.address).is_success
+    assert served.client.get(served.address).is_success
     for response in kept:
         join(served, named(response))
         answer_of(served)
     assert is_empty(served)
-    assert upload(served, Cookie="cft_visitor=a").status_code == 200
+    again = upload(served, Cookie="cft_visitor=a")
+    assert again.status_code == 200
+    join(served, named(again))
+    answer_of(served)
+    assert is_empty(served)
 
 
 @pytest.mark.slow
@@ -449,9 +466,10 @@ def test_nothing_of_an_upload_is_left_after_a_refusal_or_a_cancelled_request(ser
     for refused in ({"fn_index": 99}, {"session_hash": None}, {"fn_index": "x"}):
         assert join(served, named(upload(served)), **refused).status_code >= 400
         assert is_empty(served)
-    request = join(served, named(upload(served))).json()["event_id"]
-    body = {"session_hash": "visitor", "fn_index": 0, "event_id": request}
-    httpx.post(f"{served.address}gradio_api/cancel", json=body)
+    session = {"session_hash": "who cancels"}
+    request = join(served, named(upload(served)), **session).json()["event_id"]
+    body = {**session, "fn_index": 0, "event_id": request}
+    served.client.post(f"{served.address}gradio_api/cancel", json=body)
     assert is_empty(served)
 
 
@@ -470,7 +488,7 @@ def test_who_would_wait_too_long_is_told_so_in_place_of_the_answer(served, monke
     assert not refused["success"]
     assert "The page is busy" in refused["output"]["error"]
     place = f"{served.address}gradio_api/call/predict"
-    answer = httpx.post(place, json={"data": [named(upload(served))]})
+    answer = served.client.post(place, json={"data": [named(upload(served))]})
     assert (answer.status_code, "busy" in answer.json()["detail"]) == (503, True)
     assert is_empty(served)
 
@@ -500,7 +518,7 @@ def test_the_queue_outlives_a_visitor_who_leaves_without_a_word(served):
 
 @pytest.mark.slow
 def test_the_health_check_says_how_the_page_is(served):
-    answer = httpx.get(f"{served.address}health")
+    answer = served.client.get(f"{served.address}health")
     assert answer.status_code == 200
     health = answer.json()
     assert health["ok"]
