@@ -64,3 +64,14 @@ def repair_png(data: bytes) -> bytes:
         repaired += data[at : at + 4] + chunk + struct.pack(">I", zlib.crc32(chunk))
         at += 12 + length
     return bytes(repaired + data[at:])
+
+
+def mutate(data: bytes, films: dict[str, bytes], random: Random) -> bytes:
+    """One to three changes of bytes; parts may come from other films."""
+    names, changed = sorted(films), bytearray(data)
+    for _ in range(random.choice((1, 1, 1, 2, 3))):
+        if changed:
+            random.choice(MUTATIONS)(changed, films[random.choice(names)], random)
+    if changed.startswith(b"\x89PNG") and random.random() < 0.7:
+        return repair_png(bytes(changed))
+    return bytes(changed)

@@ -6,15 +6,65 @@ import multiprocessing
 import os
 import resource
 import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 
+from benchmarks.film_memory import resident
 from cft.errors import RadiographError
+from cft.film.budget import DECODING
 from cft.film.radiograph import MAX_PIXELS
 from cft.film.read import read_radiograph
 from tests.films import every_film
 
-KILL_AFTER_SECONDS = 20.0
+KILL_AFTER_SECONDS = 30.0
+
+#: MB above what the process has after the films of `every_film`. A process may reserve three times
+#: as much, so that a file without measure is refused memory and the machine lives on.
+LIMIT_MEGABYTES = 1000.0
+
+#: The limit of CPU time. A whole film of 64 megapixels, RGBA of 16 bits, takes 4 s; so pictures of
+#: more than 16 megapixels have more time, in proportion.
+LIMIT_SECONDS = 2.0
+_MEGAPIXELS_IN_LIMIT = 16.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one file.
+
+    Attributes
+    ----------
+    outcome
+        "read" or "refused" where all is well; "broke a rule", "escaped", "crashed" or "hung".
+    detail
+        The message of a refusal or exception, or the exit code.
+    seconds
+        CPU time, of all threads.
+    megabytes
+        The most memory, above that of the idle process.
+    megapixels
+        Of the picture that was decoded; 0 where none was.
+    """
+
+    outcome: str
+    detail: str
+    seconds: float = 0.0
+    megabytes: float = 0.0
+    megapixels: float = 0.0
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, in words; None where nothing is."""
+        if self.outcome not in ("read", "refused"):
+            return f"{self.outcome}: {self.detail}"
+        if self.seconds > LIMIT_SECONDS * max(1.0, self.megapixels / _MEGAPIXELS_IN_LIMIT):
+            return f"took {self.seconds:.1f} s for {self.megapixels:.1f} megapixels"
+        if self.megabytes > LIMIT_MEGABYTES or "more memory than there is" in self.detail:
+            return f"took {self.megabytes:.0f} MB"
+        return None
 
 
 def judge(data: bytes, secret: str) -> tuple[str, str]:
@@ -41,20 +91,50 @@ def judge(data: bytes, secret: str) -> tuple[str, str]:
     return ("read" if good else "broke a rule"), ""
 
 
-def work(pipe, secret: str) -> None:
-    """Answer (outcome, detail, seconds, peak memory in MB) to each file, until the pipe closes."""
+class Meter:
+    """Judges files and measures what each takes, in the process that makes it; needs Linux.
+
+    Making it reads every kind of film, so that all decoders are loaded before the first file, and
+    limits the memory that the process may reserve.
+    """
+
+    def __init__(self, secret: str):
+        self.secret = secret
+        self._decoded: list[int] = []
+        of = DECODING.of
+        DECODING.of = lambda pixels: self._decoded.append(pixels) or of(pixels)  # type: ignore
+        for film in every_film().values():
+            read_radiograph(film.data)
+        self._idle = resident("VmRSS")
+
+    def limit_memory(self) -> None:
+        """Refuse this process more than three times the limit, and core dumps."""
+        size = resident("VmSize") + 3 * LIMIT_MEGABYTES
+        resource.setrlimit(resource.RLIMIT_AS, (int(size * 1e6),) * 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+    def verdict(self, data: bytes) -> Verdict:
+        """Read one file."""
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now that of this file
+        self._decoded.clear()
+        began = time.process_time()
+        outcome, detail = judge(data, self.secret)
+        seconds = time.process_time() - began
+        above = max(resident("VmHWM") - self._idle, 0.0)
+        return Verdict(outcome, detail, seconds, above, max(self._decoded, default=0) / 1e6)
+
+
+def work(pipe: Connection, secret: str) -> None:
+    """Answer a `Verdict` to each file, until the pipe closes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the native decoders' own remarks
-    for film in every_film().values():  # imports every decoder before the clock runs
-        read_radiograph(film.data)
+    meter = Meter(secret)
+    meter.limit_memory()
     while True:
         try:
             data = pipe.recv_bytes()
         except EOFError:
             return
-        began = time.perf_counter()
-        outcome, detail = judge(data, secret)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        pipe.send((outcome, detail, time.perf_counter() - began, peak))
+        pipe.send(meter.verdict(data))
 
 
 class Worker:
@@ -64,20 +144,19 @@ class Worker:
         self.secret = secret
         self._start()
 
-    def read(self, data: bytes) -> tuple[str, str, float, float]:
-        """Outcome, detail, seconds, peak memory in MB."""
-        began = time.perf_counter()
+    def read(self, data: bytes) -> Verdict:
+        """Have one file read."""
         try:
             self.pipe.send_bytes(data)
             if self.pipe.poll(KILL_AFTER_SECONDS):
                 return self.pipe.recv()
-            outcome, detail = "hung", f"more than {KILL_AFTER_SECONDS:.0f} s"
+            verdict = Verdict("hung", f"more than {KILL_AFTER_SECONDS:.0f} s")
         except (EOFError, ConnectionError):
             self.process.join()
-            outcome, detail = "crashed", f"exit code {self.process.exitcode}"
+            verdict = Verdict("crashed", f"exit code {self.process.exitcode}")
         self.stop()
         self._start()
-        return outcome, detail, time.perf_counter() - began, 0.0
+        return verdict
 
     def stop(self) -> None:
         """End the process."""
