@@ -25,7 +25,7 @@ from pathlib import Path
 from random import Random
 
 from tests.films import SECRET, every_film
-from tests.fuzzing import blind, dicom, fields, jpeg, png, tiff
+from tests.fuzzing import blind, dicom, fields, jpeg, large, png, tiff
 from tests.fuzzing.worker import Verdict, Worker
 
 OUTCOMES = ("read", "refused", "faults")
@@ -40,6 +40,9 @@ STRUCTURED: dict[str, Callable[[bytes, Random], bytes | None]] = {
     "DICOM elements": dicom.mutate,
 }
 
+# Share of the files that are of large pictures: each takes a second or so.
+_LARGE = 0.003
+
 
 def mutants(films: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
     """Name of the film, kind of damage, and the damaged bytes, `count` times.
@@ -50,18 +53,25 @@ def mutants(films: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[st
     for index in range(count):
         random = Random(f"{seed}-{index}")
         name = names[index % len(names)]
-        kind, data = damaged(films[name], films, random)
-        yield name, kind, data
+        if random.random() < _LARGE:
+            name, data = large.make(random)
+            if random.random() < 0.5:
+                data = structured(data, random)[1] or data
+            yield name, "large pictures", data
+            continue
+        kind, damaged = structured(films[name], random) if random.random() < 0.75 else ("", None)
+        if damaged is None:
+            kind, damaged = f"{name.split()[0]} bytes", blind.mutate(films[name], films, random)
+        yield name, kind, damaged
 
 
-def damaged(data: bytes, films: dict[str, bytes], random: Random) -> tuple[str, bytes]:
-    """Kind of damage and the damaged bytes: three in four by the format's own rules."""
-    if random.random() < 0.75:
-        for kind, mutate in STRUCTURED.items():
-            found = mutate(data, random)
-            if found is not None:
-                return kind, found
-    return "bytes", blind.mutate(data, films, random)
+def structured(data: bytes, random: Random) -> tuple[str, bytes | None]:
+    """Kind of damage by the format's own rules, and the damaged bytes; None without rules."""
+    for kind, mutate in STRUCTURED.items():
+        found = mutate(data, random)
+        if found is not None:
+            return kind, found
+    return "", None
 
 
 @dataclass
@@ -105,11 +115,12 @@ def fuzz(
         for index, (name, kind, data) in enumerate(mutants(films, count, seed)):
             if time.monotonic() > until:
                 break
-            title = kind if kind != "bytes" else f"{name.split()[0]} bytes"
+            if index and index % 5000 == 0:
+                print(f"{index} files", file=sys.stderr, flush=True)
             verdict = worker.read(data)
-            if tallies.setdefault(title, Tally()).add(verdict) and keep is not None:
+            if tallies.setdefault(kind, Tally()).add(verdict) and keep is not None:
                 keep.mkdir(parents=True, exist_ok=True)
-                stem = f"{title} {seed}-{index}".replace(" ", "-")
+                stem = f"{kind} {seed}-{index}".replace(" ", "-")
                 (keep / stem).write_bytes(data)
                 (keep / f"{stem}.txt").write_text(f"{name}\n{verdict.fault}\n")
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -19,7 +20,9 @@ from cft.film.radiograph import MAX_PIXELS
 from cft.film.read import read_radiograph
 from tests.films import every_film
 
-KILL_AFTER_SECONDS = 30.0
+#: A file is given up after so much CPU time, or after so long a wait (a deadlock, or a machine that
+#: has other work).
+_GIVE_UP_CPU_SECONDS, _GIVE_UP_SECONDS = 30, 600.0
 
 #: MB above what the process has after the films of `every_film`. A process may reserve three times
 #: as much, so that a file without measure is refused memory and the machine lives on.
@@ -29,6 +32,8 @@ LIMIT_MEGABYTES = 1000.0
 #: more than 16 megapixels have more time, in proportion.
 LIMIT_SECONDS = 2.0
 _MEGAPIXELS_IN_LIMIT = 16.0
+
+_READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,9 @@ class Meter:
         """Read one file."""
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now that of this file
         self._decoded.clear()
+        used = int(time.process_time())
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (used + _GIVE_UP_CPU_SECONDS, hard))
         began = time.process_time()
         outcome, detail = judge(data, self.secret)
         seconds = time.process_time() - began
@@ -129,6 +137,7 @@ def work(pipe: Connection, secret: str) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the native decoders' own remarks
     meter = Meter(secret)
     meter.limit_memory()
+    pipe.send(_READY)
     while True:
         try:
             data = pipe.recv_bytes()
@@ -148,12 +157,17 @@ class Worker:
         """Have one file read."""
         try:
             self.pipe.send_bytes(data)
-            if self.pipe.poll(KILL_AFTER_SECONDS):
+            if self.pipe.poll(_GIVE_UP_SECONDS):
                 return self.pipe.recv()
-            verdict = Verdict("hung", f"more than {KILL_AFTER_SECONDS:.0f} s")
+            verdict = Verdict("hung", f"no answer in {_GIVE_UP_SECONDS:.0f} s")
         except (EOFError, ConnectionError):
             self.process.join()
-            verdict = Verdict("crashed", f"exit code {self.process.exitcode}")
+            code = self.process.exitcode
+            verdict = (
+                Verdict("hung", f"more than {_GIVE_UP_CPU_SECONDS} s of CPU")
+                if code == -signal.SIGXCPU
+                else Verdict("crashed", f"exit code {code}")
+            )
         self.stop()
         self._start()
         return verdict
@@ -170,3 +184,5 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, self.secret), daemon=True)
         self.process.start()
         theirs.close()
+        if self.pipe.recv() != _READY:
+            raise RuntimeError("the worker does not begin")
