@@ -59,7 +59,8 @@ def client(served):
 
 
 def files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    walk = os.walk(folder)  # unlike rglob, it outlives a folder that vanishes meanwhile
+    return [Path(place, name) for place, _, names in walk for name in names]
 
 
 def upload(path: Path, folder: Path) -> dict:

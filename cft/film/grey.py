@@ -16,7 +16,6 @@ DICOM has rules of its own for this; see `cft.film.dicom`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -164,8 +163,8 @@ def _from_numbers(image: Image.Image, white_is_zero: bool) -> Grey:
     return grey, notes + (("inverted WhiteIsZero",) if white_is_zero else ())
 
 
-def _range(image: Image.Image) -> tuple[Any, Any, bool]:
-    """Smallest and largest finite value, as NumPy scalars, and whether all are finite."""
+def _range(image: Image.Image) -> tuple[float, float, bool]:
+    """Smallest and largest finite value, and whether all are finite."""
     lows, highs, whole = [], [], True
     for _, tile in _tiles(image):
         stored = np.asarray(tile)
@@ -174,8 +173,8 @@ def _range(image: Image.Image) -> tuple[Any, Any, bool]:
             whole = whole and bool(valid.all())
             stored = stored[valid]
         if stored.size:
-            lows.append(stored.min())
-            highs.append(stored.max())
+            lows.append(stored.min().item())
+            highs.append(stored.max().item())
     if not lows:
         raise RadiographError("the picture holds no finite value")
     return min(lows), max(highs), whole
@@ -220,7 +219,7 @@ def from_colours(
     height, width = colours.shape[:2]
     grey = np.empty((height, width), np.float32)
     step = max(1, _TILE**2 // width)
-    for top in range(0, len(grey), step):
+    for top in range(0, height, step):
         rows = slice(top, top + step)
         part = colours[rows] @ _LUMINANCE if colours.ndim == 3 else colours[rows]
         part = np.divide(part, np.float32(full_scale), dtype=np.float32)

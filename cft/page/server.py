@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 import torch
-from gradio.route_utils import GradioMultiPartParser, MultiPartException
+from gradio.route_utils import GradioMultiPartParser
 from gradio.routes import file_upload_statuses
-from gradio_client.utils import strip_invalid_filename_characters
+from gradio_client.utils import strip_invalid_filename_characters  # type: ignore[import-untyped]
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 import cft
@@ -234,7 +235,7 @@ def _harden(demo: _Page) -> None:
 async def _forget_unheard(demo: _Page) -> None:
     """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever."""
     waiting = demo._queue.pending_messages_per_session
-    since: dict[str, float] = {}
+    since: dict[str, float] = {}  # when it was first seen that an answer waits
     while True:
         await asyncio.sleep(_UNHEARD_SECONDS / 12)
         now = asyncio.get_running_loop().time()
@@ -279,8 +280,7 @@ async def _take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]
             asyncio.get_running_loop().call_later(_UNHEARD_SECONDS, forget, progress)
     files = []
     for number, (_, film) in enumerate(form.multi_items()):
-        if isinstance(film, str):
-            continue  # a field that is no file
+        assert not isinstance(film, str)  # there are no fields
         film.file.close()
         place = transfer.place / str(number)
         place.mkdir()
