@@ -170,11 +170,13 @@ def parse(argv: Sequence[str] | None) -> Asked:
         parser.error(str(error))
     if options.out.resolve() == model.resolve():
         parser.error(f"--out {options.out} is the model itself; choose another folder")
+    unasked = _choose_on(parser, replace(options, choose_on="auto"), origin)
     options = replace(options, choose_on=_choose_on(parser, options, origin))
     data = options_of(
         DataOptions, trained_with, {"data": _place(parser, given, model, origin)}, given
     )
-    usual = as_json(options_of(Options, inherited, preset), options_of(DataOptions, trained_with))
+    usual_options = replace(options_of(Options, inherited, preset), choose_on=unasked)
+    usual = as_json(usual_options, options_of(DataOptions, trained_with))
     arguments = as_json(options, data)
     program = "python -m train.cft --model MODEL"
     command = command_of(program, arguments, usual, data.data, name)
