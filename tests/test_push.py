@@ -401,7 +401,7 @@ def test_an_ensemble_of_other_weights_than_its_config_names_is_refused(hub, ense
     }
     hub.add(NAME, other)
     with pytest.raises(
-        cft.ModelFolderError, match="is not the file that th.* was made of; fetch the folder again"
+        cft.ModelFolderError, match=r"is not the file that th.* was made of; fetch the folder again"
     ):
         cft.load(NAME)
 
