@@ -26,6 +26,7 @@ from jinja2 import UndefinedError
 from PIL import Image
 
 import cft
+from cft.model.config import ModelConfig
 from cft.model.folder import write_model_folder
 from cft.page import render, server
 from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
@@ -256,6 +257,8 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
     changed = SimpleNamespace(
         config=config,
         preprocess=classifier.preprocess,
+        facts=(facts := ModelConfig.read(config, "here")),
+        categories=facts.categories,
         weights_sha256=classifier.weights_sha256,
         commit=None,
     )
