@@ -259,6 +259,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
         preprocess=classifier.preprocess,
         facts=(facts := ModelConfig.read(config, "here")),
         categories=facts.categories,
+        label_names=classifier.label_names,
         weights_sha256=classifier.weights_sha256,
         commit=None,
     )
