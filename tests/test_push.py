@@ -400,9 +400,7 @@ def test_an_ensemble_of_other_weights_than_its_config_names_is_refused(hub, ense
         f"members/1-b/{CONFIG}": json.dumps(config).encode(),
     }
     hub.add(NAME, other)
-    with pytest.raises(
-        cft.ModelFolderError, match=r"is not the file that th.* was made of; fetch the folder again"
-    ):
+    with pytest.raises(cft.ModelFolderError, match="not the file that the ensemble was made of"):
         cft.load(NAME)
 
 

@@ -95,16 +95,17 @@ class Ensemble:
 
     def _check_members(self, path: Path) -> None:
         for entry, member in zip(self.facts.members, self.members, strict=True):
-            where = path / entry.folder
             expected = entry.weights_sha256 or member.weights_sha256
             if member.weights_sha256 != expected:
                 raise ModelFolderError(
-                    f"{where / WEIGHTS} is not the file that the ensemble {path} was made of; "
-                    "fetch the folder again"
+                    f"{entry.folder}/{WEIGHTS} is not the file that the ensemble was made of; "
+                    f"fetch {path} again"
                 )
             missing = [label for label in self.label_names if label not in member.label_names]
             if missing:
-                raise ModelFolderError(f"{where} does not predict {missing[0]!r}, as {path} does")
+                raise ModelFolderError(
+                    f"{entry.folder} does not predict {missing[0]!r}, as its ensemble {path} does"
+                )
 
     @property
     def weights_sha256(self) -> str:
