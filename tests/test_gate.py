@@ -518,11 +518,15 @@ def test_the_queue_outlives_a_visitor_who_leaves_without_a_word(served):
 
 
 @pytest.mark.slow
-def test_the_health_check_says_how_the_page_is(served):
+def test_the_health_check_says_how_the_page_is(served, monkeypatch):
     answer = served.client.get(f"{served.address}health")
     assert answer.status_code == 200
     health = answer.json()
     assert health["ok"]
     assert set(health) == {
-        "ok", "files", "bytes", "seconds_since_sweep", "sweeper_error", "seconds_to_wait",
+        "ok", "files", "bytes", "seconds_since_sweep", "sweeper_error", "queue_runs",
+        "seconds_to_wait",
     }  # fmt: skip
+    monkeypatch.setattr(served.demo.app.middleware_stack, "queue_runs", lambda: False)
+    answer = served.client.get(f"{served.address}health")
+    assert (answer.status_code, answer.json()["ok"]) == (503, False)

@@ -87,6 +87,8 @@ class Gate:
         Takes uploads, in place of Gradio's own route.
     refusers
         Event of the page -> the event that shows a sentence in the same place.
+    queue_runs
+        Whether what has joined the queue is still being answered.
     """
 
     app: App
@@ -95,6 +97,7 @@ class Gate:
     line: Line
     intake: Intake
     refusers: dict[int, int]
+    queue_runs: Callable[[], bool]
     _open: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +140,9 @@ class Gate:
             await self.app(scope, receive, self._with_cookie(scope, headers, send))
 
     async def _health(self, send: Send) -> None:
-        health = {**self.uploads.health(), "seconds_to_wait": round(self.line.seconds(), 1)}
+        runs, health = self.queue_runs(), self.uploads.health()
+        health["ok"] = health["ok"] and runs
+        health |= {"queue_runs": runs, "seconds_to_wait": round(self.line.seconds(), 1)}
         await _reply(send, 200 if health["ok"] else 503, health)
 
     # -------------------------------------------------------------------------- visitors

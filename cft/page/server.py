@@ -234,20 +234,25 @@ def _harden(demo: _Page) -> None:
 
 async def _forget_unheard(demo: _Page) -> None:
     """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever."""
-    waiting = demo._queue.pending_messages_per_session
     since: dict[str, float] = {}  # when it was first seen that an answer waits
     while True:
         await asyncio.sleep(_UNHEARD_SECONDS / 12)
-        now = asyncio.get_running_loop().time()
-        unheard = [name for name, messages in list(waiting.items()) if not messages.empty()]
-        since = {name: since.get(name, now) for name in unheard}
-        for name, began in since.items():
-            if now - began > _UNHEARD_SECONDS:
-                waiting.pop(name, None)
-                await demo._queue.clean_events(session_hash=name)
-                demo._queue.pending_event_ids_session.pop(name, None)
+        with contextlib.suppress(Exception):  # whatever it is, the next time may succeed
+            since = await _forget_once(demo._queue, since)
         if len(file_upload_statuses._signals) > 1000:  # kept for each id that was ever asked for
             file_upload_statuses._signals.clear()
+
+
+async def _forget_once(queue: Any, since: dict[str, float]) -> dict[str, float]:
+    waiting, now = queue.pending_messages_per_session, asyncio.get_running_loop().time()
+    unheard = [name for name, messages in list(waiting.items()) if not messages.empty()]
+    since = {name: since.get(name, now) for name in unheard}
+    for name, began in since.items():
+        if now - began > _UNHEARD_SECONDS:
+            waiting.pop(name, None)
+            await queue.clean_events(session_hash=name)
+            queue.pending_event_ids_session.pop(name, None)
+    return since
 
 
 async def _take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]:
@@ -307,7 +312,13 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
         async def gated(app: Any) -> AsyncIterator[None]:
             """The gate is there before the first request."""
             app.middleware_stack = Gate(
-                app.middleware_stack, Addresses.of(listening), uploads, line, _take, demo.refusers
+                app.middleware_stack,
+                Addresses.of(listening),
+                uploads,
+                line,
+                _take,
+                demo.refusers,
+                queue_runs=lambda: not demo._queue.stopped,
             )
             forgetting = asyncio.create_task(_forget_unheard(demo))
             yield
