@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 
 from cft.model.calibration import MIN_CASES, apply_platt, fit_platt, operating_point
 
@@ -109,6 +109,23 @@ def test_the_operating_point_is_the_best_of_the_roc_curve(ties):
     assert called[labels == 1].mean() == pytest.approx(point["sensitivity"])
     assert (~called)[labels == 0].mean() == pytest.approx(point["specificity"])
     assert point["rule"] == "youden"
+
+
+def test_the_best_f1_is_that_of_scikit_learn_where_the_lowest_film_is_a_positive():
+    """All positives count in F1, those below every threshold too."""
+    scores, labels = cases()
+    probabilities = apply_platt(scores, 0.1, -1)
+    labels[np.argmin(probabilities)] = 1
+    point = operating_point(probabilities, labels, rule="f1")
+    found = f1_score(labels, probabilities >= point["threshold"])
+    called = [probabilities >= value for value in np.unique(probabilities)]
+    assert found == max(f1_score(labels, one) for one in called)
+    few = np.array([0.1, 0.2, 0.3]), np.array([1.0, 0.0, 1.0])
+    # All of them called: F1 is 0.8; the threshold is the lowest of all.
+    assert operating_point(*few, rule="f1", min_cases=1)["threshold"] == pytest.approx(0.1)
+    few = np.array([0.1, 0.2, 0.3, 0.4]), np.array([1.0, 0.0, 0.0, 1.0])
+    # 2 of 4 called for nothing: F1 is 2/3 with all or with the last alone, which errs less.
+    assert operating_point(*few, rule="f1", min_cases=1)["threshold"] == pytest.approx(0.35)
 
 
 def test_the_threshold_lies_between_the_films_it_separates():

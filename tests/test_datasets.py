@@ -626,6 +626,22 @@ def test_the_compact_nih_layout_tests_on_the_experts_patients(shared):
     assert not missing_images(table).any()
 
 
+def test_a_film_as_wide_as_asked_for_is_wide_enough(tmp_path):
+    table = write(tmp_path / "t.csv", "image,width,A", "a.png,199,1", "b.png,200,1", "c.png,201,0")
+    found = read_dataset("csv", table, min_width=200, valid=0.0, test=0.0)
+    assert found.names.tolist() == ["b.png", "c.png"]
+
+
+def test_a_reader_that_notes_no_problems_names_its_file(tmp_path):
+    """CheXpert's films, one of them twice with different labels."""
+    path = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"
+    rows = chexpert_row(path, "1"), chexpert_row(path, "0")
+    table = write(tmp_path / "train.csv", CHEXPERT_HEADER, *rows)
+    with pytest.raises(DatasetError, match=r"is listed twice") as caught:
+        read_dataset(None, table)
+    assert str(caught.value).startswith(f"{table}: ")
+
+
 def test_small_nih_films_are_left_out_by_default(shared):
     table = read_dataset(None, shared / "nih")
     assert table.attributes["width"].min() >= 224

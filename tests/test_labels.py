@@ -1,7 +1,9 @@
 """The label table, hidden labels, and the policies for unknown and uncertain labels."""
 
 import argparse
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,9 @@ def test_categories_are_chosen_by_name_in_the_order_asked_for():
     np.testing.assert_array_equal(swapped.y, films.y[:, ::-1])
     with pytest.raises(DatasetError, match=r"no category 'Hernia' .* it has Edema, Atelectasis"):
         films.with_labels(["Hernia"])
+    for dataset, named in (("mine", "mine"), ("", "this table")):
+        with pytest.raises(DatasetError, match=rf"^no category 'Hernia' in {named}; it has"):
+            replace(films, dataset=dataset).with_labels(["Hernia"])
 
 
 # --- Seeded draws -------------------------------------------------------------------------------
@@ -150,6 +155,26 @@ def test_draws_are_uniform_and_independent_between_rows_columns_seeds_and_purpos
     assert abs(deciles - 2000).max() < 5 * np.sqrt(2000 * 0.9)
     for other in others:
         assert abs(np.corrcoef(draws[:, 0], other)[0, 1]) < 5 / np.sqrt(20_000)
+
+
+def test_draws_are_those_of_their_definition():
+    """Splits that were drawn once are drawn again: the hash is written anew here, cell by cell."""
+
+    def hashed(purpose: str, text: str) -> int:
+        whole = f"7/split/{purpose}/{text}".encode()
+        return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "little")
+
+    def split_mix(x: int) -> int:  # the finaliser of SplitMix64, in whole numbers
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        return x ^ x >> 31
+
+    names, columns = ["a", "patient 2", "ü"], ["", "Edema"]
+    expected = [
+        [(split_mix(hashed("row", n) ^ hashed("column", c)) >> 11) / 2**53 for c in columns]
+        for n in names
+    ]
+    np.testing.assert_array_equal(stable_uniform(7, "split", names, columns), expected)
 
 
 def test_a_draw_does_not_depend_on_other_rows_or_columns():

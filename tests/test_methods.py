@@ -9,6 +9,7 @@ import pytest
 
 from train.errors import CheckpointError
 from train.stage2 import methods
+from train.stage2.finished import Finished
 from train.stage2.methods import METHODS, PRESETS, BestByValidation, method_of, tune
 from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
 
@@ -97,6 +98,16 @@ def test_the_published_recipe_runs_the_published_search():
     fits = method_of(PRESETS["paper"]).fits
     assert [fit.name for fit in fits] == ["gradient", "ga"]
     assert not fits[1].genetic.guided
+
+
+def test_the_state_of_another_search_is_refused_by_its_category():
+    train, valid, head = problem(off=0.02, films=120)
+    finished = Finished()
+    finished.keep("ga-state/0", {"of": np.array(1)})
+    with pytest.raises(
+        CheckpointError, match=r"^Here: the state of the search is of other.*--out$"
+    ):
+        METHODS["ga"][0]().tune(Task(train, valid, head, finished=finished))
 
 
 def test_finished_parts_are_gone_on_with_and_those_of_other_work_refused(tmp_path, monkeypatch):

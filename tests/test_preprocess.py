@@ -65,12 +65,39 @@ def test_configuration_survives_a_round_trip():
         ({"interpolation": "nearest"}, "interpolation"),
         ({"crop_mode": "diagonal"}, "crop_mode"),
         ({"crop_pct": 7}, "crop_pct"),
+        ({"crop_pct": 0.09}, "crop_pct"),
+        ({"crop_pct": -0.5}, "crop_pct"),
+        ({"input_size": [1, 15, 64]}, "input_size"),
+        ({"input_size": [1, 64, 4097]}, "input_size"),
     ],
 )
 def test_an_impossible_configuration_is_refused_by_name(change, named):
     config = {**Preprocess((1, 64, 64), mean=(0.5,), std=(0.5,)).to_config(), **change}
     with pytest.raises(ValueError, match=named):
         Preprocess.from_config(config)
+
+
+@pytest.mark.parametrize("side", [16, 4096])
+def test_the_smallest_and_the_largest_side_are_read(side):
+    config = Preprocess((1, side, side), mean=(0.5,), std=(0.5,)).to_config()
+    assert Preprocess.from_config(config).input_size == (1, side, side)
+
+
+@pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
+def test_films_in_a_batch_are_cut_as_each_alone(crop_mode):
+    preprocess = Preprocess((1, 40, 64), "bilinear", 0.9, crop_mode, (0.5,), (1.0,))
+    films = torch.rand(3, 1, 90, 70, generator=torch.Generator().manual_seed(0))
+    alone = [preprocess.geometry(film[0]) for film in films]
+    torch.testing.assert_close(preprocess.geometry(films)[:, 0], torch.stack(alone))
+
+
+def test_of_a_film_that_is_a_mere_strip_a_line_is_left():
+    """64 pixels of 32 x 10,000 are a fifth of a line high."""
+    preprocess = Preprocess((1, 64, 64), "bilinear", 1.0, "border", (0.0,), (1.0,))
+    for shape in ((32, 10_000), (10_000, 32)):
+        made = preprocess.geometry(np.ones(shape, np.float32))
+        assert made.shape == (64, 64)
+        assert (made > 0.99).sum() == 64
 
 
 def test_the_seen_region_is_where_the_network_looks():

@@ -53,6 +53,20 @@ def test_a_nan_score_is_refused_even_where_the_label_is_unknown(metric):
         metric[0](scores, torch.tensor([0.0, float("nan"), 1.0]))
 
 
+@pytest.mark.parametrize(
+    ("scores", "labels", "sentence"),
+    [
+        ([0.1, 0.2, 0.3], [0, 2, 1], r"a label is 2\.0; labels are 1, 0 or NaN"),
+        ([0.1, float("nan"), 0.3], [0, float("nan"), 1], "scores hold NaN"),
+    ],
+)
+def test_other_devices_refuse_what_the_cpu_refuses(metric, scores, labels, sentence):
+    """The part of other devices, here on the CPU."""
+    rows = torch.tensor([scores]), torch.tensor([labels], dtype=torch.float64)
+    with pytest.raises(ValueError, match=sentence):
+        ranking._on_device(*rows, torch.zeros(1, dtype=torch.long), metric[2])
+
+
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (5, 3, 4)])
 def test_labels_that_do_not_broadcast_are_refused(metric, shape):
     with pytest.raises(ValueError, match="do not fit"):
@@ -112,6 +126,18 @@ def test_running_sums_equal_scikit_learn(metric, case):
     labels = generator.choice([0, 1, np.nan], (5, 60))
     result = metric[2](torch.from_numpy(scores), torch.from_numpy(labels))
     reference = [expected(metric[1], y, s) for s, y in zip(scores, labels, strict=True)]
+    np.testing.assert_allclose(result, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 5])
+def test_other_devices_take_the_rows_in_parts(metric, rows_at_once, monkeypatch):
+    """Five rows of scores, whose labels are those of two categories."""
+    monkeypatch.setattr(ranking, "_CHUNK", 60 * rows_at_once)
+    generator = np.random.default_rng(6)
+    scores, owner = generator.standard_normal((5, 60)), np.array([0, 1, 1, 0, 1])
+    labels = generator.choice([0, 1, np.nan], (2, 60))
+    result = ranking._on_device(*map(torch.from_numpy, (scores, labels, owner)), metric[2])
+    reference = [expected(metric[1], labels[o], s) for o, s in zip(owner, scores, strict=True)]
     np.testing.assert_allclose(result, reference, rtol=0, atol=1e-12)
 
 

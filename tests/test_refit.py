@@ -249,6 +249,18 @@ def test_the_weights_and_biases_give_scores_on_the_trained_scale():
     np.testing.assert_allclose(paths[0].scores[0], trained, atol=0.3)
 
 
+def test_with_too_few_cases_the_trained_logits_are_taken_as_they_are():
+    y, films = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]), torch.ones(7)
+    assert refit._slope_and_bias(torch.arange(7.0), y, films) == (1.0, 0.0)
+
+
+def test_cases_are_patients_of_the_rarer_class_with_a_known_label():
+    y = np.array([[1, 1], [1, 0], [0, np.nan], [np.nan, np.nan], [np.nan, 0], [1, 0]])
+    assert refit._cases(y, np.array(list("aabcdd"))).tolist() == [1, 1]
+    assert refit._cases(y, np.array(list("abcdef"))).tolist() == [1, 1]
+    assert refit._cases(1 - y, np.array(list("abcdef"))).tolist() == [1, 1]
+
+
 def test_average_precision_can_decide():
     true, z, z_valid = draw_weights(3), films(2000, 1), films(400, 2)
     weights = true + draw_weights(3, seed=8)
