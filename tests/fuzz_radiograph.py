@@ -41,7 +41,7 @@ STRUCTURED: dict[str, Callable[[bytes, Random], bytes | None]] = {
 }
 
 # Share of the files that are of large pictures: each takes a second or so.
-_LARGE = 0.003
+_LARGE = 0.001
 
 
 def mutants(films: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:

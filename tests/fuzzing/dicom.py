@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from array import array
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -124,7 +125,9 @@ def _element(element: Element, order: str, explicit: bool) -> bytes:
     tag = struct.pack(order + "HH", element.tag >> 16, element.tag & 0xFFFF)
     value = element.value
     if order == ">" and element.vr in (b"US", b"SS", b"OW") and len(value) % 2 == 0:
-        value = bytes(value[at ^ 1] for at in range(len(value)))
+        swapped = array("H", value)
+        swapped.byteswap()
+        value = swapped.tobytes()
     length = _UNDEFINED if element.undefined else len(value)
     if not explicit:
         return tag + struct.pack(order + "I", length) + value
@@ -216,7 +219,9 @@ def _pixels(elements: list[Element], random: Random) -> None:
         elements[at] = replace(element, value=value, undefined=undefined)
         return
     fragments, place = [], 0
-    while element.value[place : place + 4] == b"\xfe\xff\x00\xe0":
+    while element.value[place : place + 4] == b"\xfe\xff\x00\xe0" and place + 8 <= len(
+        element.value
+    ):
         length = struct.unpack_from("<I", element.value, place + 4)[0]
         fragments.append(element.value[place + 8 : place + 8 + length])
         place += 8 + length

@@ -20,7 +20,7 @@ _BMP_FIELDS = (
 
 def mutate_bmp(data: bytes, random: Random) -> bytes | None:
     """One to four fields of the header; None for what is no BMP."""
-    if not data.startswith(b"BM") or len(data) < 54:
+    if not data.startswith(b"BM") or len(data) < 66:
         return None
     body = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 4))):

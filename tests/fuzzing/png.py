@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from random import Random
@@ -14,7 +15,7 @@ _KINDS = (
     b"IHDR PLTE IDAT IEND tRNS cHRM gAMA iCCP sBIT sRGB cICP tEXt zTXt iTXt bKGD hIST pHYs sPLT "
     b"eXIf tIME acTL fcTL fdAT CgBI mDCv iDOT"
 ).split()
-_MOST_INFLATED = 8000 * 8000 * 4
+_MOST_INFLATED = 2**24  # what is larger is cut
 
 
 def mutate(data: bytes, random: Random) -> bytes | None:
@@ -95,9 +96,9 @@ def _new(chunks: list[tuple[bytes, bytes]], random: Random) -> None:
     kind = random.choice(_KINDS) if random.random() < 0.95 else random.randbytes(4)
     body = some_bytes(random)
     if kind in (b"zTXt", b"iCCP") and random.random() < 0.7:
-        body = b"name\0\0" + zlib.compress(bytes(random.choice((10, 10**5, 10**8))))
+        body = b"name\0\0" + _zeros(random.choice((10, 10**5, 10**8)))
     elif kind == b"iTXt" and random.random() < 0.7:
-        body = b"name\0\1\0\0\0" + zlib.compress(bytes(random.choice((10, 10**5, 10**8))))
+        body = b"name\0\1\0\0\0" + _zeros(random.choice((10, 10**5, 10**8)))
     elif kind == b"acTL" and random.random() < 0.7:
         body = struct.pack(">II", number(random, 32), number(random, 32))
     elif kind == b"fcTL" and random.random() < 0.7:
@@ -106,6 +107,12 @@ def _new(chunks: list[tuple[bytes, bytes]], random: Random) -> None:
     elif kind == b"eXIf" and random.random() < 0.7:
         body = exif(random)
     chunks.insert(random.randrange(len(chunks) + 1), (kind, body))
+
+
+@functools.cache
+def _zeros(size: int) -> bytes:
+    """So many zeros, compressed."""
+    return zlib.compress(bytes(size))
 
 
 def exif(random: Random) -> bytes:
