@@ -42,7 +42,13 @@ _STAGE_1 = [*_NETWORK, *_DATA, "--epochs", "2"]
 #: Name -> options of a run; stage 2 works on the model of "stage 1".
 RUNS = {
     "stage 1": _STAGE_1,
-    "stage 1, checkpoints within epochs": [*_STAGE_1, "--checkpoint-minutes", "0"],
+    "stage 1, checkpoints within epochs": [
+        *_STAGE_1,
+        "--batch-size",
+        "2",
+        "--checkpoint-minutes",
+        "0",
+    ],
     "stage 2": [],
     "stage 2, ga": ["--method", "ga"],
     "stage 2, gradient": ["--method", "gradient"],
