@@ -60,23 +60,38 @@ def png(
     depth: int = 8,
     palette: np.ndarray | None = None,
     chunks: tuple[tuple[bytes, bytes], ...] = (),
+    interlaced: bool = False,
 ) -> bytes:
     """PNG of (H, W[, C]) of any depth; with a (n, 3) palette, the pixels are its indices."""
     channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     colour_type = 3 if palette is not None else {1: 0, 2: 4, 3: 2, 4: 6}[channels]
     height, width = pixels.shape[:2]
-    if depth == 16:
-        rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
-    else:
-        bits = np.unpackbits(pixels.astype(np.uint8).reshape(height, -1, 1), axis=2)[..., -depth:]
-        rows = np.packbits(bits.reshape(height, -1), axis=1)
-    raw = np.hstack([np.zeros((height, 1), np.uint8), rows]).tobytes()  # filter 0
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    passes = [pixels[y::down, x::right] for x, y, right, down in _ADAM7] if interlaced else [pixels]
+    raw = b"".join(_png_rows(part, depth) for part in passes)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlaced)
     body = [(b"IHDR", header), *chunks, (b"tEXt", b"Comment\0" + SECRET.encode())]
     if palette is not None:
         body.append((b"PLTE", palette.astype(np.uint8).tobytes()))
     body += [(b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(map(png_chunk, *zip(*body, strict=True)))
+
+
+# First column and row, and steps between columns and rows, of each pass.
+_ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+
+
+def _png_rows(pixels: np.ndarray, depth: int) -> bytes:
+    """The rows of a picture or pass, each with filter 0."""
+    height = len(pixels)
+    if depth == 16:
+        rows = pixels.astype(">u2").reshape(height, -1).view(np.uint8)
+    else:
+        bits = np.unpackbits(pixels.astype(np.uint8).reshape(height, -1, 1), axis=2)[..., -depth:]
+        rows = np.packbits(bits.reshape(height, -1), axis=1)
+    return np.hstack([np.zeros((height, 1), np.uint8), rows]).tobytes()
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

@@ -9,11 +9,15 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.film_memory import resident
+from cft.errors import RadiographError
 from cft.film import budget
 from cft.film.budget import Budget
 from cft.film.read import read_radiograph
+from tests import films
 from tests.conftest import ROOT
 from tests.films import every_film
 
@@ -93,6 +97,25 @@ def test_the_largest_film_takes_less_than_a_gigabyte(name):
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "(8000, 8000)" in said, said
     assert float(said.split(" MB")[1]) < 1000, said
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_damaged_film_leaves_nothing_in_memory(channels):
+    """libpng's way out of an error, as imagecodecs takes it, kept the picture for ever."""
+    noise = np.random.default_rng(0).integers(0, 2**16, (1000, 1000, channels), dtype=np.uint16)
+    whole = films.png(noise.squeeze(), 16)
+    data = whole[: len(whole) // 2]
+
+    def refuse():
+        with pytest.raises(RadiographError, match="the PNG file is"):
+            read_radiograph(data)
+
+    refuse()
+    before = resident("VmRSS")
+    for _ in range(20):
+        refuse()
+    assert resident("VmRSS") - before < 10 * noise.nbytes / 2 / 1e6
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -87,7 +87,7 @@ def _orientation(image: Image.Image) -> int:
     return image.getexif().get(ExifTags.Base.Orientation, 1)
 
 
-def _tiles(
+def tiles(
     picture: Image.Image | np.ndarray,
 ) -> Iterator[tuple[tuple[slice, slice], Image.Image]]:
     """The parts of a picture: where each stands in an (H, W) array, and a copy of it."""
@@ -112,7 +112,7 @@ def _from_8_bits(picture: Image.Image | np.ndarray) -> Grey:
     grey = np.empty(_shape(picture), np.float32)
     colourful = reduced = 0
     least, most = np.float32(1), np.float32(0)  # of the opacity
-    for place, tile in _tiles(picture):
+    for place, tile in tiles(picture):
         alpha = None
         if tile.mode in ("LA", "PA", "RGBA") or tile.has_transparency_data:
             tile = tile.convert("RGBA")
@@ -151,7 +151,7 @@ def _from_numbers(image: Image.Image, white_is_zero: bool) -> Grey:
         scale = np.float32(high) - black or np.float32(1)
         notes += (_STRETCH_NOTE,)
     grey = np.empty((image.height, image.width), np.float32)
-    for place, tile in _tiles(image):
+    for place, tile in tiles(image):
         stored = np.asarray(tile)
         values = stored.astype(np.float32)
         valid = np.abs(stored) < _NO_DATA  # False for NaN
@@ -166,7 +166,7 @@ def _from_numbers(image: Image.Image, white_is_zero: bool) -> Grey:
 def _range(image: Image.Image) -> tuple[float, float, bool]:
     """Smallest and largest finite value, and whether all are finite."""
     lows, highs, whole = [], [], True
-    for _, tile in _tiles(image):
+    for _, tile in tiles(image):
         stored = np.asarray(tile)
         if stored.dtype.kind == "f":
             valid = np.abs(stored) < _NO_DATA  # False for NaN

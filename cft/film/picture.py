@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
 from cft.film.budget import DECODING
-from cft.film.grey import Grey, grey_from_pil, grey_from_uint16
+from cft.film.grey import Grey, grey_from_pil, grey_from_uint16, tiles
 from cft.film.radiograph import MAX_PIXELS, Radiograph, check_size, damaged, too_large
 
 _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 258, 322, 323
+
+# How Pillow unpacks 16-bit colour of PNG -> how to unpack it without a loss, and its channels.
+_DEEP_COLOUR = {
+    "RGB;16B": (("RGB;16B", "RGB;16L"), 3),
+    "RGBA;16B": (("RGBA;16B", "RGBA;16L"), 4),
+    "LA;16B": (("RGBA",), 2),
+}
 
 # A progressive JPEG may repeat scans of a few bytes, each of which costs the decoder a pass over
 # the whole picture. Real ones have about ten.
@@ -42,9 +49,9 @@ def read_picture(data: bytes, name: str) -> Radiograph:
         raise RadiographError(damaged(what, error)) from error
 
 
-def _decode(data: bytes, image: Image.Image) -> Grey:
-    if image.format == "PNG" and _is_deep_colour(data):
-        return _read_deep_colour(data, image.size)
+def _decode(data: bytes, image: ImageFile) -> Grey:
+    if image.format == "PNG" and image.tile and image.tile[0].args in _DEEP_COLOUR:
+        return grey_from_uint16(_decode_deep_colour(data, image))
     if image.format == "WEBP":
         return grey_from_pil(image, _decode_webp(data, image.size))
     return grey_from_pil(image)
@@ -83,14 +90,29 @@ def _decode_webp(data: bytes, size: tuple[int, int]) -> np.ndarray:
     return decoded
 
 
-def _is_deep_colour(data: bytes) -> bool:
-    """16-bit PNG with more than one channel: Pillow would keep the upper 8 bits."""
-    return data[12:16] == b"IHDR" and data[24] == 16 and data[25] in (2, 4, 6)
+def _decode_deep_colour(data: bytes, image: ImageFile) -> np.ndarray:
+    """(H, W, 2, 3 or 4) uint16 of a PNG file of 16 bits and more than one channel.
 
-
-def _read_deep_colour(data: bytes, size: tuple[int, int]) -> Grey:
-    if struct.unpack(">II", data[16:24]) != size:  # a second header, for another decoder
-        raise RadiographError("the PNG file is corrupt")
-    import imagecodecs
-
-    return grey_from_uint16(imagecodecs.png_decode(data))
+    Pillow keeps the upper byte of each value. So it decodes the file once for the upper and once
+    for the lower bytes; of grey and alpha, the four bytes come as four channels. (imagecodecs
+    decodes it at once, but keeps the picture in memory for ever if the file is damaged.)
+    """
+    rawmodes, channels = _DEEP_COLOUR[str(image.tile[0].args)]
+    transparent = image.info.get("transparency") if channels == 3 else None  # one colour that is
+    values = np.zeros((image.height, image.width, channels + (transparent is not None)), np.uint16)
+    for rawmode in rawmodes:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as part:
+            part.tile = [part.tile[0]._replace(args=rawmode)]
+            part.load()
+            for place, tile in tiles(part):
+                stored = np.asarray(tile)
+                if channels == 2:
+                    values[place] = stored.view(">u2")
+                else:
+                    block = values[place][..., :channels]
+                    block <<= 8
+                    block |= stored
+    if transparent is not None:
+        for row in values:
+            row[:, 3] = np.where((row[:, :3] == transparent).all(axis=1), 0, 65535)
+    return values
