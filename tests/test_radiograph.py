@@ -11,6 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from cft.film.radiograph import MAX_BYTES, Radiograph
 from cft.film.read import read_radiograph
 from tests import films, fuzz_radiograph
 from tests.films import SECRET, every_film, phantom, png, tiff
+from tests.fuzzing.worker import Verdict
 
 FILMS = every_film()
 
@@ -202,13 +204,25 @@ def test_a_tiff_without_a_finite_value_is_refused():
     assert "no finite value" in message(tiff(np.full((40, 40), np.nan, np.float32)))
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_damaged_films_are_read_or_refused_and_never_anything_else():
     tallies = fuzz_radiograph.fuzz(count=400, seed=1)
     outcomes = sum((tally.outcomes for tally in tallies.values()), start=fuzz_radiograph.Counter())
-    assert [line for tally in tallies.values() for line in tally.failures] == []
+    assert [line for tally in tallies.values() for line in tally.faults] == []
     assert outcomes["read"] + outcomes["refused"] == 400
-    assert outcomes["read"] > 20  # the damage is not so great that nothing is exercised
+    assert outcomes["read"] > 40  # the damage is not so great that nothing is exercised
     assert outcomes["refused"] > 100
+    assert set(fuzz_radiograph.STRUCTURED) <= set(tallies)
+
+
+def test_what_a_damaged_film_must_not_do_is_a_fault_of_the_fuzzer():
+    assert Verdict("refused", "the PNG file is corrupt", 1.9, 900, 0, 100).fault is None
+    assert "escaped" in Verdict("escaped", "KeyError()").fault
+    assert "2.1 s" in Verdict("refused", "", 2.1, megapixels=16).fault
+    assert Verdict("read", "", 7.9, megapixels=64).fault is None
+    assert "1001 MB" in Verdict("read", "", 0, 1001).fault
+    assert "took" in Verdict("refused", "the PNG file needs more memory than there is").fault
+    assert "grown by 201 MB" in Verdict("refused", "", left=201).fault
 
 
 # --------------------------------------------------------------------- what is read
@@ -362,6 +376,32 @@ def test_a_transparent_colour_of_a_palette_is_black():
     at = data.index(b"IDAT") - 4
     read = read_radiograph(data[:at] + films.png_chunk(b"tRNS", opaque) + data[at:])
     np.testing.assert_allclose(read.pixels, np.where(pixels < 200, pixels, 0) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_no_bit_of_16_bit_colour_is_lost(channels, interlaced):
+    """As imagecodecs decodes it, by libpng; encoded by it, the rows have filters, too."""
+    values = np.random.default_rng(0).integers(0, 2**16, (40, 35, channels), dtype=np.uint16)
+    data = png(values, 16, interlaced=interlaced) if interlaced else imagecodecs.png_encode(values)
+    decoded = imagecodecs.png_decode(data) / 65535
+    np.testing.assert_array_equal(decoded, values / 65535)
+    grey = decoded[..., :3] @ [0.299, 0.587, 0.114] if channels > 2 else decoded[..., 0]
+    opaque = decoded[..., -1] if channels != 3 else 1
+    np.testing.assert_allclose(read_radiograph(data).pixels, grey * opaque, atol=1e-6)
+
+
+def test_a_transparent_colour_of_16_bits_is_black():
+    pixels = np.dstack([phantom(16)] * 3)
+    pixels[5, 5] = 7, 8, 9
+    pixels[5, 6] = 7, 8, 9 + 256  # another colour, of the same lower bytes
+    data = png(pixels, 16)
+    at = data.index(b"IDAT") - 4
+    transparent = films.png_chunk(b"tRNS", struct.pack(">3H", 7, 8, 9))
+    read = read_radiograph(data[:at] + transparent + data[at:])
+    assert read.pixels[5, 5] == 0
+    assert read.pixels[5, 6] == pytest.approx((0.299 * 7 + 0.587 * 8 + 0.114 * 265) / 65535)
+    assert read.notes == ("transparent parts are shown black",)
 
 
 # What a viewer must do to the stored picture for each EXIF orientation (TIFF 6.0, tag 274).

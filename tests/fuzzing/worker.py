@@ -28,6 +28,9 @@ _GIVE_UP_CPU_SECONDS, _GIVE_UP_SECONDS = 30, 600.0
 #: as much, so that a file without measure is refused memory and the machine lives on.
 LIMIT_MEGABYTES = 1000.0
 
+#: MB that a process may keep of all files that it has read; allocators keep some, a leak all.
+LIMIT_LEFT = 200.0
+
 #: The limit of CPU time. A whole film of 64 megapixels, RGBA of 16 bits, takes 4 s; so pictures of
 #: more than 16 megapixels have more time, in proportion.
 LIMIT_SECONDS = 2.0
@@ -52,6 +55,8 @@ class Verdict:
         The most memory, above that of the idle process.
     megapixels
         Of the picture that was decoded; 0 where none was.
+    left
+        MB by which the idle process has grown.
     """
 
     outcome: str
@@ -59,6 +64,7 @@ class Verdict:
     seconds: float = 0.0
     megabytes: float = 0.0
     megapixels: float = 0.0
+    left: float = 0.0
 
     @property
     def fault(self) -> str | None:
@@ -69,6 +75,8 @@ class Verdict:
             return f"took {self.seconds:.1f} s for {self.megapixels:.1f} megapixels"
         if self.megabytes > LIMIT_MEGABYTES or "more memory than there is" in self.detail:
             return f"took {self.megabytes:.0f} MB"
+        if self.left > LIMIT_LEFT:
+            return f"the process has grown by {self.left:.0f} MB"
         return None
 
 
@@ -129,7 +137,10 @@ class Meter:
         outcome, detail = judge(data, self.secret)
         seconds = time.process_time() - began
         above = max(resident("VmHWM") - self._idle, 0.0)
-        return Verdict(outcome, detail, seconds, above, max(self._decoded, default=0) / 1e6)
+        left = resident("VmRSS") - self._idle
+        if left > LIMIT_LEFT:  # and is said once
+            self._idle += left
+        return Verdict(outcome, detail, seconds, above, max(self._decoded, default=0) / 1e6, left)
 
 
 def work(pipe: Connection, secret: str) -> None:
@@ -158,7 +169,11 @@ class Worker:
         try:
             self.pipe.send_bytes(data)
             if self.pipe.poll(_GIVE_UP_SECONDS):
-                return self.pipe.recv()
+                verdict = self.pipe.recv()
+                if verdict.left > LIMIT_LEFT:
+                    self.stop()
+                    self._start()
+                return verdict
             verdict = Verdict("hung", f"no answer in {_GIVE_UP_SECONDS:.0f} s")
         except (EOFError, ConnectionError):
             self.process.join()
