@@ -16,8 +16,10 @@ the idle process; otherwise the exit code is 1. It needs Linux.
 from __future__ import annotations
 
 import argparse
+import struct
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from pathlib import Path
 from random import Random
 
 from tests.films import SECRET, every_film
-from tests.fuzzing import blind, dicom, fields, jpeg, large, png, tiff
+from tests.fuzzing import blind, dicom, fields, guided, jpeg, large, png, tiff
 from tests.fuzzing.worker import Verdict, Worker
 
 OUTCOMES = ("read", "refused", "faults")
@@ -68,7 +70,10 @@ def mutants(films: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[st
 def structured(data: bytes, random: Random) -> tuple[str, bytes | None]:
     """Kind of damage by the format's own rules, and the damaged bytes; None without rules."""
     for kind, mutate in STRUCTURED.items():
-        found = mutate(data, random)
+        try:
+            found = mutate(data, random)
+        except (struct.error, ValueError, IndexError, zlib.error):  # damaged beyond any structure
+            found = None
         if found is not None:
             return kind, found
     return "", None
@@ -149,11 +154,16 @@ def main() -> int:
         prog="python -m tests.fuzz_radiograph", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("--count", type=int, help="number of damaged files (default: 5000)")
-    parser.add_argument("--minutes", type=float, help="stop after so many")
+    parser.add_argument("--minutes", type=float, help="stop after so many (guided: 5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the files that fail")
     parser.add_argument("--coverage", action="store_true", help="guided by coverage, by atheris")
     options = parser.parse_args()
+    if options.coverage:
+        counts, faults = guided.run(options.minutes or 5, options.seed, options.keep)
+        print("\n".join(f"{name:24}{count:9}" for name, count in counts.items()))
+        print("\n".join(faults[:50]) if faults else "no fault")
+        return 1 if faults else 0
     until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
     count = options.count or (sys.maxsize if options.minutes else 5000)
     tallies = fuzz(count, options.seed, options.keep, until)
