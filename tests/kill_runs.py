@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
+if __name__ == "__main__":
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import sklearn.linear_model  # noqa: F401  # else each run would import it by itself
 import torch._dynamo  # noqa: F401

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import kill_runs
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -124,3 +125,21 @@ def test_stage_2_killed_at_any_write_ends_as_if_it_had_not_been(data, tmp_path):
     writes = killed_at_every_write("cft", tmp_path, words)
     assert writes >= 2 + 2 + 3 + 1  # run and splits, two categories, the model, the report
     assert_as_whole(tmp_path, writes)
+
+
+def test_a_run_killed_at_a_random_moment_by_the_long_form_of_these_tests():
+    command = [sys.executable, "-m", "tests.kill_runs", "1", "--runs", "stage 1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].endswith("runs differ from the undisturbed ones")
+
+
+def test_what_is_missing_left_behind_or_different_after_a_kill_is_named(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "splits.csv").write_text("a")
+    (tmp_path / "run" / ".log.1-x.part").write_text("")
+    found = kill_runs.result(tmp_path)
+    whole = {"run/splits.csv": b"b", "run/log.jsonl": b""}
+    expected = ["log.jsonl is missing", ".log.1-x.part was left behind", "splits.csv differs"]
+    assert kill_runs.check(whole, found) == [f"run/{line}" for line in expected]
+    assert kill_runs.check(found, found) == []

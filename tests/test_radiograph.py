@@ -22,6 +22,7 @@ from cft.film.radiograph import MAX_BYTES, Radiograph
 from cft.film.read import read_radiograph
 from tests import films, fuzz_radiograph
 from tests.films import SECRET, every_film, phantom, png, tiff
+from tests.fuzzing import guided
 from tests.fuzzing.worker import Verdict
 
 FILMS = every_film()
@@ -223,6 +224,15 @@ def test_what_a_damaged_film_must_not_do_is_a_fault_of_the_fuzzer():
     assert "1001 MB" in Verdict("read", "", 0, 1001).fault
     assert "took" in Verdict("refused", "the PNG file needs more memory than there is").fault
     assert "grown by 201 MB" in Verdict("refused", "", left=201).fault
+
+
+@pytest.mark.slow
+def test_atheris_finds_its_way_through_the_reader(tmp_path):
+    pytest.importorskip("atheris", reason="the coverage-guided mode needs atheris")
+    counts, faults = guided.run(0.4, seed=0, keep=tmp_path)
+    assert faults == []
+    assert counts["files"] == counts["read"] + counts["refused"] > 0
+    assert counts["branches"] > 500
 
 
 # --------------------------------------------------------------------- what is read
