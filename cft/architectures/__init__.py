@@ -1,0 +1,13 @@
+"""Networks that timm does not have, registered with it: importing this package is enough.
+
+>>> import timm
+>>> import cft.architectures
+>>> timm.is_model("ctranscnn"), timm.is_model("chexnet_hybrid")
+(True, True)
+
+``import cft`` alone does not import it, because that stays light; `cft.load` and training do.
+"""
+
+from cft.architectures import ctranscnn
+
+__all__ = ["ctranscnn"]
