@@ -31,6 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cft.files import atomic_write
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder, read_model_folder, write_model_folder
+from cft.model.network import with_one_head
 from train.command import (
     POSITIVE,
     WHOLE,
@@ -156,7 +157,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
     push = parser.parse_args(argv)
     given = vars(push)
     model = options_of(Options, given).model
-    parent = read_model_folder(model)
+    parent = with_one_head(read_model_folder(model))
     origin = parent.config.get("cft", {}).get("provenance", {})
     # The data's own seed is that of stage 1, also of a model that has been through stage 2.
     trained_with = origin.get("stage_1", origin).get("arguments", {})

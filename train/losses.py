@@ -8,6 +8,7 @@ be soft (in [0, 1]): the loss is then the mixture of the losses of 1 and 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -93,14 +94,24 @@ _PARAMETERS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Between two losses; the plus of a number such as 1e+3 has a digit after it.
+_PLUS = re.compile(r"\+(?=[a-z])")
+
+
 def loss_named(text: str) -> Loss:
     """A loss from its name and parameters: "bce", "focal:gamma=2", "asl:gamma_negative=4,clip=0".
+
+    Several with a plus between them, such as "asl:clip=0+focal:gamma=2", are their mean.
 
     Raises
     ------
     ValueError
         If there is no such loss or parameter, or a value is no number.
     """
+    several = _PLUS.split(text)
+    if len(several) > 1:
+        losses = [loss_named(one) for one in several]
+        return lambda logits, targets: torch.stack([f(logits, targets) for f in losses]).mean(0)
     name, _, rest = text.partition(":")
     if name not in _LOSSES:
         raise ValueError(f"there is no loss {name!r}; choose from {', '.join(_LOSSES)}")

@@ -47,6 +47,7 @@ from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint, save_checkpoint
 from train.stage1.frozen import FrozenRun
 from train.stage1.loop import train, write_log
+from train.stage1.model_args import model_args_in
 from train.stage1.network import preprocess_of
 from train.stage1.presets import PRESETS
 from train.stage1.run import Run, State
@@ -99,6 +100,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
     check_freeze(settings, parser)
     for check, text in (
         (check_architecture, settings.arch),
+        (model_args_in, settings.model_args),
         (loss_named, settings.loss),
         (Augmentation.named, settings.augment),
     ):

@@ -37,7 +37,7 @@ def fold_heads(
     """
     parts = [f"{head}.{kind}" for head in _HEADS for kind in ("weight", "bias")]
     ours = config.get("architecture") in _ARCHITECTURES
-    if not ours or not all(name in tensors for name in parts):
+    if not ours or not all(name in tensors for name in parts) or not _fit(tensors, parts):
         return dict(config), dict(tensors)
     weights = [s * tensors[f"{x}.weight"].double() for s, x in zip(SHARES, _HEADS, strict=True)]
     biases = [s * tensors[f"{x}.bias"].double() for s, x in zip(SHARES, _HEADS, strict=True)]
@@ -50,3 +50,15 @@ def fold_heads(
         "model_args": {**(config.get("model_args") or {}), "folded": True},
         "pretrained_cfg": {**config["pretrained_cfg"], "classifier": "head"},
     }, folded
+
+
+def _fit(tensors: Mapping[str, torch.Tensor], parts: list[str]) -> bool:
+    """Whether the heads' tensors go together; what does not is refused where the network is built."""
+    weights, biases = ([tensors[name] for name in parts[kind::2]] for kind in (0, 1))
+    return (
+        all(x.ndim == 2 for x in weights)
+        and all(x.ndim == 1 for x in biases)
+        and len({len(x) for x in (*weights, *biases)}) == 1
+        and len({x.dtype for x in (*weights, *biases)}) == 1
+        and weights[0].is_floating_point()
+    )

@@ -6,6 +6,9 @@ label), then the patches of an h x w map, row by row.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
@@ -78,22 +81,26 @@ class MultiScaleAttention(Attention):
         qkv = self.split(tokens)
         special = tokens.shape[1] - grid[0] * grid[1]
         total = torch.zeros_like(qkv[0])
+
+        def back(x: torch.Tensor) -> torch.Tensor:
+            return F.interpolate(x, grid, mode="bilinear", align_corners=False)
+
         for scale in self.scales:
-            pooled = _resized(qkv, special, grid, (scale, scale))
-            total = total + _resized(self.attend(*pooled), special, (scale, scale), grid)
+            pooled = _on_maps(partial(F.adaptive_avg_pool2d, output_size=scale), qkv, special, grid)
+            small = self.attend(*pooled)
+            total = total + _on_maps(back, small, special, (scale, scale))
         return self.join(total / len(self.scales))
 
 
-def _resized(
-    x: torch.Tensor, special: int, grid: tuple[int, int], to: tuple[int, int]
+def _on_maps(
+    resize: Callable[[torch.Tensor], torch.Tensor],
+    x: torch.Tensor,
+    special: int,
+    grid: tuple[int, int],
 ) -> torch.Tensor:
-    """(..., S + h * w, d) -> (..., S + h' * w', d): averages where it shrinks, else bilinear."""
+    """(..., S + h * w, d) -> (..., S + h' * w', d): the patches' maps resized."""
     front, patches = x[..., :special, :], x[..., special:, :]
-    maps = patches.transpose(-2, -1).reshape(-1, x.shape[-1], *grid)
-    if to[0] * to[1] < grid[0] * grid[1]:
-        maps = F.adaptive_avg_pool2d(maps, to)
-    else:
-        maps = F.interpolate(maps, to, mode="bilinear", align_corners=False)
+    maps = resize(patches.transpose(-2, -1).reshape(-1, x.shape[-1], *grid))
     patches = maps.flatten(2).reshape(*x.shape[:-2], x.shape[-1], -1).transpose(-2, -1)
     return torch.cat([front, patches], -2)
 

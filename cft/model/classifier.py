@@ -17,7 +17,7 @@ from cft.errors import RadiographError
 from cft.film.read import as_radiograph
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
-from cft.model.network import build_network, try_out
+from cft.model.network import build_network, try_out, with_one_head
 
 
 class _Streams(Protocol):
@@ -58,6 +58,7 @@ class Classifier:
     commit: str | None = None
 
     def __init__(self, folder: ModelFolder, device: str | torch.device | None = None):
+        folder = with_one_head(folder)
         self.config, self.facts = folder.config, folder.facts
         self.label_names = folder.label_names
         self.weights_sha256 = folder.weights_sha256

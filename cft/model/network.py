@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
@@ -15,6 +16,8 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+import cft.architectures  # noqa: F401  # registers its networks with timm
+from cft.architectures.heads import fold_heads
 from cft.errors import ModelFolderError
 from cft.model.fields import Fields, shown
 from cft.model.folder import CONFIG, ModelFolder, parse_config
@@ -47,8 +50,8 @@ MAX_COMPUTED = 2**28
 _PARTS_A_TENSOR, _PARTS = 10, 2_000
 _LONGEST_ARGUMENT = 200  # elements of a list, or characters
 
-# Arguments of timm.create_model that would load something else than the folder's own tensors.
-_FORBIDDEN_MODEL_ARGS = {
+#: Arguments of timm.create_model that would load something else than the folder's own tensors.
+FORBIDDEN_MODEL_ARGS = {
     "cache_dir",
     "checkpoint_path",
     "exportable",
@@ -100,6 +103,15 @@ def build_network(folder: ModelFolder) -> Network:
     return network.eval().requires_grad_(False)
 
 
+def with_one_head(folder: ModelFolder) -> ModelFolder:
+    """A folder whose network has two heads, as one with a single linear layer; others as they are.
+
+    See `cft.architectures.heads.fold_heads`. The hash stays that of the file.
+    """
+    config, tensors = fold_heads(folder.config, folder.state_dict)
+    return replace(folder, config=config, state_dict=tensors)
+
+
 def lay_out(folder: ModelFolder, arguments: Mapping[str, Any]) -> Network:
     """The network that a folder names, without memory.
 
@@ -135,7 +147,7 @@ def arguments_in(folder: ModelFolder) -> dict[str, Any]:
     """
     where = folder.path / CONFIG
     given = parse_config(folder.config, folder.path, named=False).arguments
-    forbidden = _FORBIDDEN_MODEL_ARGS & set(given)
+    forbidden = FORBIDDEN_MODEL_ARGS & set(given)
     if forbidden:
         raise ModelFolderError(f'"model_args" in {where} may not set {sorted(forbidden)}')
     widest = max((max(x.shape, default=0) for x in folder.state_dict.values()), default=0)

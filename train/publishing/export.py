@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import cft
+from cft.architectures.heads import fold_heads
 from cft.errors import ModelFolderError
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import write_model_folder
@@ -50,7 +51,7 @@ def export(
     folder
         Where.
     network
-        The timm network.
+        The timm network. Two heads of which the scores are a weighted sum become one linear layer.
     preprocess
         How its input is made.
     label_names
@@ -91,7 +92,7 @@ def export(
             "metrics": rounded(dict(metrics)),
         },
     }
-    state = network.state_dict()
+    config, state = fold_heads(config, network.state_dict())
     write_model_folder(folder, state_dict=state, config=config, card=model_card(config))
     return usable(folder)
 

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def optimizer_for(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """The optimiser; weight decay acts on weights, not on biases and normalisation.
+    """The optimiser; weight decay acts on weights, not on biases, normalisation and tokens.
 
     With ``--layer-decay`` the groups are timm's (`timm.optim.param_groups_layer_decay`, after Bao
     et al., BEiT, ICLR 2022): the head learns at the full rate, and each layer below the next at the
@@ -26,13 +26,11 @@ def optimizer_for(network: nn.Module, settings: Settings) -> torch.optim.Optimiz
     below ``--freeze-below`` are in no group, and their ``requires_grad`` is off.
     """
     if settings.layer_decay == 1:
-        parameters = list(network.parameters())
+        spared = network.no_weight_decay() if hasattr(network, "no_weight_decay") else set()
+        decays = [(p.ndim > 1 and n not in spared, p) for n, p in network.named_parameters()]
         groups = [
-            {
-                "params": [p for p in parameters if p.ndim > 1],
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [p for yes, p in decays if yes], "weight_decay": settings.weight_decay},
+            {"params": [p for yes, p in decays if not yes], "weight_decay": 0.0},
         ]
     else:
         groups = timm.optim.param_groups_layer_decay(
@@ -43,7 +41,7 @@ def optimizer_for(network: nn.Module, settings: Settings) -> torch.optim.Optimiz
         )
         _say_frozen(network)
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
-    return kind(groups, lr=settings.lr)
+    return kind(groups, lr=settings.lr, betas=(settings.beta1, 0.999))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -85,13 +85,13 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
                 if part.shares is not None:
                     films = mix_films(films, part.shares)
                 with _exchange(compute, last=number == len(batch.parts)):
-                    logits = run.logits(compute, films, settings.precision)
+                    logits = run.logits_of_heads(compute, films, settings.precision)
                     losses = loss_of(logits, part.targets)
                     if run.teachers:
                         answers = answers_of(run.teachers, films, settings.precision)
                         taught = loss_of(logits, answers)
                         losses = torch.lerp(losses, taught, settings.teacher_weight)
-                    loss = losses.sum() / batch.known
+                    loss = losses.mean(0).sum() / batch.known
                     (loss * here.world).backward()  # between processes gradients are averaged
                 total += loss.detach()
             state.loss_sum += total
@@ -150,7 +150,8 @@ def _with_progress(run: Run, epoch: int, first: int) -> Iterator[Batch]:
 def _learning_rate(run: Run, state: State) -> float:
     settings, scores = run.settings, state.validation_scores(run.settings.metric)
     return learning_rate(
-        settings.schedule, settings.lr, state.step, run.steps, settings.warmup, scores
+        *(settings.schedule, settings.lr, state.step, run.steps, settings.warmup, scores),
+        settings.final_rate,
     )
 
 

@@ -219,10 +219,22 @@ class Run:
 
     def logits(self, network: nn.Module, films: torch.Tensor, precision: str) -> torch.Tensor:
         """(n, 1, H, W) float32 in [0, 1] -> (n, C) float32."""
+        (logits,) = self.logits_of_heads(network, films, precision)
+        return logits
+
+    def logits_of_heads(
+        self, network: nn.Module, films: torch.Tensor, precision: str
+    ) -> torch.Tensor:
+        """(n, 1, H, W) float32 in [0, 1] -> (H, n, C) float32.
+
+        H is 1 but for networks that are trained with several heads, while they are trained.
+        """
         batch = self.preprocess.normalize(films).contiguous(memory_format=torch.channels_last)
         low = use_bfloat16(precision, self.here.device)
         with torch.autocast(self.here.device.type, torch.bfloat16, enabled=low):
-            return network(batch).float()
+            answer = network(batch)
+            heads = answer if isinstance(answer, tuple) else (answer,)
+            return torch.stack([head.float() for head in heads])
 
     @torch.inference_mode()
     def scores(self, network: nn.Module, split: str, precision: str = "float32") -> np.ndarray:

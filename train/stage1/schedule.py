@@ -13,7 +13,13 @@ _PLATEAU_FACTOR = 0.1
 
 
 def learning_rate(
-    schedule: str, peak: float, step: int, steps: int, warmup: float, scores: Sequence[float] = ()
+    schedule: str,
+    peak: float,
+    step: int,
+    steps: int,
+    warmup: float,
+    scores: Sequence[float] = (),
+    final: float = 0.0,
 ) -> float:
     """The learning rate of one optimiser step.
 
@@ -21,7 +27,7 @@ def learning_rate(
     ----------
     schedule
         "one-cycle" (Smith & Topin 2019: up from peak / 25 and down to peak / 250,000 along
-        cosines), "cosine" (up along a line, down to 0), "plateau" (up along a line, then a tenth
+        cosines), "cosine" (up along a line, down to `final`), "plateau" (up along a line, then a tenth
         whenever validation stops improving) or "constant" (up along a line).
     peak
         The highest rate.
@@ -31,6 +37,8 @@ def learning_rate(
         Share of the steps, in [0, 1), in which the rate rises.
     scores
         Validation scores so far, higher is better; "plateau" needs them.
+    final
+        Where "cosine" ends, as a share of the peak, in [0, 1).
     """
     rising = warmup * steps - 1 if schedule == "one-cycle" else warmup * steps
     if step < rising:
@@ -41,7 +49,7 @@ def learning_rate(
     if schedule == "one-cycle":
         return _cosine(peak, peak / 25e4, falling)
     if schedule == "cosine":
-        return _cosine(peak, 0, falling)
+        return _cosine(peak, final * peak, falling)
     if schedule == "plateau":
         return peak * _PLATEAU_FACTOR ** plateaus(scores)
     return peak

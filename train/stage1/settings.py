@@ -30,6 +30,9 @@ class Settings:
     """Everything that decides a run, besides the data. Each field is an option of the command."""
 
     arch: str = option("resnet18d", "a timm architecture, or one of this project's")
+    model_args: str = option(
+        "", 'arguments of the architecture, such as "width=16,depth=6"; see timm for its own'
+    )
     image_size: int = option(224, "side of the network's input in pixels", type=SIDE)
     init: str = option(
         "random",
@@ -47,8 +50,9 @@ class Settings:
     )
     lr: float = option(1e-3, "highest learning rate", type=ABOVE_ZERO)
     optimizer: str = option("adamw", "optimiser", choices=("adamw", "adam"))
+    beta1: float = option(0.9, "decay of the optimiser's mean of the gradients", type=SHARE)
     weight_decay: float = option(
-        0.05, "on weights; biases and normalisation have none", type=FROM_ZERO
+        0.05, "on weights; biases, normalisation and tokens have none", type=FROM_ZERO
     )
     layer_decay: float = option(
         1.0, "factor of the learning rate from a layer to the one below it", type=FACTOR
@@ -64,8 +68,11 @@ class Settings:
     )
     schedule: str = option("one-cycle", "course of the learning rate", choices=SCHEDULES)
     warmup: float = option(0.2, "share of the steps in which the learning rate rises", type=SHARE)
+    final_rate: float = option(
+        0.0, "where the schedule cosine ends, as a share of --lr", type=SHARE
+    )
     clip: float = option(5.0, "largest norm of the gradient; 0: no limit", type=FROM_ZERO)
-    loss: str = option("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...")
+    loss: str = option("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; several with + between: their mean")
     augment: str = option(
         "",
         'strengths other than those of train/augment.py, such as "flip=0.5,rotate=5"; "none": no '

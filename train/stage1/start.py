@@ -25,6 +25,7 @@ from cft.model.network import arguments_in, lay_out, new_network
 from cft.model.preprocess import Preprocess
 from train.errors import TrainingError
 from train.stage1.layers import heads_of
+from train.stage1.model_args import model_args_in
 from train.stage1.settings import Settings
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     if settings.init != RANDOM:
         arguments = dict(_arguments_in(_source_of(settings.init, settings.arch)))
+    arguments |= model_args_in(settings.model_args)
     known = timm.models.get_pretrained_cfg(settings.arch)
     if "img_size" in arguments or (known and known.fixed_input_size):
         arguments["img_size"] = settings.image_size
@@ -144,8 +146,9 @@ def take_over(
     new = np.array([label not in place for label in label_names])
     rows = torch.tensor([place[label] for label in label_names if label in place])
     heads = tuple(f"{name}." for name in heads_of(network))
+    beside = network.label_parameters() if hasattr(network, "label_parameters") else ()
     for name, own in network.state_dict().items():
-        if not name.startswith(heads):
+        if not name.startswith(heads) and name not in beside:
             tensors[name] = _summed(theirs[name], own, channels)
         elif new.all():
             tensors[name] = own
