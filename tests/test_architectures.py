@@ -428,7 +428,10 @@ def test_without_interaction_no_branch_depends_on_the_other():
     ours = features[0, : built.map_features].sum()
     parameters = dict(built.named_parameters())
     gradients = torch.autograd.grad(ours, [*parameters.values()], allow_unused=True)
-    reached = {n for n, g in zip(parameters, gradients, strict=True) if g is not None}
+    reached = {
+        n for n, g in zip(parameters, gradients, strict=True) if g is not None and g.any()
+    }
+    assert "levels.1.second.conv3.weight" in reached
     assert not any("layer" in name or "token" in name for name in reached)
 
 
@@ -442,17 +445,18 @@ def test_a_label_token_reaches_the_scores_of_the_other_labels():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_batch_can_be_learnt_by_heart(name):
     torch.manual_seed(0)
-    built = timm.create_model(name, num_classes=4, in_chans=1, width=8, depth=3)
-    films, labels = randn(8, 1, 64, 64), (randn(8, 4, seed=1) > 0).float()
-    optimizer = torch.optim.AdamW(built.parameters(), 3e-3)
-    for _ in range(60):
-        loss = sum(
-            nn.functional.binary_cross_entropy_with_logits(x, labels) for x in built(films)
-        )
+    built = timm.create_model(name, num_classes=4, in_chans=1, **TINY)
+    films, labels = randn(8, 1, 32, 32), (randn(8, 4, seed=1) > 0).float()
+    optimizer = torch.optim.AdamW(built.parameters(), 1e-2)
+    for _ in range(200):
+        heads = built(films)
+        if all(((logits > 0) == (labels > 0)).all() for logits in heads):
+            return
+        loss = sum(nn.functional.binary_cross_entropy_with_logits(x, labels) for x in heads)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert all(((logits > 0) == (labels > 0)).all() for logits in built(films))
+    raise AssertionError("after 200 steps there are still films with a wrong label")
 
 
 @pytest.mark.parametrize(

@@ -735,6 +735,10 @@ def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
 # --- Presets ------------------------------------------------------------------------------------
 
 
+#: Recipes that begin with random tensors, or with a folder.
+FROM_SCRATCH = {"nih-demo", "rehearsal", "ctranscnn", "chexnet_hybrid"}
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_run_that_can_be_built(name):
     settings = parse(["--preset", name, "--data", "somewhere"]).settings
@@ -743,7 +747,7 @@ def test_a_preset_is_a_run_that_can_be_built(name):
     assert settings.batch_size % settings.accumulate == 0
 
 
-@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"nih-demo", "rehearsal"}))
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - FROM_SCRATCH))
 def test_a_published_recipe_begins_with_pretrained_weights(name):
     settings = parse(["--preset", name, "--data", "somewhere"]).settings
     assert settings.init == "pretrained"
