@@ -3,6 +3,7 @@
     cft FILE_OR_FOLDER...   findings of chest X-rays
     cft serve               the page
     cft pull REF            fetch a model
+    cft convert NAME ...    make a model folder of another project's checkpoint
 
 Exit status: 0 if all went well, 1 if a film failed (each named with its reason on stderr) or the
 work could not be done, 2 for wrong usage, 130 if interrupted.
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 #: First word -> the module with its ``main``, and the line of the help.
 COMMANDS = {
     "serve": ("cft.commands.serve", "start the page"),
+    "convert": ("cft.convert.__main__", "make a model folder of another project's checkpoint"),
     "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),
 }
 

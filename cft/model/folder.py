@@ -74,6 +74,7 @@ def write_model_folder(
     state_dict: dict[str, torch.Tensor],
     config: dict[str, Any],
     card: str,
+    named: bool = True,
 ) -> Path:
     """Write a model folder; other files already in the folder are left alone.
 
@@ -90,6 +91,8 @@ def write_model_folder(
         timm's keys at the root, ours under ``"cft"``; see DESIGN in the README.
     card
         Text of the model card (Markdown).
+    named
+        See `read_model_folder`.
 
     Returns
     -------
@@ -109,7 +112,7 @@ def write_model_folder(
     ours = {"format": FORMAT, **config.get("cft", {})}
     ours["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     config = {**config, "cft": ours}
-    parse_config(config, path)
+    parse_config(config, path, named=named)
     atomic_write(path / WEIGHTS, weights)
     atomic_write(path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     atomic_write(path / CARD, card)

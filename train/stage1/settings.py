@@ -72,7 +72,10 @@ class Settings:
         0.0, "where the schedule cosine ends, as a share of --lr", type=SHARE
     )
     clip: float = option(5.0, "largest norm of the gradient; 0: no limit", type=FROM_ZERO)
-    loss: str = option("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; several with + between: their mean")
+    loss: str = option(
+        "bce",
+        "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; several with + between: their mean",
+    )
     augment: str = option(
         "",
         'strengths other than those of train/augment.py, such as "flip=0.5,rotate=5"; "none": no '
