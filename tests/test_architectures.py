@@ -97,10 +97,7 @@ def conv_block(p, x, extra=None, stride=1, project=False):
     inner = conv_of(inner, p, "conv2", stride, 1)
     y = 2 * batch_norm(inner, p, "norm2") + conv_of(inner, p, "branch")
     y = batch_norm(conv_of(relu(y), p, "conv3"), p, "norm3")
-    if project:
-        y = y + batch_norm(conv_of(x, p, "identity.0", stride), p, "identity.1")
-    else:
-        y = y + x
+    y = y + (batch_norm(conv_of(x, p, "identity.0", stride), p, "identity.1") if project else x)
     return relu(y + batch_norm(conv_of(x, p, "shortcut.0", stride), p, "shortcut.1")), inner
 
 
@@ -444,10 +441,11 @@ def test_a_batch_can_be_learnt_by_heart(name):
     built = timm.create_model(name, num_classes=4, in_chans=1, **TINY)
     films, labels = randn(8, 1, 32, 32), (randn(8, 4, seed=1) > 0).float()
     optimizer = torch.optim.AdamW(built.parameters(), 1e-2)
-    for step in range(120):
+    first = []
+    for _ in range(120):
         heads = built(films)
         losses = [nn.functional.binary_cross_entropy_with_logits(x, labels) for x in heads]
-        first = losses if step == 0 else first
+        first = first or losses
         right = ((0.9 * heads[0] + 0.1 * heads[1] > 0) == (labels > 0)).all()
         # The transformer has one token to answer with and learns more slowly.
         if right and losses[0] < 0.1 * first[0] and losses[1] < 0.8 * first[1]:

@@ -53,7 +53,7 @@ def fold_heads(
 
 
 def _fit(tensors: Mapping[str, torch.Tensor], parts: list[str]) -> bool:
-    """Whether the heads' tensors go together; what does not is refused where the network is built."""
+    """Whether the heads' tensors go together; others are refused where the network is built."""
     weights, biases = ([tensors[name] for name in parts[kind::2]] for kind in (0, 1))
     return (
         all(x.ndim == 2 for x in weights)

@@ -1,1 +1,1 @@
-"""Checkpoints of other projects -> model folders to use or to start from; a file for each source."""
+"""Checkpoints of other projects -> model folders to use or start from; a file for each source."""

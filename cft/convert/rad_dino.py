@@ -33,7 +33,7 @@ _QUERY = re.compile(r"(.*)attention\.attention\.query\.(weight|bias)")
 
 
 def renamed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors under timm's names, recognised by ``encoder.layer`` if transformers wrote them."""
+    """The tensors under timm's names; ``encoder.layer`` tells that transformers wrote them."""
     plain = {name.removeprefix("dinov2."): tensor for name, tensor in tensors.items()}
     result = {}
     for name, tensor in plain.items():

@@ -124,8 +124,10 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
     """
     classes = len(converted.labels)
     _check(converted, classes)
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest() if file.is_file() else ""
+        while part := stream.read(2**20):
+            digest.update(part)
     with torch.device("meta"):
         empty = new_network(
             converted.architecture, num_classes=classes, **_arguments(converted, classes)
@@ -159,7 +161,7 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
         title=converted.title,
         name=name,
         file=file.name,
-        digest=digest,
+        digest=digest.hexdigest(),
         architecture=converted.architecture,
         about=converted.about,
         measured=converted.measured or "The authors' figures are not repeated here.",

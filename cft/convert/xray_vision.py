@@ -143,7 +143,7 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
 def converted(
     tensors: Mapping[str, torch.Tensor], known: Weights | None, asked: str | None = None
 ) -> Converted:
-    """The tensors of one of the package's networks as a model of the labels that it was trained for.
+    """The tensors of one of the package's networks as a model of the labels that it knows.
 
     Parameters
     ----------

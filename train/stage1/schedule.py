@@ -27,8 +27,8 @@ def learning_rate(
     ----------
     schedule
         "one-cycle" (Smith & Topin 2019: up from peak / 25 and down to peak / 250,000 along
-        cosines), "cosine" (up along a line, down to `final`), "plateau" (up along a line, then a tenth
-        whenever validation stops improving) or "constant" (up along a line).
+        cosines), "cosine" (up along a line, down to `final`), "plateau" (up along a line, then a
+        tenth whenever validation stops improving) or "constant" (up along a line).
     peak
         The highest rate.
     step, steps

@@ -74,7 +74,7 @@ class Settings:
     clip: float = option(5.0, "largest norm of the gradient; 0: no limit", type=FROM_ZERO)
     loss: str = option(
         "bce",
-        "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; several with + between: their mean",
+        "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; A+B: their mean",
     )
     augment: str = option(
         "",
