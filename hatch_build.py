@@ -5,7 +5,12 @@ from pathlib import Path
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-_FILES = ("requirements.txt", "requirements-train.txt", "requirements-dev.txt")
+_FILES = (
+    "requirements.txt",
+    "requirements-convert.txt",
+    "requirements-train.txt",
+    "requirements-dev.txt",
+)
 
 
 class RequirementsHook(MetadataHookInterface):

@@ -90,7 +90,7 @@ def test_the_wheel_states_the_version_and_every_dependency(wheel):
         (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         stated = Parser().parsestr(archive.read(file).decode())
     assert stated["Version"] == cft.__version__
-    assert set(stated.get_all("Provides-Extra")) == {"page", "train", "dev"}
+    assert set(stated.get_all("Provides-Extra")) == {"page", "convert", "train", "dev"}
     requirements: dict[str, set[str]] = {}
     for line in stated.get_all("Requires-Dist"):
         name, _, extra = line.partition("; extra == ")
@@ -99,12 +99,14 @@ def test_the_wheel_states_the_version_and_every_dependency(wheel):
     assert {"torch", "timm", "imagecodecs", "huggingface-hub"} <= requirements[""]
     assert not {"gradio", "jinja2", "scikit-learn", "matplotlib"} & requirements[""]
     assert requirements["page"] | requirements["train"] <= requirements["dev"]
-    files = [ROOT / f"requirements{part}.txt" for part in ("", "-train", "-dev")]
+    files = [ROOT / f"requirements{part}.txt" for part in ("", "-convert", "-train", "-dev")]
     assert {name for file in files for name in names(file)} == set().union(*requirements.values())
 
 
 def test_every_dependency_is_written_once():
-    files = [ROOT / f"requirements{part}.txt" for part in ("", "-train", "-dev", "-peers")]
+    files = [
+        ROOT / f"requirements{part}.txt" for part in ("", "-convert", "-train", "-dev", "-peers")
+    ]
     written = [name for file in files for name in names(file)]
     assert len(written) == len(set(written)) > 10
 

@@ -25,6 +25,18 @@ def test_resizing_agrees_with_pillow(interpolation, size):
     assert np.abs(ours - theirs.clip(0, 1)).max() < 2e-3
 
 
+@pytest.mark.parametrize("size", [(5, 7), (4, 6), (12, 9), (30, 5)])
+def test_area_interpolation_is_the_mean_of_what_a_pixel_covers(size):
+    """Each pixel is first divided so finely that the means are of whole parts."""
+    film = np.random.default_rng(0).random((12, 15), dtype=np.float32)
+    fine = np.kron(film, np.ones(size))
+    expected = fine.reshape(size[0], 12, size[1], 15).mean((1, 3))
+    found = resize(torch.from_numpy(film), *size, "area").numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    batch = resize(torch.from_numpy(film).expand(2, 1, 12, 15), *size, "area").numpy()
+    np.testing.assert_array_equal(batch[1, 0], found)
+
+
 @pytest.mark.parametrize("crop_mode", ["squash", "center", "border"])
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875])
 @pytest.mark.parametrize("shape", [(400, 300), (224, 224), (250, 517)])

@@ -43,6 +43,9 @@ CONVERTERS = {
     "torchxrayvision": Entry(
         "xray_vision", "github.com/mlmed/torchxrayvision, releases: .pt", "Apache-2.0"
     ),
+    "cft-keras": Entry(
+        "keras", "github.com/maxium0526/category-wise-fine-tuning: optimized_model.h5", "see there"
+    ),
     "eva-x": Entry("eva_x", "github.com/hustvl/EVA-X: .pt (--labels if fine-tuned)", "MIT"),
     "rad-dino": Entry(
         "rad_dino", "hf-hub:microsoft/rad-dino: safetensors", "MSRLA (research only)"

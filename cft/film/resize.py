@@ -16,7 +16,7 @@ def resize(pixels: torch.Tensor, height: int, width: int, interpolation: str) ->
     height, width
         Size of the result in pixels.
     interpolation
-        "bilinear" or "bicubic".
+        "bilinear", "bicubic" or "area" (the mean of what a pixel of the result covers).
 
     Returns
     -------
@@ -25,8 +25,22 @@ def resize(pixels: torch.Tensor, height: int, width: int, interpolation: str) ->
     """
     if tuple(pixels.shape[-2:]) == (height, width):
         return pixels
+    if interpolation == "area":
+        rows, columns = (
+            _coverage(before, after)
+            for before, after in zip(pixels.shape[-2:], (height, width), strict=True)
+        )
+        return (rows.to(pixels) @ pixels @ columns.T.to(pixels)).clamp_(0, 1)
     batch = pixels if pixels.ndim == 4 else pixels[None, None]
     resized = F.interpolate(
         batch, size=(height, width), mode=interpolation, align_corners=False, antialias=True
     ).clamp_(0, 1)
     return resized if pixels.ndim == 4 else resized[0, 0]
+
+
+def _coverage(before: int, after: int) -> torch.Tensor:
+    """(after, before): which share of each new pixel an old one covers, along one side."""
+    edges = torch.arange(after + 1, dtype=torch.float64) * (before / after)
+    old = torch.arange(before, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], old + 1) - torch.maximum(edges[:-1, None], old)
+    return overlap.clamp_(min=0) * (after / before)

@@ -20,7 +20,7 @@ from cft.film.resize import resize
 from cft.model.fields import shown
 
 CROP_MODES = ("squash", "center", "border")
-INTERPOLATIONS = ("bilinear", "bicubic")
+INTERPOLATIONS = ("bilinear", "bicubic", "area")
 
 #: Smallest and largest side of a network's input, in pixels.
 MIN_SIDE, MAX_SIDE = 16, 4096
@@ -38,7 +38,7 @@ class Preprocess:
     input_size
         (C, H, W); C is 1 or 3 (the grey film repeated).
     interpolation
-        "bilinear" or "bicubic", antialiased.
+        "bilinear" or "bicubic", antialiased, or "area", which stock timm does not have.
     crop_pct
         Share of the resized film that is kept, in (0, 1].
     crop_mode

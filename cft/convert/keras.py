@@ -1,0 +1,235 @@
+"""The CFT authors' Keras models: DenseNets and EfficientNets of keras.applications, saved as HDF5.
+
+Their ``optimized_model.h5`` takes a grey film three times, 224 x 224 by area interpolation, with
+values of 0 to 255, and answers with CheXpert's 14 categories in alphabetical order. The file says
+which network it is. timm has the twins of DenseNet-121, 169 and 201 and of EfficientNet B0 to B7
+(``tf_efficientnet_b*``); those of Keras's ResNets differ (their stride is in another convolution),
+so they are refused.
+
+What is not the same is carried over exactly: Keras's larger epsilon goes into the variances, and
+``Rescaling`` and ``Normalization`` before the network become mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cft.convert.keras_file import KerasModel, read
+from cft.convert.result import Converted, labels_of
+from cft.convert.sources import find
+from cft.errors import ConversionError
+from cft.labels import CHEXPERT_14
+from cft.model.network import new_network
+from cft.model.preprocess import Preprocess
+
+_DENSENETS = {24: "densenet121", 32: "densenet169", 48: "densenet201"}
+#: Channels of the last convolution -> numbers of the network; B0 and B1 differ in their depth.
+_EFFICIENTNETS = {
+    **{1280: (0, 1), 1408: (2,), 1536: (3,), 1792: (4,)},
+    **{2048: (5,), 2304: (6,), 2560: (7,)},
+}
+
+_VARIABLES = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "kernel": "weight",
+    "depthwise_kernel": "weight",
+    "bias": "bias",
+}
+# What has no tensors and changes nothing where the names below say which network it is.
+_SILENT = (
+    *("Activation", "ReLU", "ZeroPadding2D", "MaxPooling2D", "AveragePooling2D", "Concatenate"),
+    *("GlobalAveragePooling2D", "Dropout", "Reshape", "Multiply", "Add", "InputLayer"),
+)
+
+
+def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]:
+    """Convert a file; 14 outputs are CheXpert's categories by alphabet, unless `asked` says."""
+    file = find(source)
+    return converted(read(file), asked), file
+
+
+def converted(model: KerasModel, asked: str | None = None) -> Converted:
+    """A model of Keras under timm's names.
+
+    Raises
+    ------
+    ConversionError
+        If it is none of the networks above; the message lists its layers.
+    """
+    kinds = ("Rescaling", "Normalization", "Conv2D", "DepthwiseConv2D", "BatchNormalization")
+    strange = [
+        f"{name} ({kind})"
+        for name, (kind, _) in model.layers.items()
+        if kind not in (*kinds, *_SILENT, "Dense")
+    ]
+    dense = model.of_class("Dense")
+    if strange or len(dense) != 1:
+        raise _refused(model, ", ".join(strange) or f"{len(dense)} dense layers")
+    activation = model.layers[dense[0]][1].get("activation")
+    if activation not in ("sigmoid", "linear"):
+        raise _refused(model, f"the activation {activation!r} of its last layer")
+    architecture, names = _network(model)
+    names[dense[0]] = "classifier"
+    with torch.device("meta"):
+        twin = new_network(architecture, num_classes=len(model.arrays[f"{dense[0]}/bias"]))
+    eps = {n: m.eps for n, m in twin.named_modules() if hasattr(m, "running_var")}
+    tensors = {
+        name: torch.tensor(0) for name in twin.state_dict() if name.endswith("batches_tracked")
+    }
+    for key, array in model.arrays.items():
+        layer, _, variable = key.partition("/")
+        kind, config = model.layers[layer]
+        if kind == "Normalization":
+            continue
+        if layer not in names or variable not in _VARIABLES:
+            raise _refused(model, f"the array {key}")
+        place = names[layer]
+        if variable == "moving_variance":
+            array = array + np.float32(config["epsilon"] - eps[place])
+        tensors[f"{place}.{_VARIABLES[variable]}"] = torch.from_numpy(_turned(variable, array))
+    height, width, channels = _input(model)
+    outputs = len(tensors["classifier.bias"])
+    return Converted(
+        architecture=architecture,
+        tensors=tensors,
+        labels=labels_of(asked, outputs, sorted(CHEXPERT_14) if outputs == 14 else ()),
+        preprocess=Preprocess((channels, height, width), "area", **_scaling(model, channels)),
+        title=f"A Keras model, {architecture}",
+        about="Stock timm reads the folder, but has no area interpolation.",
+        measured="The authors of category-wise fine-tuning report for their ensemble a mean AUROC "
+        "of 0.933 on CheXpert's test set (arXiv 2401.16991).",
+        trained_on="what its source says; the checkpoint does not",
+    )
+
+
+def _network(model: KerasModel) -> tuple[str, dict[str, str]]:
+    """timm's architecture, and Keras's name of each layer with tensors -> timm's."""
+    wanted = model.of_class("Conv2D", "DepthwiseConv2D", "BatchNormalization")
+    if "conv2_block1_0_bn" in wanted:
+        blocks = {n for n in wanted if re.fullmatch(r"conv4_block\d+_1_conv", n)}
+        if len(blocks) not in _DENSENETS:
+            raise _refused(model, f"{len(blocks)} layers in its third dense block")
+        architecture, rules = _DENSENETS[len(blocks)], _densenet
+    elif "block1a_dwconv" in wanted and "top_conv/kernel" in model.arrays:
+        numbers = _EFFICIENTNETS.get(model.arrays["top_conv/kernel"].shape[3], ())
+        deeper = "block1b_dwconv" in wanted
+        fitting = [n for n in numbers if n > 1 or deeper == (n == 1)]
+        if not fitting:
+            raise _refused(model, "its widths")
+        architecture, rules = f"tf_efficientnet_b{fitting[0]}", _efficientnet
+    else:
+        raise _refused(model, "its convolutions")
+    names = {name: rules(name) for name in wanted}
+    unknown = [name for name, place in names.items() if place is None]
+    if unknown:
+        raise _refused(model, ", ".join(unknown[:5]))
+    return architecture, {name: place for name, place in names.items() if place}
+
+
+def _densenet(name: str) -> str | None:
+    """timm's name of a layer of Keras's DenseNet."""
+    top = {"conv1_conv": "conv0", "conv1_bn": "norm0", "bn": "norm5"}
+    if name in top:
+        return f"features.{top[name]}"
+    if found := re.fullmatch(r"pool(\d)_(bn|conv)", name):
+        part = "norm" if found[2] == "bn" else "conv"
+        return f"features.transition{int(found[1]) - 1}.{part}"
+    if found := re.fullmatch(r"conv(\d)_block(\d+)_(0_bn|1_conv|1_bn|2_conv)", name):
+        parts = {"0_bn": "norm1", "1_conv": "conv1", "1_bn": "norm2", "2_conv": "conv2"}
+        layer = f"denseblock{int(found[1]) - 1}.denselayer{found[2]}"
+        return f"features.{layer}.{parts[found[3]]}"
+    return None
+
+
+def _efficientnet(name: str) -> str | None:
+    """timm's name of a layer of Keras's EfficientNet."""
+    top = {"stem_conv": "conv_stem", "stem_bn": "bn1", "top_conv": "conv_head", "top_bn": "bn2"}
+    if name in top:
+        return top[name]
+    found = re.fullmatch(r"block([1-7])([a-z])_(\w+)", name)
+    if not found:
+        return None
+    first = found[1] == "1"  # that stage does not expand its channels
+    parts = {
+        "dwconv": "conv_dw",
+        "se_reduce": "se.conv_reduce",
+        "se_expand": "se.conv_expand",
+        "bn": "bn1" if first else "bn2",
+        "project_conv": "conv_pw" if first else "conv_pwl",
+        "project_bn": "bn2" if first else "bn3",
+    }
+    if not first:
+        parts |= {"expand_conv": "conv_pw", "expand_bn": "bn1"}
+    if found[3] not in parts:
+        return None
+    return f"blocks.{int(found[1]) - 1}.{ord(found[2]) - ord('a')}.{parts[found[3]]}"
+
+
+def _turned(variable: str, array: np.ndarray) -> np.ndarray:
+    """An array in PyTorch's order of axes."""
+    if variable == "depthwise_kernel":  # (h, w, channels, 1)
+        array = array.transpose(2, 3, 0, 1)
+    elif variable == "kernel":  # (h, w, in, out), or (in, out)
+        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array)
+
+
+def _input(model: KerasModel) -> tuple[int, int, int]:
+    """Height, width and channels; 224 where the file leaves them open."""
+    inputs = model.of_class("InputLayer")
+    config = model.layers[inputs[0]][1] if inputs else {}
+    shape = config.get("batch_shape") or config.get("batch_input_shape") or (None,) * 4
+    height, width, channels = (list(shape) + [None] * 4)[1:4]
+    return height or 224, width or 224, channels or 3
+
+
+def _scaling(model: KerasModel, channels: int) -> dict[str, Any]:
+    """Mean and standard deviation, for pixels in [0, 1], that the layers in front amount to.
+
+    The network sees ``scale * value + offset`` of values from 0 to 255.
+    """
+    scale, offset = np.ones(channels), np.zeros(channels)
+    for name in model.of_class("Rescaling", "Normalization"):
+        kind, config = model.layers[name]
+        if kind == "Rescaling":
+            by, plus = np.array(config["scale"], float), np.array(config["offset"], float)
+        else:
+            mean, variance = _moments(model.arrays, name, config)
+            by = 1 / np.maximum(np.sqrt(variance), 1e-7)
+            plus = -mean * by
+        scale, offset = scale * by.ravel(), offset * by.ravel() + plus.ravel()
+    return {
+        "mean": tuple(float(x) for x in -offset / (255 * scale)),
+        "std": tuple(float(x) for x in 1 / (255 * scale)),
+    }
+
+
+def _moments(
+    arrays: Mapping[str, np.ndarray], name: str, config: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of a layer, which are given it or learnt by it."""
+    stated = config.get("mean"), config.get("variance")
+    found = (arrays.get(f"{name}/mean"), arrays.get(f"{name}/variance"))
+    mean, variance = (a if a is not None else b for a, b in zip(found, stated, strict=True))
+    if mean is None or variance is None:
+        raise ConversionError(f"the layer {name} states no mean and variance")
+    return np.asarray(mean, float), np.asarray(variance, float)
+
+
+def _refused(model: KerasModel, why: str) -> ConversionError:
+    """What cannot be converted, with the layers, of which long lists lose their middle."""
+    layers = [f"{name} ({kind})" for name, (kind, _) in model.layers.items()]
+    shown = layers if len(layers) <= 12 else [*layers[:8], "...", *layers[-3:]]
+    return ConversionError(
+        f"this is no DenseNet or EfficientNet of keras.applications that timm has a twin of, "
+        f"because of {why}; its {len(layers)} layers: {', '.join(shown)}"
+    )
