@@ -72,7 +72,10 @@ class Settings:
         0.0, "where the schedule cosine ends, as a share of --lr", type=SHARE
     )
     clip: float = option(5.0, "largest norm of the gradient; 0: no limit", type=FROM_ZERO)
-    loss: str = option("bce", "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; several with + between: their mean")
+    loss: str = option(
+        "bce",
+        "bce, focal:alpha=,gamma= or asl:gamma_negative=,clip=,...; several with + between: their mean",
+    )
     augment: str = option(
         "",
         'strengths other than those of train/augment.py, such as "flip=0.5,rotate=5"; "none": no '
@@ -107,6 +110,18 @@ class Settings:
         metavar="FOLDER",
     )
     teacher_weight: float = option(0.5, "share of the teachers in the targets", type=UP_TO_ONE)
+    join: tuple[str, ...] = option(
+        (),
+        "train nothing: put the networks of these finished runs side by side in one, whose logits "
+        "are the mean of theirs",
+        machine=True,
+        metavar="RUN",
+    )
+    store: str = option(
+        "float32",
+        "of the weights in the model folder; float16 is half as large and computed as float32",
+        choices=("float32", "float16"),
+    )
     freeze: bool = option(
         False,
         "never train the network: compute features once and fit the logistic regressions to them",
