@@ -34,9 +34,10 @@ from train.datasets.pixels import Pixels
 from train.datasets.splits import check_splits, write_splits
 from train.errors import ERRORS, UsageError
 from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence
+from train.evaluation.seen import Splits
 from train.losses import loss_named
 from train.processes import processes
-from train.publishing.export import export, provenance_of
+from train.publishing.export import export, provenance_of, round_weights
 from train.publishing.push_options import (
     add_push_arguments,
     check_login,
@@ -46,6 +47,7 @@ from train.run_folder import LOG, Work, films_of, held_folder
 from train.stage1.augment import Augmentation
 from train.stage1.checkpoint import load_checkpoint, save_checkpoint
 from train.stage1.frozen import FrozenRun
+from train.stage1.join import JoinRun, Member, check_films
 from train.stage1.loop import train, write_log
 from train.stage1.model_args import model_args_in
 from train.stage1.network import preprocess_of
@@ -97,6 +99,8 @@ def parse(argv: Sequence[str] | None) -> Asked:
     kinds = (Settings, DataOptions, PolicyOptions)
     settings, data, labels = asked = [options_of(kind, preset, given) for kind in kinds]
     usual = as_json(*(options_of(kind, preset) for kind in kinds))
+    if settings.join and (settings.freeze or settings.teacher or settings.shuffle_labels):
+        parser.error("--join trains nothing: leave out --freeze, --teacher and --shuffle-labels")
     check_freeze(settings, parser)
     for check, text in (
         (check_architecture, settings.arch),
@@ -113,6 +117,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
     arguments = as_json(*asked)
     command = command_of("python -m train.negative", arguments, usual, data.data, name)
     command += " --teacher TEACHER" * len(settings.teacher)
+    command += " --join" * bool(settings.join) + " RUN" * len(settings.join)
     return Asked(settings, options_of(Work, given), data, labels, push, arguments, command)
 
 
@@ -127,6 +132,8 @@ def check_freeze(settings: Settings, parser: argparse.ArgumentParser) -> None:
         parser.error("--freeze needs --init: a network that is never trained has to know something")
     if settings.loss != "bce":
         parser.error(f"--freeze fits logistic regressions, whose loss is bce, not {settings.loss}")
+    if settings.store != "float32":
+        parser.error("--freeze keeps the network as it is: leave out --store")
     if settings.mix != "none" or settings.teacher:
         parser.error("--freeze fits films and labels as they are: leave out --mix and --teacher")
     if settings.freeze_copies and settings.augment == "none":
@@ -210,6 +217,8 @@ def conclude(
     facts, others
         See `finish`.
     """
+    if run.settings.store == "float16":
+        round_weights(network)
     valid, tested = (run.table.subset(run.rows[split]) for split in ("valid", "test"))
     categories = calibrate(scores_of("valid"), valid)
     scores = scores_of("test")
@@ -221,7 +230,10 @@ def conclude(
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names
-        export(run.work.out, network, run.preprocess, names, categories, metrics, provenance)
+        export(
+            *(run.work.out, network, run.preprocess, names, categories, metrics, provenance),
+            half=run.settings.store == "float16",
+        )
     return metrics
 
 
@@ -229,6 +241,8 @@ def work_through(argv: Sequence[str] | None) -> None:
     """The whole of ``python -m train.negative``."""
     asked = parse(argv)
     settings, work, data = asked.settings, asked.work, asked.data
+    if settings.join:  # its input is that of its members
+        settings = replace(settings, init=settings.join[0])
     check_login(asked.push)
     if work.threads:
         torch.set_num_threads(work.threads)
@@ -244,15 +258,17 @@ def work_through(argv: Sequence[str] | None) -> None:
             table = replace(table, notes=(*table.notes, SHUFFLED))
         teachers = [Teacher.of(name, table.label_names, here.device) for name in settings.teacher]
         table = replace(table, notes=(*table.notes, *notes_on(teachers, table, data)))
+        members = [Member.of(name, table.label_names) for name in settings.join]
         for note in table.notes:
             logger.info("%s", note)
         check_splits(table)
         warn_of_missing_positives(table, y[table.split == "train"])
         if here.is_main:
-            hashes = [teacher.facts["weights_sha256"] for teacher in teachers]
-            held.enter_context(
-                held_folder(work, {**asked.arguments, "teachers": hashes}, data.data)
-            )
+            hashes = {
+                "teachers": [teacher.facts["weights_sha256"] for teacher in teachers],
+                "join": [member.facts["weights_sha256"] for member in members],
+            }
+            held.enter_context(held_folder(work, {**asked.arguments, **hashes}, data.data))
             write_splits(work.out, table)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
@@ -268,6 +284,8 @@ def work_through(argv: Sequence[str] | None) -> None:
         }
         if settings.freeze:
             metrics = fit_frozen(run, films, track, facts, others)
+        elif settings.join:
+            metrics = join_runs(run, members, Splits(data, table.dataset), facts, others)
         else:
             state = begin(run)
             with Stop() as stop:
@@ -305,6 +323,31 @@ def fit_frozen(
     )
     # As after training: another run needs another folder, or says --resume.
     save_checkpoint(run.work.last, frozen.facts, {"network": frozen.network.get_classifier()})
+    return metrics
+
+
+def join_runs(
+    run: Run,
+    members: Sequence[Member],
+    splits: Splits,
+    facts: Mapping[str, Any],
+    others: Sequence[LabelTable],
+) -> dict[str, Any]:
+    """The whole of ``--join`` once the films are packed; returns as `finish` does."""
+    if run.here.world > 1:
+        raise UsageError("--join computes in one process; start it without torchrun")
+    check_films(members, run, splits)
+    together = JoinRun(run, members)
+    records = []
+    for record in together.records():
+        records.append(record)
+        name = f"run {len(records)}" if len(records) <= len(members) else "joined"
+        valid = record["valid"]
+        logger.info("%s  validation AUROC %.4f  mAP %.4f", name, valid["auroc"], valid["map"])
+    atomic_write(run.work.out / LOG, "".join(json.dumps(record) + "\n" for record in records))
+    metrics = conclude(run, together.network, together.scores, {**facts, "joined": records}, others)
+    # As after training: another run needs another folder, or says --resume.
+    save_checkpoint(run.work.last, {}, {"network": together.network.get_classifier()})
     return metrics
 
 

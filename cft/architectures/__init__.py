@@ -2,12 +2,12 @@
 
 >>> import timm
 >>> import cft.architectures
->>> timm.is_model("ctranscnn"), timm.is_model("chexnet_hybrid")
-(True, True)
+>>> [timm.is_model(name) for name in ("ctranscnn", "chexnet_hybrid", "joined")]
+[True, True, True]
 
 ``import cft`` alone does not import it, because that stays light; `cft.load` and training do.
 """
 
-from cft.architectures import ctranscnn
+from cft.architectures import ctranscnn, joined
 
-__all__ = ["ctranscnn"]
+__all__ = ["ctranscnn", "joined"]

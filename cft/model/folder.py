@@ -47,7 +47,7 @@ class ModelFolder:
     config
         The parsed ``config.json``.
     state_dict
-        Name -> tensor, on the CPU.
+        Name -> tensor, on the CPU; what is stored in 16 bits is float32 here.
     weights_sha256
         Hash of ``model.safetensors``: names the exact weights.
     """
@@ -157,7 +157,13 @@ def read_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
     if len(state_dict) > MAX_TENSORS:
         raise ModelFolderError(f"{path / WEIGHTS} holds more than {MAX_TENSORS:,} tensors")
     _check_finite(state_dict, path)
+    state_dict = {name: _single(tensor) for name, tensor in state_dict.items()}
     return ModelFolder(path, config, state_dict, digest)
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    """Weights of 16 bits, which many files have, as float32, in which networks compute."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def read_regular(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cft import NOT_A_MEDICAL_DEVICE
@@ -234,6 +234,9 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     ]
     if teachers:
         yield " ".join(["Their answers are a part of the targets:", *teachers])
+    members = provenance.get("joined", [])
+    if members:
+        yield _joined(members)
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
     facts["strength of the penalty"] = provenance.get("frozen", {}).get("strength")
     idle = ("seed",) if teachers else ("seed", "teacher_weight")
@@ -241,6 +244,19 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if given:
         yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])
+
+
+def _joined(records: Sequence[Mapping[str, Any]]) -> str:
+    """What was joined, from the records of `train.stage1.join.JoinRun`."""
+    *members, whole = records
+    seeds = [f"seed {x['seed']}: {x['valid']['auroc']:.4f}" for x in members]
+    return (
+        f"It is the networks of {len(members)} runs side by side; a logit is the mean of theirs. "
+        f"Mean AUROC on the validation films: {whole['valid']['auroc']:.4f}; of the runs alone: "
+        f"{', '.join(seeds)}. Their weights have the SHA-256 "
+        + ", ".join(f"`{x['weights_sha256']}`" for x in members)
+        + "."
+    )
 
 
 def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:

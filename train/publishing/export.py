@@ -43,6 +43,8 @@ def export(
     categories: Mapping[str, Any],
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    *,
+    half: bool = False,
 ) -> Path:
     """Write the model folder of a network.
 
@@ -62,6 +64,9 @@ def export(
         Name of a test set -> what `train.evaluation.scores.evaluate_scores` found.
     provenance
         Where the model comes from; see `provenance_of`.
+    half
+        Store the weights in 16 bits; `round_weights` has to have rounded them, or what was measured
+        is another network.
 
     Raises
     ------
@@ -93,8 +98,18 @@ def export(
         },
     }
     config, state = fold_heads(config, network.state_dict())
+    if half:
+        state = {name: x.half() if x.is_floating_point() else x for name, x in state.items()}
     write_model_folder(folder, state_dict=state, config=config, card=model_card(config))
     return usable(folder)
+
+
+@torch.no_grad()
+def round_weights(network: nn.Module) -> None:
+    """Round the tensors of a network to what 16 bits hold, in place."""
+    for tensor in network.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.half())
 
 
 def usable(folder: Path) -> Path:

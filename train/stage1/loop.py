@@ -21,10 +21,8 @@ from train.errors import Stopped, TrainingError
 from train.losses import loss_named
 from train.metrics.ranking import auroc, average_precision
 from train.run_folder import LOG
-from train.stage1.augment import augment
 from train.stage1.checkpoint import save_checkpoint
 from train.stage1.layers import choose_trained, rest_frozen, set_rates
-from train.stage1.mix import mix_films
 from train.stage1.run import NETWORK, Batch, Run, State
 from train.stage1.schedule import learning_rate
 from train.stage1.teacher import answers_of
@@ -79,11 +77,7 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
             torch.manual_seed(run.seed(NETWORK, state.step, here.rank))  # for dropout
             total = torch.zeros((), device=here.device)
             for number, part in enumerate(batch.parts, start=1):
-                films = part.films.float() / 255
-                if part.changes:
-                    films = augment(films, part.changes)
-                if part.shares is not None:
-                    films = mix_films(films, part.shares)
+                films = part.augmented()
                 with _exchange(compute, last=number == len(batch.parts)):
                     logits = run.logits_of_heads(compute, films, settings.precision)
                     losses = loss_of(logits, part.targets)

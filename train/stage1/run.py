@@ -22,11 +22,11 @@ from train.errors import TrainingError
 from train.precision import use_bfloat16
 from train.processes import Processes
 from train.run_folder import Work, rows_of_splits
-from train.stage1.augment import Augmentation
+from train.stage1.augment import Augmentation, augment
 from train.stage1.checkpoint import load_checkpoint, read_facts, save_checkpoint
 from train.stage1.distributed import share_batch_statistics
 from train.stage1.layers import optimizer_for
-from train.stage1.mix import FOLLOWERS, draw_shares, mix_targets
+from train.stage1.mix import FOLLOWERS, draw_shares, mix_films, mix_targets
 from train.stage1.network import build, preprocess_of
 from train.stage1.settings import Settings
 from train.stage1.teacher import Teacher
@@ -58,6 +58,13 @@ class Part:
     targets: torch.Tensor
     changes: dict[str, torch.Tensor] | None
     shares: torch.Tensor | None
+
+    def augmented(self) -> torch.Tensor:
+        """(n, 1, H, W) float32 in [0, 1]: the films, changed and mixed."""
+        films = self.films.float() / 255
+        if self.changes:
+            films = augment(films, self.changes)
+        return films if self.shares is None else mix_films(films, self.shares)
 
 
 @dataclass(frozen=True)

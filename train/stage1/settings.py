@@ -110,6 +110,18 @@ class Settings:
         metavar="FOLDER",
     )
     teacher_weight: float = option(0.5, "share of the teachers in the targets", type=UP_TO_ONE)
+    join: tuple[str, ...] = option(
+        (),
+        "train nothing: put the networks of these finished runs side by side in one, whose logits "
+        "are the mean of theirs",
+        machine=True,
+        metavar="RUN",
+    )
+    store: str = option(
+        "float32",
+        "of the weights in the model folder; float16 is half as large and computed as float32",
+        choices=("float32", "float16"),
+    )
     freeze: bool = option(
         False,
         "never train the network: compute features once and fit the logistic regressions to them",
