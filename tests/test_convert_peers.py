@@ -399,5 +399,6 @@ def test_the_card_says_where_the_weights_are_from(wrapped, tmp_path):
     assert "`dacnet.pth.tar` (SHA-256" in card
     assert "Not a medical device" in card
     provenance = json.loads((tmp_path / "out" / "config.json").read_text())["cft"]["provenance"]
-    assert provenance == {"trained_on": "NIH ChestX-ray14", "converted_from": "dacnet"}
+    assert provenance["trained_on"] == "NIH ChestX-ray14; converted from dacnet"
+    assert provenance["converted_from"] == "dacnet"
     assert convert("dacnet", wrapped["dacnet"], tmp_path / "out") == 1

@@ -148,7 +148,10 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
                 }
                 for label, point in converted.thresholds.items()
             },
-            "provenance": {"trained_on": converted.trained_on, "converted_from": name},
+            "provenance": {
+                "trained_on": f"{converted.trained_on}; converted from {name}",
+                "converted_from": name,
+            },
         },
     }
     if classes:
