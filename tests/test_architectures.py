@@ -559,6 +559,23 @@ def test_heads_that_do_not_fit_are_refused_by_name(two_heads, tmp_path):
         cft.load(wrong, "cpu")
 
 
+def test_a_start_gives_heads_and_label_tokens_by_the_names_of_the_labels(two_heads, tmp_path):
+    from train.stage1.network import build
+    from train.stage1.settings import Settings
+
+    _, folder = two_heads
+    parent = read_model_folder(folder)
+    config, tensors = fold_heads(parent.config, parent.state_dict)
+    start = write_model_folder(tmp_path / "one", state_dict=tensors, config=config, card="")
+    settings = Settings(arch=config["architecture"], init=str(start), image_size=64)
+    network = build(settings, ["Hernia", "New", "Cardiomegaly"], np.array([[0.0, 1.0, 0.0]] * 4))
+    names = ["head.weight", *(["label_tokens"] if "label_tokens" in tensors else [])]
+    for name in names:
+        found = network.state_dict()[name]
+        assert torch.equal(found[[0, 2]], tensors[name][[2, 0]])
+        assert not (found[1] == tensors[name]).all(1).any()
+
+
 # --- From training to stage 2 -------------------------------------------------------------------
 
 
@@ -580,6 +597,9 @@ def test_a_small_one_trains_goes_on_and_passes_through_stage_2(name, tmp_path, f
         "width": 4, "depth": 3, "in_chans": 1, "folded": True
     }  # fmt: skip
     assert "head.weight" in whole.state_dict
+    # Its checkpoint has two heads; gone on with at its end, it gives the same folder.
+    assert stage_1([*words, "--out", str(tmp_path / "whole"), "--resume"]) == 0
+    assert read_model_folder(tmp_path / "whole").weights_sha256 == whole.weights_sha256
     classifier = cft.load(tmp_path / "whole", "cpu")
     assert classifier.has_heatmaps
     findings = classifier.predict(films[3])

@@ -140,7 +140,7 @@ def efficientnet_b0(tape, x):
 
 
 def save(path, tape, shape, nested="", colon=":0", backbone=None):
-    """Write what `model.save` writes; the first `backbone` layers may lie in a model of their own."""
+    """Write what `model.save` writes; the first `backbone` layers may lie in an own model."""
     first = {"class_name": "InputLayer", "config": {"name": "in", "batch_shape": [None, *shape]}}
     layers = [first, *tape.layers]
     if nested:

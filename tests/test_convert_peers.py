@@ -22,7 +22,8 @@ from cft.__main__ import main as cft_main
 from cft.convert import eva_x, rad_dino, xray_vision
 from cft.convert.__main__ import main
 from cft.convert.catalogue import CONVERTERS
-from cft.convert.sources import read_tensors
+from cft.convert.sources import find, read_tensors
+from cft.errors import ConversionError
 from cft.labels import CHEXPERT_14, NIH_14
 from cft.model.folder import read_model_folder
 
@@ -399,5 +400,34 @@ def test_the_card_says_where_the_weights_are_from(wrapped, tmp_path):
     assert "`dacnet.pth.tar` (SHA-256" in card
     assert "Not a medical device" in card
     provenance = json.loads((tmp_path / "out" / "config.json").read_text())["cft"]["provenance"]
-    assert provenance == {"trained_on": "NIH ChestX-ray14", "converted_from": "dacnet"}
+    assert provenance["trained_on"] == "NIH ChestX-ray14; converted from dacnet"
+    assert provenance["converted_from"] == "dacnet"
     assert convert("dacnet", wrapped["dacnet"], tmp_path / "out") == 1
+
+
+# --- Where checkpoints lie ----------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_the_hub_is_fetched_by_its_name(hub):
+    hub.add("org/rad", {"backbone_compatible.safetensors": b"12345678", "model.bin": b"no"})
+    path = find("hf-hub:org/rad@main", rad_dino.FILES)
+    assert path.read_bytes() == b"12345678"
+    hub.add("org/other", {"model.safetensors": b"8765"})
+    assert find("hf-hub:org/other", rad_dino.FILES).read_bytes() == b"8765"
+
+
+@pytest.mark.parametrize("name", ["org/pickles", "org/nobody", "no name at all"])
+def test_what_the_hub_does_not_have_is_one_sentence(hub, name):
+    hub.add("org/pickles", {"eva_x.pt": b"no"})
+    with pytest.raises(ConversionError, match="cannot be fetched"):
+        find(f"hf-hub:{name}")
+
+
+def test_a_folder_is_searched_for_the_one_checkpoint(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ConversionError, match="holds no checkpoints instead of one"):
+        find(str(tmp_path))
+    (tmp_path / "a.pt").write_bytes(b"")
+    assert find(str(tmp_path)) == tmp_path / "a.pt"
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert find(str(tmp_path)) == tmp_path / "model.safetensors"

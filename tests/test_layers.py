@@ -56,6 +56,17 @@ def test_biases_and_normalisation_have_no_weight_decay_whatever_the_layer(decay)
         assert of[id(parameter)] == (0.3 if parameter.ndim > 1 else 0.0), name
 
 
+def test_tokens_have_no_weight_decay_and_the_first_moment_forgets_as_asked():
+    network = timm.create_model("chexnet_hybrid", num_classes=3, width=4, depth=3)
+    optimizer = optimizer_for(network, Settings(weight_decay=0.3, beta1=0.5))
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    found = {name: decays[id(p)] for name, p in network.named_parameters()}
+    spared = {name for name, p in network.named_parameters() if p.ndim == 1}
+    spared |= {"class_token", "label_tokens"}
+    assert found == {name: 0.0 if name in spared else 0.3 for name in found}
+    assert {group["betas"] for group in optimizer.param_groups} == {(0.5, 0.999)}
+
+
 # --- What is not trained ------------------------------------------------------------------------
 
 

@@ -110,9 +110,21 @@ def test_a_loss_is_named_with_its_parameters():
     torch.testing.assert_close(loss_named("bce")(x, t), bce(x, t))
 
 
+def test_several_losses_are_their_mean_and_a_head_more_is_a_row_more():
+    """Targets are the same for every head."""
+    x, t = batch()
+    both = loss_named("asl:clip=0.1,gamma_negative=2e+0+focal:alpha=0.25,gamma=2")
+    expected = (asymmetric(x, t, 2.0, 0.0, 0.1) + focal(x, t, 0.25, 2.0)) / 2
+    torch.testing.assert_close(both(x, t), expected)
+    heads = both(torch.stack([x, -x]), t)
+    torch.testing.assert_close(heads[0], expected)
+    torch.testing.assert_close(heads[1], both(-x, t))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("bce+hinge", "there is no loss 'hinge'"),
         ("hinge", "there is no loss 'hinge'; choose from bce, focal, asl"),
         ("bce:gamma=1", r"'bce' has no parameter 'gamma' \(it has: none\)"),
         ("focal:gamma=two", "gamma of the loss 'focal' is no number: 'two'"),

@@ -25,7 +25,7 @@ from train import negative
 from train.command import Stop
 from train.datasets.labels import SHUFFLED, LabelTable
 from train.datasets.pixels import Pixels
-from train.errors import CheckpointError
+from train.errors import CheckpointError, TrainingError
 from train.losses import loss_named
 from train.negative import parse
 from train.processes import Processes
@@ -37,6 +37,7 @@ from train.stage1.checkpoint import read_facts
 from train.stage1.distributed import share_batch_statistics
 from train.stage1.loop import figures_of, out_of_patience, train
 from train.stage1.mix import mix_films, mix_targets
+from train.stage1.network import build
 from train.stage1.presets import PRESETS
 from train.stage1.run import Run, State
 from train.stage1.schedule import learning_rate, plateaus
@@ -654,6 +655,35 @@ def test_one_cycle_is_pytorchs():
         optimizer.step()
         if step < 199:
             reference.step()
+
+
+def test_cosine_ends_at_the_final_rate():
+    rates = [learning_rate("cosine", 2.0, step, 100, 0.1, final=0.01) for step in range(100)]
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[-1] == min(rates[10:]) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("width", "'width' is not name=value"),
+        ("width=1,width=2", "names width twice"),
+        ("in_chans=3", "in_chans is decided by --init"),
+        ("pretrained=true", "may not set pretrained"),
+        ("checkpoint_path=x", "may not set checkpoint_path"),
+    ],
+)
+def test_arguments_of_the_network_are_refused_before_anything_is_read(text, why, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--data", "somewhere", "--model-args", text])
+    assert exit_.value.code == 2
+    assert why in capsys.readouterr().err
+
+
+def test_an_argument_that_the_network_does_not_take_is_named():
+    settings = Settings(arch="test_resnet", image_size=64, model_args="nonsense=1")
+    with pytest.raises(TrainingError, match="nonsense"):
+        build(settings, ["A"], np.array([[0.0], [1.0]]))
 
 
 def test_cosine_rises_along_a_line_and_falls_to_zero():

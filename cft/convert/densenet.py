@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,14 +30,60 @@ _PREFIX = re.compile(r"^(?:module\.)?(?:densenet\d+\.|model\.)?")
 _CENTRE = Preprocess((3, 224, 224), "bilinear", crop_pct=224 / 256, crop_mode="center", **IMAGENET)
 _SQUASH = Preprocess((3, 224, 224), "bilinear", **IMAGENET)
 
-_TEN_CROPS = (
-    "Its authors average the answers of ten crops of 224 from 256; here it is the centre crop "
-    "alone, as in most uses since, so that figures will be a little lower than theirs."
-)
-_RANDOM_CROPS = (
-    "Its authors train and test on random crops of 224; here the whole film is squashed to 224, so "
-    "that an answer does not depend on chance."
-)
+
+@dataclass(frozen=True)
+class Project:
+    """Whose DenseNet it is.
+
+    Attributes
+    ----------
+    title, trained_on, about, measured, preprocess, labels
+        See `cft.convert.result.Converted`; no labels where the user has to name them.
+    """
+
+    title: str
+    trained_on: str
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    about: str = ""
+    measured: str = ""
+
+
+#: Name of a converter -> what it converts.
+PROJECTS = {
+    "torchvision-densenet": Project(
+        title="A DenseNet of torchvision",
+        trained_on="what its source says; the checkpoint does not",
+        preprocess=_CENTRE,
+        about="Its input is the centre crop of 224 from 256.",
+    ),
+    "gaetandi-chexpert": Project(
+        title="gaetandi/cheXpert, DenseNet-121",
+        trained_on="CheXpert (Stanford)",
+        labels=CHEXPERT_14,
+        preprocess=_SQUASH,
+        about="Its authors train and test on random crops of 224; here the whole film is squashed "
+        "to 224, so that an answer does not depend on chance.",
+    ),
+    "arnoweng-chexnet": Project(
+        title="arnoweng/CheXNet, DenseNet-121",
+        trained_on="NIH ChestX-ray14",
+        labels=NIH_14,
+        preprocess=_CENTRE,
+        about="Its authors average the answers of ten crops of 224 from 256; here it is the centre "
+        "crop alone, as in most uses since, so that figures differ from theirs.",
+    ),
+    "dacnet": Project(
+        title="DACNet, DenseNet-121",
+        trained_on="NIH ChestX-ray14",
+        labels=tuple(sorted(NIH_14)),
+        preprocess=_CENTRE,
+        about="As its authors evaluate it. (Their web page leaves out the ReLU before pooling and "
+        "normalises otherwise; this is the network that they trained.)",
+        measured="Its authors report a mean AUROC of 0.85 on the films of 2 % of NIH's patients, "
+        "drawn by chance.",
+    ),
+}
 
 
 def renamed(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -70,7 +117,7 @@ def architecture_of(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]:
-    """Convert a checkpoint for one of the names of `SOURCES`.
+    """Convert a checkpoint for one of the names of `PROJECTS`.
 
     Parameters
     ----------
@@ -90,7 +137,8 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
     new = renamed(tensors)
     architecture = architecture_of(new)
     outputs = len(new["classifier.weight"])
-    preprocess, fixed, title, about, trained_on = SOURCES[kind]
+    project = PROJECTS[kind]
+    fixed, trained_on = project.labels, project.trained_on
     if kind == "torchvision-densenet" and outputs == 1000 and asked is None:
         fixed, trained_on = tuple(ImageNetInfo().label_names()), "ImageNet-1k: colour pictures"
     channels = new["features.conv0.weight"].shape[1]
@@ -100,42 +148,9 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
         architecture=architecture,
         tensors=new,
         labels=labels_of(asked, outputs, fixed),
-        preprocess=preprocess,
-        title=title,
-        about=about,
+        preprocess=project.preprocess,
+        title=project.title,
+        about=project.about,
+        measured=project.measured,
         trained_on=trained_on,
     ), file
-
-
-#: Name -> preprocessing, labels, title, what differs from the authors' use, training data.
-SOURCES: dict[str, tuple[Preprocess, tuple[str, ...], str, str, str]] = {
-    "torchvision-densenet": (
-        _CENTRE,
-        (),
-        "A DenseNet of torchvision",
-        "Its input is the centre crop of 224 from 256.",
-        "what its source says; the checkpoint does not",
-    ),
-    "gaetandi-chexpert": (
-        _SQUASH,
-        CHEXPERT_14,
-        "gaetandi/cheXpert, DenseNet-121",
-        _RANDOM_CROPS,
-        "CheXpert (Stanford)",
-    ),
-    "arnoweng-chexnet": (
-        _CENTRE,
-        NIH_14,
-        "arnoweng/CheXNet, DenseNet-121",
-        _TEN_CROPS,
-        "NIH ChestX-ray14",
-    ),
-    "dacnet": (
-        _CENTRE,
-        tuple(sorted(NIH_14)),
-        "DACNet, DenseNet-121",
-        "As its authors evaluate it. (Their web page leaves out the ReLU before pooling and "
-        "normalises otherwise; this is the network that they trained.)",
-        "NIH ChestX-ray14",
-    ),
-}

@@ -1,7 +1,7 @@
 """A model that Keras saved as HDF5 -> its layers and tensors. Nothing of it is run.
 
-``model.save("x.h5")`` of Keras 2 and 3 writes the configuration of the layers as JSON, and a group of
-arrays for each. A model that is a layer of another is read as if its layers were the other's.
+``model.save("x.h5")`` of Keras 2 and 3 writes the configuration of the layers as JSON, and a group
+of arrays for each. A model that is a layer of another is read as if its layers were the other's.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cft import labels as label_sets
 from cft.errors import ConversionError
@@ -81,7 +82,9 @@ class Converted:
     licence: str = "other"
 
 
-def labels_of(asked: str | None, outputs: int, fixed: Sequence[str] = ()) -> tuple[str, ...]:
+def labels_of(
+    asked: str | None, outputs: int, fixed: Sequence[str] = (), blanks: bool = False
+) -> tuple[str, ...]:
     """The labels of a network's outputs.
 
     Parameters
@@ -92,6 +95,8 @@ def labels_of(asked: str | None, outputs: int, fixed: Sequence[str] = ()) -> tup
         How many there are.
     fixed
         What the source itself says, if it says so.
+    blanks
+        Whether a label may be blank, which is an output to leave out.
 
     Raises
     ------
@@ -109,6 +114,8 @@ def labels_of(asked: str | None, outputs: int, fixed: Sequence[str] = ()) -> tup
         names = _SETS.get(asked) or tuple(name.strip() for name in asked.split(","))
     if len(names) != outputs:
         raise ConversionError(f"{len(names)} labels were named for {outputs} outputs")
+    if not blanks and not all(names):
+        raise ConversionError(f"label {names.index('') + 1} of --labels is blank")
     return names
 
 
@@ -123,22 +130,21 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
         If what was written cannot be read back.
     """
     classes = len(converted.labels)
-    _check(converted, classes)
+    arguments = {**converted.model_args, "in_chans": converted.preprocess.input_size[0]}
+    with torch.device("meta"):
+        twin = new_network(converted.architecture, num_classes=classes, **arguments)
+    _check(converted, twin)
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while part := stream.read(2**20):
             digest.update(part)
-    with torch.device("meta"):
-        empty = new_network(
-            converted.architecture, num_classes=classes, **_arguments(converted, classes)
-        )
     stated = {**converted.preprocess.to_config(), "num_classes": classes}
-    stated |= {key: empty.pretrained_cfg[key] for key in ("first_conv", "classifier")}
+    stated |= {key: twin.pretrained_cfg[key] for key in ("first_conv", "classifier")}
     config = {
         "architecture": converted.architecture,
         "num_classes": classes,
-        "num_features": empty.num_features,
-        "model_args": _arguments(converted, classes),
+        "num_features": twin.num_features,
+        "model_args": arguments,
         "pretrained_cfg": {**stated, "license": converted.licence},
         "cft": {
             "categories": {
@@ -148,7 +154,10 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
                 }
                 for label, point in converted.thresholds.items()
             },
-            "provenance": {"trained_on": converted.trained_on, "converted_from": name},
+            "provenance": {
+                "trained_on": f"{converted.trained_on}; converted from {name}",
+                "converted_from": name,
+            },
         },
     }
     if classes:
@@ -179,17 +188,9 @@ def refuse_existing(folder: Path) -> None:
         raise ConversionError(f"{folder} already holds a model; choose another folder")
 
 
-def _arguments(converted: Converted, classes: int) -> dict[str, Any]:
-    return {**converted.model_args, "in_chans": converted.preprocess.input_size[0]}
-
-
-def _check(converted: Converted, classes: int) -> None:
-    """The tensors are those of the network, by name and by shape."""
-    with torch.device("meta"):
-        network = new_network(
-            converted.architecture, num_classes=classes, **_arguments(converted, classes)
-        )
-    expected = {name: tuple(x.shape) for name, x in network.state_dict().items()}
+def _check(converted: Converted, twin: nn.Module) -> None:
+    """The tensors are those of timm's network, by name and by shape."""
+    expected = {name: tuple(x.shape) for name, x in twin.state_dict().items()}
     found = {name: tuple(x.shape) for name, x in converted.tensors.items()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +133,7 @@ def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
     }
 
 
-def _of_module(module: _Inert, prefix: str):
+def _of_module(module: _Inert, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a pickled `torch.nn.Module`, as its ``state_dict`` would name them."""
     state = getattr(module, "state", None)
     if not isinstance(state, Mapping):

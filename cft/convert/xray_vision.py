@@ -168,7 +168,7 @@ def converted(
     new.pop("op_threshs", None)
     outputs = len(new[f"{head}.weight"])
     fixed = known.labels if known else PATHOLOGIES if outputs == len(PATHOLOGIES) else ()
-    labels = labels_of(asked, outputs, fixed)
+    labels = labels_of(asked, outputs, fixed, blanks=True)
     kept = torch.tensor([place for place, label in enumerate(labels) if label])
     for part in ("weight", "bias"):
         new[f"{head}.{part}"] = new[f"{head}.{part}"][kept]
