@@ -23,8 +23,9 @@ import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.labels import DATASETS, DESCRIPTIONS
-from cft.model.config import Figures, TestSet, point_names
+from cft.model.config import point_names
 from cft.model.findings import LATERAL
+from cft.model.measured import Figures, TestSet
 
 if TYPE_CHECKING:
     from cft.results import Model
