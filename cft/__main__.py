@@ -3,6 +3,7 @@
     cft FILE_OR_FOLDER...   findings of chest X-rays
     cft serve               the page
     cft pull REF            fetch a model
+    cft selftest [FOLDER]   compare a model with its reference figures
 
 Exit status: 0 if all went well, 1 if a film failed (each named with its reason on stderr) or the
 work could not be done, 2 for wrong usage, 130 if interrupted.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "serve": ("cft.commands.serve", "start the page"),
     "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),
+    "selftest": ("cft.commands.selftest", "compare a model with its reference figures"),
 }
 
 
