@@ -56,6 +56,8 @@ _DRAINED = 256 * 2**20  # of an upload that is refused, so that the sentence arr
 
 _COOKIE = "cft_visitor"
 
+_SELF_TEST = {True: "passed", False: "failed", None: "not possible"}
+
 
 def is_allowed(method: str, path: str) -> bool:
     """Whether the gate lets a request through to the routes."""
@@ -89,6 +91,8 @@ class Gate:
         Event of the page -> the event that shows a sentence in the same place.
     queue_runs
         Whether what has joined the queue is still being answered.
+    self_test_passed
+        Whether the model gives its reference figures here; None if it has none.
     """
 
     app: App
@@ -98,6 +102,7 @@ class Gate:
     intake: Intake
     refusers: dict[int, int]
     queue_runs: Callable[[], bool]
+    self_test_passed: bool | None = None
     _open: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,7 +146,8 @@ class Gate:
 
     async def _health(self, send: Send) -> None:
         runs, health = self.queue_runs(), self.uploads.health()
-        health["ok"] = health["ok"] and runs
+        health["ok"] = health["ok"] and runs and self.self_test_passed is not False
+        health["self_test"] = _SELF_TEST[self.self_test_passed]
         health |= {"queue_runs": runs, "seconds_to_wait": round(self.line.seconds(), 1)}
         await _reply(send, 200 if health["ok"] else 503, health)
 
