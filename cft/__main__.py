@@ -4,6 +4,7 @@
     cft serve               the page
     cft pull REF            fetch a model
     cft convert NAME ...    make a model folder of another project's checkpoint
+    cft selftest [FOLDER]   compare a model with its reference figures
 
 Exit status: 0 if all went well, 1 if a film failed (each named with its reason on stderr) or the
 work could not be done, 2 for wrong usage, 130 if interrupted.
@@ -21,6 +22,7 @@ COMMANDS = {
     "serve": ("cft.commands.serve", "start the page"),
     "convert": ("cft.convert.__main__", "make a model folder of another project's checkpoint"),
     "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),
+    "selftest": ("cft.commands.selftest", "compare a model with its reference figures"),
 }
 
 

@@ -30,6 +30,9 @@ ABOUT_EVIDENCE = (
     "than chance may."
 )
 
+# Columns of the table that say what the numbers come to at the operating points in use.
+_WORDS = ("operating_point", "above", "unsure", "sentence")
+
 
 def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
     """Everything about some films as one JSON document.
@@ -47,9 +50,17 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         ``model`` (architecture, weights_sha256, reference and commit on the Hub or None,
         trained_on), ``films`` and ``disclaimer``. An
         entry of ``films`` has ``file`` and either ``error`` (one sentence) or what
-        `Findings.to_dict` gives: ``findings`` (label, probability in [0, 1], score, operating
-        point, positive, all operating points by name, evidence), most probable first,
-        ``operating_point`` (which ones these are), ``view``, ``notes``, ``height``, ``width``.
+        `Findings.to_dict` gives: ``sentence`` (what is found), ``findings`` (see below), most
+        evidence first, ``operating_point`` (which ones these are), ``view``, ``notes``,
+        ``height``, ``width``.
+
+        A finding has ``label``, ``probability`` in [0, 1], ``score``, ``operating_point``,
+        ``distance`` (of the probability above it, in logits), ``positive`` (None where nothing
+        decides), ``ruled`` ("in", "out", "unsure" or None), ``operating_points`` by name,
+        ``evidence``, ``test`` (what test films say at this point: ``test_set``, ``positives``,
+        ``negatives``, ``level``, and ``sensitivity``, ``specificity`` and ``auroc`` each with
+        ``_low`` and ``_high``; or None), and ``predictive_values`` at the training films'
+        ``prevalence`` (``ppv``, ``npv``, each with ``_low`` and ``_high``; or None).
     """
     return {
         "model": {
@@ -77,20 +88,30 @@ def trained_on(classifier: Model) -> str | None:
 def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
-    The column ``no_evidence`` names the labels that no test shows to be better than chance. A film
-    that could not be read has empty cells and its reason in the column ``error``. Text that a
-    spreadsheet would take for a formula gets an apostrophe in front.
+    ``operating_point`` names the points in use, ``above`` the labels above theirs, ``unsure`` those
+    neither ruled in nor ruled out, ``sentence`` says it in words, and ``no_evidence`` names the
+    labels that no test shows to be better than chance. A film that could not be read has empty
+    cells and its reason in the column ``error``. Text that a spreadsheet would take for a formula
+    gets an apostrophe in front.
     """
     labels = list(label_names)
-    yield _csv_line(["file", *labels, "view", "notes", "no_evidence", "error"])
+    yield _csv_line(["file", *labels, *_WORDS, "view", "notes", "no_evidence", "error"])
     for name, result in results:
         if isinstance(result, RadiographError):
-            yield _csv_line([name, *[""] * len(labels), "", "", "", str(result)])
+            empty = [""] * (len(labels) + len(_WORDS) + 3)
+            yield _csv_line([name, *empty, str(result)])
         else:
             numbers = [repr(result.probabilities[label]) for label in labels]
             unproven = "; ".join(label for label in labels if result.evidence[label])
             notes = "; ".join(result.notes)
-            yield _csv_line([name, *numbers, result.view or "", notes, unproven, ""])
+            words = _in_words(result)
+            yield _csv_line([name, *numbers, *words, result.view or "", notes, unproven, ""])
+
+
+def _in_words(findings: Findings) -> list[str]:
+    """The cells of the columns `_WORDS`."""
+    above, unsure = ("; ".join(labels) for labels in (findings.positives, findings.unsure))
+    return [findings.point or "", above, unsure, findings.sentence]
 
 
 def _csv_line(cells: list[str]) -> str:
@@ -109,17 +130,57 @@ def _defused(cell: str) -> str:
 
 
 def table(name: str, findings: Findings) -> str:
-    """A readable table of one film's findings, most probable first."""
+    """A readable table of one film's findings: what is found, then all of them by evidence."""
     facts = [f for f in (findings.view, *findings.notes) if f]
-    lines = [name + (f"  ({'; '.join(facts)})" if facts else "")]
+    lines = [name + (f"  ({'; '.join(facts)})" if facts else ""), f"{findings.sentence}."]
+    rows = findings.to_dict()["findings"]
     width = max(len(label) for label in findings.probabilities)
-    for row in findings.to_dict()["findings"]:
-        point, bar = row["operating_point"], "█" * round(20 * row["probability"])
-        verdict = "" if point is None else f"{'above' if row['positive'] else 'below'} {point:.3f}"
+    tested = [row["test"] for row in rows if row["test"]]
+    if tested:
+        lines.append(f"  {'':<{width + 52}}{_TESTED}")
+    for row in rows:
+        point = row["operating_point"]
+        words = "" if point is None else f"{'above' if row['positive'] else 'below'} {point:.3f}"
         if row["evidence"]:
-            verdict += f"  {NO_EVIDENCE}"
-        lines.append(f"  {row['label']:<{width}}  {row['probability']:.4f}  {bar:<20}  {verdict}")
+            words = NO_EVIDENCE
+        elif row["ruled"] == "unsure":
+            words += " unsure"
+        lines.append(
+            f"  {row['label']:<{width}}  {row['probability']:.4f}  {_bar(row['distance'])}"
+            f"  {words:<20}  {_measured(row['test'])}"
+        )
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+#: Evidence beyond this many logits fills the bar: odds twenty times those of the operating point.
+FULL_BAR = 3.0
+
+_HALF = 10  # characters on each side of the operating point
+_TESTED = "sensitivity        specificity        AUROC, on test films"
+
+
+def _bar(distance: float | None) -> str:
+    """The distance from the operating point, which is the stroke in the middle."""
+    if distance is None:
+        return " " * (2 * _HALF + 1)
+    length = round(_HALF * min(1.0, abs(distance) / FULL_BAR))
+    left, right = ("", "█" * length) if distance >= 0 else ("░" * length, "")
+    return f"{left:>{_HALF}}|{right:<{_HALF}}"
+
+
+def _measured(tested: dict[str, Any] | None) -> str:
+    if tested is None:
+        return ""
+    names = ("sensitivity", "specificity", "auroc")
+    return "".join(f"{_interval(tested, name):<19}" for name in names).rstrip()
+
+
+def _interval(tested: dict[str, Any], name: str) -> str:
+    """``.44 (.31-.57)``."""
+    value, low, high = (tested[name + end] for end in ("", "_low", "_high"))
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + ("" if low is None or high is None else f" ({low:.2f}-{high:.2f})")
 
 
 def plain(findings: Findings) -> str:

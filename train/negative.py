@@ -33,7 +33,7 @@ from train.datasets.labels import SHUFFLED, LabelTable, shuffle_rows
 from train.datasets.pixels import Pixels
 from train.datasets.splits import check_splits, write_splits
 from train.errors import ERRORS, UsageError
-from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence
+from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence, with_training
 from train.evaluation.seen import Splits
 from train.losses import loss_named
 from train.processes import processes
@@ -227,6 +227,8 @@ def conclude(
         for table, rows in test_tables(tested, others)
     }
     categories = with_evidence(categories, metrics)
+    trained = run.table.y[run.rows["train"]]
+    categories = with_training(categories, run.table.label_names, trained)
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names

@@ -41,7 +41,9 @@ def parse_arguments(
         "bundled model)",
     )
     parser.add_argument(
+        "--point",
         "--operating-point",
+        dest="operating_point",
         metavar="NAME",
         help="specific, balanced or sensitive: which thresholds decide (default: the model's own "
         "choice; a model may have only one)",
@@ -58,8 +60,8 @@ def parse_arguments(
         "--heatmaps",
         metavar="DIR",
         type=Path,
-        help="write a PNG per film and finding above its operating point (the most probable one "
-        "if none is)",
+        help="write a PNG per film and finding above its operating point (the nearest one if "
+        "none is)",
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N")
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
     names = point_names(classifier.categories)
     if options.operating_point not in (None, *names):
         has = f"it has {', '.join(names)}" if names else "it has only one of each finding"
-        return _usage_error(f"--operating-point {options.operating_point}: no such; {has}")
+        return _usage_error(f"--point {options.operating_point}: no such; {has}")
     run = _Run(classifier, options)
     try:
         return run.report(paths)
@@ -214,8 +216,7 @@ class _Run:
         if not self.classifier.has_heatmaps:
             return
         pixels = cft.read_radiograph(path).pixels
-        most_probable = max(findings.probabilities, key=findings.probabilities.get)
-        for label in findings.positives or [most_probable]:
+        for label in findings.positives or findings.order[:1]:
             # The number keeps films of the same name apart; only safe characters of the name stay.
             name = re.sub(r"[^\w.-]+", "_", f"{number:05d}-{path.stem}-{label}.png")
             picture = overlay(pixels, findings.heatmap(label), findings.operating_points[label])

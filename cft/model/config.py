@@ -7,6 +7,7 @@ project are let through unread, so that what is written again still has them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,16 +18,17 @@ import numpy as np
 from cft.errors import ModelFolderError
 from cft.model.averaging import AVERAGES
 from cft.model.calibration import apply_platt
+from cft.model.conformal import Band
 from cft.model.fields import Fields, check_values, shown
+from cft.model.measured import Tested, TestSet, read_test_sets, tested_at
 from cft.model.preprocess import Preprocess
 
 __all__ = [
     "Category",
-    "Figures",
     "Member",
     "ModelConfig",
     "OperatingPoint",
-    "TestSet",
+    "Reference",
     "point_names",
 ]
 
@@ -90,6 +92,12 @@ class Category:
     evidence
         "none": no test shows that films with the finding are ranked above others. None: a test
         does, or there was no test.
+    band
+        Where the probability rules the finding in or out; None where the folder has no band.
+    prevalence
+        The share of the training films with the finding, in [0, 1]; None if that is not stated.
+    test_sets
+        What was measured of the model.
     """
 
     label: str
@@ -98,6 +106,15 @@ class Category:
     operating_points: Mapping[str, OperatingPoint | None] = field(default_factory=dict)
     best_f1: OperatingPoint | None = None
     evidence: str | None = None
+    band: Band | None = None
+    prevalence: float | None = None
+    test_sets: tuple[TestSet, ...] = field(default=(), repr=False)
+
+    def tested(self, name: str | None) -> list[Tested]:
+        """What each test set says of the category at the operating point of that name."""
+        point = self.at(name)
+        threshold = None if point is None else point.threshold
+        return tested_at(self.test_sets, self.label, threshold, name)
 
     @property
     def threshold(self) -> float | None:
@@ -132,25 +149,12 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Figures:
-    """A line of a table of measured figures: AUROC with its interval, and the positives."""
+class Reference:
+    """The example film's figures when the model was made: label -> score, and probability."""
 
-    auroc: float | None
-    low: float | None
-    high: float | None
-    positives: int | None
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """What was measured on one test set: label -> figures, their mean, and on how many rows."""
-
-    name: str
-    categories: dict[str, Figures]
-    mean: Figures | None
-    rows: int | None
-    row: str
-    level: float | None
+    film_sha256: str
+    scores: dict[str, float]
+    probabilities: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ class ModelConfig:
         View of the films that trained the model -> how many, as far as it is stated.
     test_sets
         What was measured.
+    reference
+        What `cft.model.selftest` compares with, or None.
     members, average
         Of an ensemble; for a single network none, and None.
     """
@@ -194,6 +200,7 @@ class ModelConfig:
     trained_on: str | None
     views: Mapping[str, Any]
     test_sets: tuple[TestSet, ...]
+    reference: Reference | None = None
     members: tuple[Member, ...] = ()
     average: str | None = None
     _where: str = ""
@@ -250,17 +257,19 @@ class ModelConfig:
         provenance = _provenance(ours)
         members = tuple(_members(ours))
         views = provenance.optional_object("views")
+        test_sets = tuple(read_test_sets(ours.optional_object("metrics")))
         return cls(
             architecture=architecture,
             label_names=labels,
             label_descriptions=_descriptions(root),
             arguments=_arguments(root),
             pretrained_cfg=pretrained.entries,
-            categories=_categories(ours, labels),
+            categories=_categories(ours, labels, test_sets),
             weights_sha256=ours.text("weights_sha256"),
             trained_on=provenance.text("trained_on"),
             views=views.entries if views else {},
-            test_sets=tuple(_test_sets(ours.optional_object("metrics"), "")),
+            test_sets=test_sets,
+            reference=_reference(ours.optional_object("reference"), labels),
             members=members,
             average=_average(ours) if members else None,
             _where=where,
@@ -327,7 +336,9 @@ def _provenance(ours: Fields) -> Fields:
     return provenance
 
 
-def _categories(ours: Fields, labels: tuple[str, ...]) -> dict[str, Category]:
+def _categories(
+    ours: Fields, labels: tuple[str, ...], test_sets: tuple[TestSet, ...]
+) -> dict[str, Category]:
     stored = ours.object("categories") or Fields({}, "cft.categories", ours.where)
     unknown = next((label for label in stored.entries if label not in labels), None)
     if unknown is not None:
@@ -335,12 +346,12 @@ def _categories(ours: Fields, labels: tuple[str, ...]) -> dict[str, Category]:
             f"{ours.where} calibrates {shown(unknown)}, which is not a label of the model"
         )
     rows = dict(stored.objects())
-    return {label: _category(label, rows.get(label)) for label in labels}
+    return {label: _category(label, rows.get(label), test_sets) for label in labels}
 
 
-def _category(label: str, stored: Fields | None) -> Category:
+def _category(label: str, stored: Fields | None, test_sets: tuple[TestSet, ...]) -> Category:
     if stored is None:
-        return Category(label)
+        return Category(label, test_sets=test_sets)
     platt = stored.optional_object("platt")
     scaling = None
     if platt is not None:
@@ -358,7 +369,31 @@ def _category(label: str, stored: Fields | None) -> Category:
         operating_points={name: _point(x) for name, x in points.objects()} if points else {},
         best_f1=_point(stored.optional_object("best_f1")),
         evidence=stored.choice("evidence", ("none",)),
+        band=_band(stored.optional_object("band")),
+        prevalence=_prevalence(stored.optional_object("training")),
+        test_sets=test_sets,
     )
+
+
+def _band(stored: Fields | None) -> Band | None:
+    if stored is None:
+        return None
+    return Band(
+        rule_out=stored.number("rule_out", 0, 1),
+        rule_in=stored.number("rule_in", 0, 1),
+        rule_out_error=stored.needed("rule_out_error", 0, 1),
+        rule_in_error=stored.needed("rule_in_error", 0, 1),
+        positives=stored.whole("positives"),
+        negatives=stored.whole("negatives"),
+    )
+
+
+def _prevalence(stored: Fields | None) -> float | None:
+    """The share of positive films among those that trained the model, unknown ones included."""
+    if stored is None:
+        return None
+    counts = [stored.whole(key) or 0 for key in ("positives", "negatives", "unknown")]
+    return counts[0] / sum(counts) if sum(counts) else None
 
 
 def _point(stored: Fields | None) -> OperatingPoint | None:
@@ -374,36 +409,14 @@ def _point(stored: Fields | None) -> OperatingPoint | None:
     )
 
 
-def _test_sets(metrics: Fields | None, name: str) -> Iterator[TestSet]:
-    """Every result of an evaluation among a model folder's metrics, however they are nested."""
-    if metrics is None:
-        return
-    if isinstance(metrics.entries.get("categories"), Mapping):
-        yield _test_set(metrics, name)
-        return
-    for key, value in metrics.entries.items():
-        if isinstance(value, Mapping):
-            inside = Fields(value, metrics.path(key), metrics.where)
-            yield from _test_sets(inside, f"{name}, {key}" if name else str(key))
-
-
-def _test_set(stored: Fields, name: str) -> TestSet:
-    rows = stored.object("categories")
-    subsets = stored.optional_object("subsets")
-    mean = subsets.optional_object("all") if subsets else None
-    return TestSet(
-        name=name,
-        categories={label: _figures(row) for label, row in rows.objects() if row} if rows else {},
-        mean=_figures(mean) if mean else None,
-        rows=stored.whole("films"),
-        row=stored.text("row") or "film",
-        level=stored.number("level", 0, 1),
-    )
-
-
-def _figures(row: Fields) -> Figures:
-    auroc, low, high = (row.number(key, 0, 1) for key in ("auroc", "ci_low", "ci_high"))
-    return Figures(auroc, low, high, row.whole("positives"))
+def _reference(stored: Fields | None, labels: tuple[str, ...]) -> Reference | None:
+    if stored is None:
+        return None
+    figures = []
+    for key, low, high in (("scores", -math.inf, math.inf), ("probabilities", 0, 1)):
+        of = stored.object(key) or Fields({}, stored.path(key), stored.where)
+        figures.append({label: of.needed(label, low, high) for label in labels})
+    return Reference(stored.text("film_sha256") or "", *figures)
 
 
 # --------------------------------------------------------------------------------- ensembles

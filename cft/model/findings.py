@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,15 @@ import numpy as np
 from cft.heatmap import spread
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
+from cft.model.measured import Tested
+from cft.model.odds import logit
+from cft.model.predictive import PredictiveValues, predictive_values
+from cft.model.sentence import first_sentence
 
 #: Note on a lateral film, unless lateral films trained the model.
 LATERAL = "a lateral film: the model knows frontal ones only, so these numbers mean nothing"
+#: The reason why such a film has no answer.
+LATERAL_FILM = "a lateral film, and the model knows frontal ones only"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +77,138 @@ class Findings:
         return replace(self, **thresholds(self._categories, point))
 
     @property
-    def positives(self) -> list[str]:
-        """The labels whose probability reaches the operating point, most probable first."""
-        found = [
-            label
+    def distances(self) -> dict[str, float | None]:
+        """Label -> how far the probability lies above its operating point, in logits.
+
+        Negative below it; None without an operating point. The same distance is the same evidence,
+        however rare the finding is.
+        """
+        return {
+            label: None
+            if threshold is None
+            else float(logit(np.float64(self.probabilities[label])) - logit(np.float64(threshold)))
             for label, threshold in self.operating_points.items()
-            if threshold is not None and self.probabilities[label] >= threshold
-        ]
-        return sorted(found, key=lambda label: -self.probabilities[label])
+        }
+
+    @property
+    def order(self) -> list[str]:
+        """The labels, most evidence first: by the distance from their operating points.
+
+        Then those without an operating point, and last those that the model is not known to rank
+        better than chance, each by probability where there is no distance.
+        """
+        distances, evidence = self.distances, self.evidence
+
+        def place(label: str) -> tuple[bool, bool, float]:
+            distance = distances[label]
+            by = self.probabilities[label] if distance is None else distance
+            return evidence[label] is not None, distance is None, -by
+
+        return sorted(self.probabilities, key=place)
+
+    @property
+    def positives(self) -> list[str]:
+        """The labels whose probability reaches the operating point, most evidence first.
+
+        Never one without evidence, see `evidence`.
+        """
+        return [label for label in self.order if self._positive(label)]
+
+    def _positive(self, label: str) -> bool | None:
+        """Whether a label is above its operating point; None where nothing decides."""
+        threshold = self.operating_points[label]
+        if threshold is None or self.evidence[label] is not None:
+            return None
+        return self.probabilities[label] >= threshold
+
+    @property
+    def ruled(self) -> dict[str, str | None]:
+        """Label -> "in", "out" or "unsure", by the band of `cft.model.conformal`, at stated errors.
+
+        None where the model folder has no band, and for findings without evidence.
+        """
+        return {
+            label: None
+            if category.band is None or category.evidence is not None
+            else category.band.verdict(self.probabilities[label])
+            for label, category in self._categories.items()
+        }
+
+    @property
+    def unsure(self) -> list[str]:
+        """The labels that are neither ruled in nor ruled out, most evidence first."""
+        ruled = self.ruled
+        return [label for label in self.order if ruled[label] == "unsure"]
+
+    @property
+    def sentence(self) -> str:
+        """What is found, in one sentence: what is above the operating point, what is unsure."""
+        return first_sentence(
+            self.positives,
+            self.unsure,
+            decided=any(self._positive(label) is not None for label in self.probabilities),
+            refused=self._refused,
+        )
+
+    @property
+    def _refused(self) -> str:
+        """Why the numbers mean nothing; empty if they may mean something."""
+        gate = getattr(self, "gate", None)
+        if gate is not None and gate.verdict == "refuse":
+            return str(gate.reasons[0])
+        return LATERAL_FILM if LATERAL in self.notes else ""
+
+    def tested(self, label: str) -> Tested | None:
+        """What test films say of a finding at its operating point; None if it was not tested.
+
+        Of several test sets the first that was measured at this operating point.
+
+        Raises
+        ------
+        KeyError
+            If the model has no such label.
+        """
+        return next(iter(self._categories[label].tested(self.point)), None)
+
+    def predictive_values(
+        self, label: str, prevalence: float | None = None
+    ) -> PredictiveValues | None:
+        """How often a result of this finding is right, above and below the operating point.
+
+        Parameters
+        ----------
+        label
+            One of the model's labels.
+        prevalence
+            The share of such patients that has the finding, in [0, 1]; None: that of the training
+            films.
+
+        Returns
+        -------
+        PredictiveValues or None
+            None where no sensitivity and specificity were measured on test films.
+
+        Raises
+        ------
+        KeyError
+            If the model has no such label.
+        ValueError
+            If the prevalence is not in [0, 1], or is not given and the model folder has none.
+        """
+        if prevalence is None:
+            prevalence = self._categories[label].prevalence
+        if prevalence is None:
+            raise ValueError(f"the model folder does not say how frequent {label} is: give it")
+        tested = self.tested(label)
+        if tested is None or tested.sensitivity is None or tested.specificity is None:
+            return None
+        pairs: list[tuple[float | None, float | None]] = []
+        for end in ("value", "low", "high"):
+            rates = getattr(tested.sensitivity, end), getattr(tested.specificity, end)
+            known = None not in rates
+            pairs.append(predictive_values(*rates, prevalence) if known else (None, None))
+        (ppv, npv), (ppv_low, npv_low), (ppv_high, npv_high) = pairs
+        return PredictiveValues(prevalence, ppv, npv, ppv_low, ppv_high, npv_low, npv_high)
 
     def heatmap(self, label: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Where in the film the score of a finding comes from.
@@ -119,32 +249,36 @@ class Findings:
         return spread(local, region, shape, self._categories[label].probability)
 
     def to_dict(self) -> dict[str, Any]:
-        """The findings as plain JSON types, most probable first."""
-        order = sorted(self.probabilities, key=lambda label: -self.probabilities[label])
-        positives = set(self.positives)
+        """The findings as plain JSON types, most evidence first; see `cft.results.document`."""
         return {
-            "findings": [
-                {
-                    "label": label,
-                    "probability": self.probabilities[label],
-                    "score": self.scores[label],
-                    "operating_point": self.operating_points[label],
-                    "positive": None
-                    if self.operating_points[label] is None
-                    else label in positives,
-                    "operating_points": {
-                        name: x and x.threshold
-                        for name, x in self._categories[label].operating_points.items()
-                    },
-                    "evidence": self.evidence[label],
-                }
-                for label in order
-            ],
+            "sentence": self.sentence,
+            "findings": [self._row(label) for label in self.order],
             "operating_point": self.point,
             "view": self.view,
             "notes": list(self.notes),
             "height": self.shape[0],
             "width": self.shape[1],
+        }
+
+    def _row(self, label: str) -> dict[str, Any]:
+        category = self._categories[label]
+        tested = self.tested(label)
+        known = category.prevalence is not None
+        values = self.predictive_values(label) if known else None
+        return {
+            "label": label,
+            "probability": self.probabilities[label],
+            "score": self.scores[label],
+            "operating_point": self.operating_points[label],
+            "distance": self.distances[label],
+            "positive": self._positive(label),
+            "ruled": self.ruled[label],
+            "operating_points": {
+                name: x and x.threshold for name, x in category.operating_points.items()
+            },
+            "evidence": category.evidence,
+            "test": tested and tested.to_dict(),
+            "predictive_values": values and asdict(values),
         }
 
 

@@ -2,16 +2,15 @@
 
 Every picture and download is a ``data:`` address inside the HTML, so that nothing of a film lies
 in a file on the server. Choosing a finding, hiding the heat map and enlarging the film need no
-script: they are radio buttons, a checkbox and a popover, and the rules of `style`.
+script: they are radio buttons, a checkbox and a popover, and the rules of `style`. So is the choice
+among operating points; `script` adds that rows change places with it, and predictive values.
 
 Whatever a visitor or a model folder could have written is text: the templates escape it.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,18 +21,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
-from cft.labels import DATASETS, DESCRIPTIONS
-from cft.model.config import Figures, TestSet, point_names
+from cft.labels import DATASETS
+from cft.model.config import point_names
 from cft.model.findings import LATERAL
+from cft.model.measured import Figures, TestSet
+from cft.model.selftest import SelfTest
+from cft.page.table import finding_rows
+from cft.page.text import data_address, percent, plain_label, short_percent
 
 if TYPE_CHECKING:
     from cft.results import Model
 
 _HERE = Path(__file__).resolve().parent
-
-# Longest side of a heat map in pixels. It is smooth, being made of a few local scores across, so
-# that the browser may enlarge it.
-_MAP_SIDE = 160
 
 
 @cache
@@ -47,7 +46,9 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    environment.filters["percent"] = _percent
+    environment.filters["percent"] = percent
+    environment.filters["short"] = short_percent
+    environment.filters["number"] = lambda share: short_percent(share)[:-2]
     environment.globals["about_evidence"] = results.ABOUT_EVIDENCE
     environment.globals["disclaimer"] = cft.NOT_A_MEDICAL_DEVICE.split(". ", 1)
     return environment
@@ -88,14 +89,32 @@ def no_results() -> str:
 def style(classifier: Model) -> str:
     """The style sheet of the page with one model.
 
-    Its last rules show the heat map and the text of the row that is chosen in a table.
+    Its last rules show the heat map and the text of the row that is chosen in a table, and of what
+    depends on the operating points what belongs to the chosen ones.
     """
-    choices = (
-        f".contain .film:has(tbody tr:nth-child({row}) input:checked)"
-        f" .by-finding > :nth-child({row}) {{ display: block; }}\n"
+    chosen_rows = (
+        f".contain .film:not(:has(.choose-{row}:checked))"
+        f" .by-finding > :nth-child({row}) {{ display: none; }}\n"
         for row in range(1, len(classifier.label_names) + 1)
     )
-    return (_HERE / "page.css").read_text(encoding="utf-8") + "".join(choices)
+    # Where there is no choice, the first is what there is.
+    chosen_points = (
+        f".contain #answer:has(.points input:checked:not(.point-{place})) .at-{place}"
+        " { display: none !important; }\n"
+        for place in range(len(_points(classifier)))
+    )
+    sheet = (_HERE / "page.css").read_text(encoding="utf-8")
+    return sheet + "".join(chosen_rows) + "".join(chosen_points)
+
+
+def script() -> str:
+    """The script of the page; without it the page still shows everything."""
+    return (_HERE / "page.js").read_text(encoding="utf-8")
+
+
+def self_test_notice(result: SelfTest) -> str:
+    """Says that the model does not give its own figures here; nothing if it may."""
+    return "" if result.passed is not False else _html("selftest", reason=result.sentence)
 
 
 # ------------------------------------------------------------------------------- results
@@ -114,17 +133,20 @@ def films_html(
     films
         Per film its name, its findings or error, and its rendering, (h, w) uint8.
     """
-    named = [(name, result) for name, result, _ in films]
+    points = _points(classifier)
+    named = [[(name, _at(result, point)) for name, result, _ in films] for point in points]
     entries = [_film(classifier, number, *film) for number, film in enumerate(films)]
     first = next((entry for entry in entries if entry["error"] is None), None)
     if first:
         first["open"] = True
     return _html(
         "results",
-        summary=_summary(named),
-        downloads=_downloads(classifier, named),
+        points=points,
+        summaries=[_summary(at) for at in named],
+        downloads=[_downloads(classifier, at) for at in named],
         films=entries,
         has_heatmaps=classifier.has_heatmaps,
+        has_tests=bool(classifier.facts.test_sets),
     )
 
 
@@ -133,19 +155,23 @@ def refusal_html(sentence: str) -> str:
     return _html("refusal", sentence=sentence)
 
 
+def _points(classifier: Model) -> list[str | None]:
+    """The operating points to choose among, the model's own choice first."""
+    return [*point_names(classifier.categories)] or [None]
+
+
+def _at(result: results.Result, point: str | None) -> results.Result:
+    return result if isinstance(result, cft.RadiographError) else result.at(point)
+
+
 def _summary(named: list[tuple[str, results.Result]]) -> str:
     failed = sum(isinstance(result, cft.RadiographError) for _, result in named)
     first = named[0][1]
     if len(named) == 1:
         if isinstance(first, cft.RadiographError):
             return "The film could not be read."
-        return _count(first)
+        return first.sentence
     return f"{len(named)} films" + (f", {failed} of which could not be read" if failed else "")
-
-
-def _count(findings: cft.Findings) -> str:
-    known = sum(point is not None for point in findings.operating_points.values())
-    return f"{len(findings.positives) or 'None'} of {known} findings above the operating point"
 
 
 def _downloads(classifier: Model, named: list[tuple[str, results.Result]]) -> dict[str, str]:
@@ -153,8 +179,8 @@ def _downloads(classifier: Model, named: list[tuple[str, results.Result]]) -> di
     document = json.dumps(results.document(classifier, named), indent=2, ensure_ascii=False)
     table = "".join(results.csv_rows(classifier.label_names, named))
     return {
-        "json": _data_address(document.encode(), "application/json"),
-        "csv": _data_address(table.encode(), "text/csv"),
+        "json": data_address(document.encode(), "application/json"),
+        "csv": data_address(table.encode(), "text/csv"),
     }
 
 
@@ -171,63 +197,20 @@ def _film(
     height, width = picture.shape
     size = f"{result.shape[1]} × {result.shape[0]} pixels"
     view = [f"{result.view} view"] if result.view else []
-    point = [f"{result.point} operating points"] if result.point else []
+    views = [result.at(point) for point in _points(classifier)]
     return {
         "name": name,
         "error": None,
         "number": number,
         "open": False,
-        "gist": _gist(result),
-        "facts": [
-            *view,
-            size,
-            *point,
-            *(note for note in result.notes if note and note != LATERAL),
-        ],
+        "sentences": [at.sentence for at in views],
+        "facts": [*view, size, *(note for note in result.notes if note and note != LATERAL)],
         "warning": LATERAL.capitalize() if LATERAL in result.notes else "",
-        "picture": _data_address(heatmap.encode_png(picture), "image/png"),
+        "picture": data_address(heatmap.encode_png(picture), "image/png"),
         "width": width,
         "height": height,
-        "findings": list(_findings(classifier, result)),
+        "findings": list(finding_rows(classifier, views)),
     }
-
-
-def _gist(findings: cft.Findings) -> str:
-    if LATERAL in findings.notes:
-        return "a lateral film: the numbers mean nothing"
-    positives = ", ".join(_plain(label) for label in findings.positives)
-    return _count(findings) + (f": {positives}" if positives else "")
-
-
-def _findings(classifier: Model, findings: cft.Findings) -> Iterator[dict[str, Any]]:
-    """The rows of a film's table, each with its heat map and what is said about it."""
-    rows = findings.to_dict()["findings"]
-    descriptions = classifier.facts.label_descriptions
-    chosen = next((i for i, row in enumerate(rows) if row["positive"]), 0)
-    for i, row in enumerate(rows):
-        label = row["label"]
-        yield {
-            "name": _plain(label),
-            "description": descriptions.get(label) or DESCRIPTIONS.get(label, ""),
-            "probability": row["probability"],
-            "point": row["operating_point"],
-            "positive": row["positive"],
-            "chosen": i == chosen,
-            "rule": classifier.categories[label].at(findings.point),
-            "others": {
-                name: point
-                for name, point in row["operating_points"].items()
-                if point is not None and name != findings.point
-            },
-            "unproven": results.NO_EVIDENCE if row["evidence"] else "",
-            "heatmap": _heatmap(findings, row) if classifier.has_heatmaps else None,
-        }
-
-
-def _heatmap(findings: cft.Findings, row: dict[str, Any]) -> str:
-    heat = findings.heatmap(row["label"], heatmap.shape_within(findings.shape, _MAP_SIDE))
-    layer = heatmap.layer(heat, row["operating_point"])
-    return _data_address(heatmap.encode_png(layer), "image/png")
 
 
 # --------------------------------------------------------------------------------- about
@@ -251,13 +234,15 @@ def about_html(classifier: Model) -> str:
         facts=facts,
         test_sets=test_sets,
         points=point_names(classifier.categories),
-        unproven=[_plain(label) for label in classifier.label_names if label in unproven],
+        unproven=[plain_label(label) for label in classifier.label_names if label in unproven],
     )
 
 
 def _test_set(tested: TestSet, unproven: set[str]) -> dict[str, Any]:
     """One table of ``about.html``."""
-    rows = [(_plain(label), row, label in unproven) for label, row in tested.categories.items()]
+    rows = [
+        (plain_label(label), row, label in unproven) for label, row in tested.categories.items()
+    ]
     if tested.mean:
         rows.append(("Mean", tested.mean, False))
     rows_of = {"film": "films", "study": "studies"}.get(tested.row, "rows")
@@ -283,18 +268,3 @@ def _auroc(row: Figures) -> dict[str, str]:
     known = row.low is not None and row.high is not None
     interval = f"{row.low:.2f} to {row.high:.2f}" if known else ""
     return {"auroc": f"{row.auroc:.3f}", "interval": interval}
-
-
-# --------------------------------------------------------------------------------- parts
-
-
-def _plain(label: str) -> str:
-    return label.replace("_", " ")
-
-
-def _percent(share: float, decimals: int = 1) -> str:
-    return f"{100 * share:.{decimals}f}\N{NARROW NO-BREAK SPACE}%"
-
-
-def _data_address(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -36,6 +36,8 @@ from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
 from cft.model.bundled import BUNDLED
+from cft.model.config import point_names
+from cft.model.selftest import EXAMPLE, SelfTest, self_test
 from cft.page import render
 from cft.page.addresses import Addresses
 from cft.page.folders import upload_folder
@@ -58,20 +60,44 @@ _WAITING = 500
 # An answer that nobody has begun to fetch by then is forgotten.
 _UNHEARD_SECONDS = 60
 
-_EXAMPLE = Path(__file__).with_name("example.png")  # a phantom that `train` draws
-
 
 # ------------------------------------------------------------------------------ handlers
 
 
-def predict(classifier: Model, films: Iterable[Film]) -> dict[str, Any]:
-    """The findings of some films as the JSON document of `cft.results.document`."""
-    return results.document(classifier, ((name, r) for name, r, _ in examine(classifier, films)))
+def predict(classifier: Model, films: Iterable[Film], point: str | None = None) -> dict[str, Any]:
+    """The findings of some films as the JSON document of `cft.results.document`.
+
+    `point` names the operating points; None: the model's own choice.
+    """
+    found = ((name, result) for name, result, _ in examine(classifier, films))
+    return results.document(
+        classifier,
+        ((name, r if isinstance(r, cft.RadiographError) else r.at(point)) for name, r in found),
+    )
 
 
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
     return render.films_html(classifier, list(examine(classifier, films)))
+
+
+def check_point(classifier: Model, point: Any) -> None:
+    """Refuse, before a film is read, operating points that the model has not."""
+    names = point_names(classifier.categories)
+    if not isinstance(point, str) or (point and point not in names):
+        has = f"it has {', '.join(names)}" if names else "it has one of each finding"
+        raise Refused(f"The model has no operating points of that name; {has}.")
+
+
+def self_tested(classifier: Model) -> SelfTest:
+    """Whether the model gives its reference figures here; it says so loudly if it does not."""
+    try:
+        result = self_test(classifier)
+    except cft.RadiographError as error:
+        result = SelfTest(False, f"the example film has no figures ({error})")
+    if result.passed is False:
+        print(f"THE SELF-TEST FAILED: {result.sentence}.", file=sys.stderr, flush=True)
+    return result
 
 
 def examine(
@@ -95,7 +121,7 @@ def examine(
 
 def example_film() -> Film:
     """The film for visitors who have none, drawn by code."""
-    film = cft.read_radiograph(_EXAMPLE)
+    film = cft.read_radiograph(EXAMPLE)
     note = "drawn by a program: it shows no patient, and findings in it mean nothing"
     return "Synthetic example film", replace(film, notes=(note,))
 
@@ -135,21 +161,30 @@ class _Page(gr.Blocks):
             raise _refusal("The request names no uploaded files.") from None
 
 
-def build(classifier: Model, uploads: Uploads, line: Line, fallback: str = "") -> _Page:
+def build(
+    classifier: Model,
+    uploads: Uploads,
+    line: Line,
+    fallback: str = "",
+    tested: SelfTest | None = None,
+) -> _Page:
     """The page, wired to one model; nothing is started. `fallback`: see `load_model`."""
 
-    def predict_uploads(files: list) -> dict:
+    def predict_uploads(files: list, point: str = "") -> dict:
         """Findings of chest X-rays. Research software, not a medical device.
 
         Takes up to 20 uploaded films (PNG, JPEG, TIFF, BMP, WebP or DICOM, up to 50 MB each) and
         gives a JSON object: "model" (architecture, weights_sha256, trained_on), "disclaimer" and
-        "films". Each film has "file" and either "error", a sentence, or "findings", most probable
-        first (label, probability in 0 to 1, score, operating_point, positive), "view", "notes",
-        "height" and "width".
+        "films". Each film has "file" and either "error", a sentence, or "sentence" (what is found),
+        "findings", most evidence first (label, probability in 0 to 1, score, operating_point,
+        distance from it, positive, ruled in or out, figures of test films), "view", "notes",
+        "height" and "width". The point is specific, balanced or sensitive, which operating points
+        decide; empty for the model's own choice.
         """
         try:
             with uploads.reading(files) as films, line.timed(len(films)):
-                return predict(classifier, films)
+                check_point(classifier, point)
+                return predict(classifier, films, point or None)
         except Refused as refused:
             raise _refusal(str(refused)) from None
 
@@ -176,6 +211,7 @@ def build(classifier: Model, uploads: Uploads, line: Line, fallback: str = "") -
     light: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
     with _Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
         top = render.banner() + render.fallback_notice(fallback)
+        top += render.self_test_notice(tested) if tested else ""
         gr.HTML(top, apply_default_css=False, elem_classes="top")
         gr.HTML(render.title(), apply_default_css=False)
         with gr.Row(elem_classes="columns"):
@@ -198,8 +234,9 @@ def build(classifier: Model, uploads: Uploads, line: Line, fallback: str = "") -
             show_example, None, answer, show_progress_on=answer, api_visibility="private", **heavy
         )
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
+        point = gr.Textbox("", label="point", visible=False)
         called = hidden.click(
-            predict_uploads, drop, findings, preprocess=False, api_name="predict", **heavy
+            predict_uploads, [drop, point], findings, preprocess=False, api_name="predict", **heavy
         )
         # Where an answer would have stood, a sentence stands that the gate has chosen.
         sentence = gr.Textbox(visible=False)
@@ -305,8 +342,8 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
     torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
     listening = place.get("server_name") or os.environ.get("GRADIO_SERVER_NAME")
     with upload_folder() as folder:
-        uploads, line = Uploads(folder), Line()
-        demo = build(classifier, uploads, line, fallback)
+        uploads, line, tested = Uploads(folder), Line(), self_tested(classifier)
+        demo = build(classifier, uploads, line, fallback, tested)
 
         @contextlib.asynccontextmanager
         async def gated(app: Any) -> AsyncIterator[None]:
@@ -319,6 +356,7 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 _take,
                 demo.refusers,
                 queue_runs=lambda: not demo._queue.stopped,
+                self_test_passed=tested.passed,
             )
             forgetting = asyncio.create_task(_forget_unheard(demo))
             yield
@@ -342,7 +380,7 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 state_session_capacity=1,
                 footer_links=["api"],  # "settings" offers to record the screen
                 theme=_theme(),
-                head=f"<style>{render.style(classifier)}</style>",
+                head=f"<style>{render.style(classifier)}</style><script>{render.script()}</script>",
             )
             try:
                 if not isinstance(demo.app.middleware_stack, Gate):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cft.model.calibration import apply_platt, operating_point
+from cft.model.conformal import conformal_band
 from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
 from train.evaluation.cross_fit import POINTS, cross_fitted_points, platt_if_it_helps
@@ -25,7 +26,7 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
         ``calibration``, the losses that decided so; ``operating_points``, by name (see
         `train.evaluation.cross_fit.POINTS`); ``operating_point``, the first of these, which is used
         if none is asked for; and ``best_f1`` (another one). Each is None where there are too few
-        cases; thresholds are in units of the calibrated probability.
+        cases. And ``band``, see `band_of`. Thresholds are in units of the calibrated probability.
     """
     categories = {}
     for c, label in enumerate(table.label_names):
@@ -39,8 +40,14 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
             "operating_point": next(iter(points.values())),
             "operating_points": points,
             "best_f1": operating_point(chances, y, "f1"),
+            "band": band_of(chances, y),
         }
     return categories
+
+
+def band_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """`cft.model.conformal.conformal_band` of (N,) validation films, for the model folder."""
+    return {**conformal_band(probabilities, labels), "data": "validation films"}
 
 
 def evaluate(
@@ -48,7 +55,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """`train.evaluation.scores.evaluate_scores` of (N, C) logits as calibrated probabilities.
 
-    With ``uncalibrated``: label -> Brier score, calibration error and slope before the scaling.
+    With ``band``: "rule_out" and "rule_in" -> ``categories``, label -> the rates at that limit; and
+    ``uncalibrated``: label -> Brier score, calibration error and slope before the scaling.
     """
     chances = np.empty(scores.shape, np.float64)
     for c, label in enumerate(table.label_names):
@@ -57,23 +65,87 @@ def evaluate(
         chances[:, c] = apply_platt(scores[:, c].astype(np.float64), scale, bias)
     raw = sigmoid(scores.astype(np.float64))
     return {
-        **evaluate_scores(
-            *(chances, table.y, table.patients, table.label_names),
-            operating_points={
-                label: _threshold(row["operating_point"]) for label, row in categories.items()
-            },
-            named_points={
-                name: {
-                    label: _threshold(row["operating_points"][name])
-                    for label, row in categories.items()
-                }
-                for name in POINTS
-            },
+        **with_band(
+            evaluate_scores(
+                *(chances, table.y, table.patients, table.label_names),
+                operating_points={
+                    label: _threshold(row["operating_point"]) for label, row in categories.items()
+                },
+                named_points={
+                    **{
+                        name: {
+                            label: _threshold(row["operating_points"][name])
+                            for label, row in categories.items()
+                        }
+                        for name in POINTS
+                    },
+                    **band_points({label: row["band"] for label, row in categories.items()}),
+                },
+            )
         ),
         "uncalibrated": {
             label: calibration_figures(raw[:, c], table.y[:, c])
             for c, label in enumerate(table.label_names)
         },
+    }
+
+
+def band_points(bands: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Both limits of each category's band as named operating points."""
+    return {
+        limit: {label: band[limit] for label, band in bands.items()}
+        for limit in ("rule_out", "rule_in")
+    }
+
+
+def with_band(result: dict[str, Any]) -> dict[str, Any]:
+    """What `evaluate_scores` gives, the points of `band_points` as ``band`` and not as ``points``.
+
+    Of the films with a finding, 1 - sensitivity at ``rule_out`` were ruled out by mistake; of those
+    without, 1 - specificity at ``rule_in`` were ruled in.
+    """
+    points = dict(result["points"])
+    band = {
+        limit: {
+            "categories": {
+                label: {
+                    key: x
+                    for key, x in row.items()
+                    if key.startswith(("threshold", "sensitivity", "specificity"))
+                }
+                for label, row in points.pop(limit)["categories"].items()
+            }
+        }
+        for limit in ("rule_out", "rule_in")
+    }
+    return {**result, "points": points, "band": band}
+
+
+def with_training(
+    categories: Mapping[str, Mapping[str, Any]], label_names: Sequence[str], y: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """The categories with ``training``: how many training films are positive, negative, unknown.
+
+    Parameters
+    ----------
+    categories
+        From `calibrate`.
+    label_names
+        The C categories of the columns of `y`.
+    y
+        (N, C) in {1, 0, NaN}, of the training films.
+    """
+    column = {label: y[:, c] for c, label in enumerate(label_names)}
+    return {
+        label: {
+            **row,
+            "training": {
+                "positives": int((column[label] == 1).sum()),
+                "negatives": int((column[label] == 0).sum()),
+                "unknown": int(np.isnan(column[label]).sum()),
+            },
+        }
+        for label, row in categories.items()
     }
 
 

@@ -36,7 +36,10 @@ MODEL_COLUMN = "model"
 ERROR_COLUMN = "error"
 
 # Columns of a table of predictions that are no category, besides those with a role.
-_DESCRIPTIVE = {MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence"}
+_DESCRIPTIVE = {
+    *(MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence"),
+    *("operating_point", "above", "unsure", "sentence"),
+}
 _PATIENT_IN_KEY = re.compile(r"patient\d+")
 
 #: How the films of a study become one row; "separate" keeps the films.
@@ -122,6 +125,9 @@ class Predictions:
     named_points
         Category -> name -> an operating point as a model folder holds it, or None; empty for a
         model that has no choice of them.
+    bands
+        Category -> what `cft.model.conformal.conformal_band` gives; empty for a model that has
+        none, or has its own.
     source
         Where the operating points come from; "" without any.
     notes
@@ -135,6 +141,7 @@ class Predictions:
     probabilities: bool = True
     operating_points: dict[str, float | None] = field(default_factory=dict)
     named_points: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
+    bands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
 

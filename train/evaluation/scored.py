@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from train.errors import EvaluationError
 from train.evaluation.combine import combine, greedy_weights
 from train.evaluation.cross_fit import cross_fitted_points
+from train.evaluation.of_run import band_of
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.protocol import choose_points
 
@@ -114,8 +115,12 @@ def with_points(scored: Scored, validation: Scored, rule: str) -> Scored:
                 )
                 for label in labels
             }
+            bands = {
+                label: band_of(fitted.column(label), validation.truth.columns([label])[:, 0])
+                for label in labels
+            }
             model = dataclasses.replace(
-                model, operating_points=points, named_points=named, source=source
+                model, operating_points=points, named_points=named, bands=bands, source=source
             )
         models.append(model)
     return Scored(scored.truth, models)
@@ -135,5 +140,8 @@ def without_ranks(scored: Scored, args: argparse.Namespace) -> Scored:
     *models, last = scored.models
     return Scored(
         scored.truth,
-        [*models, dataclasses.replace(last, operating_points={}, named_points={}, source="")],
+        [
+            *models,
+            dataclasses.replace(last, operating_points={}, named_points={}, bands={}, source=""),
+        ],
     )

@@ -40,15 +40,17 @@ def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Ev
         }
         for one in (results, *results["references"].values())
     }
+    kept = [config for (_, _, weight), config in zip(members, configs, strict=True) if weight]
     rule = args.threshold_rule or "specificity"
     categories = {
         label: {
             "operating_point": _in_use(points.get(label), named.get(label, {}), rule),
             "operating_points": dict(named.get(label, {})),
+            "band": ensemble.bands.get(label),
+            "training": _same([_training(config, label) for config in kept]),
         }
         for label in label_names
     }
-    kept = [config for (_, _, weight), config in zip(members, configs, strict=True) if weight]
     config = {
         "architecture": "ensemble",
         "label_names": label_names,
@@ -78,6 +80,16 @@ def _in_use(
         return None
     same = (point for point in named.values() if point and point["rule"] == rule)
     return next(same, {"threshold": threshold, "rule": rule})
+
+
+def _training(config: Mapping[str, Any], label: str) -> Any:
+    """How many training films of a member have a finding."""
+    return (config.get("cft", {}).get("categories", {}).get(label) or {}).get("training")
+
+
+def _same(values: Sequence[Any]) -> Any:
+    """What all values are; None where they differ."""
+    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _ensemble_provenance(

@@ -15,11 +15,12 @@ from torch import nn
 
 import cft
 from cft.architectures.heads import fold_heads
-from cft.errors import ModelFolderError
+from cft.errors import ModelFolderError, RadiographError
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import write_model_folder
 from cft.model.load import load
 from cft.model.preprocess import Preprocess
+from cft.model.selftest import write_reference
 from train.datasets.labels import LabelTable
 from train.publishing.card import model_card
 from train.publishing.sources import licence_of
@@ -71,7 +72,7 @@ def export(
     Raises
     ------
     ModelFolderError
-        If what was written cannot be loaded.
+        If what was written cannot be used.
     """
     known = {label: DESCRIPTIONS[label] for label in label_names if label in DESCRIPTIONS}
     own = network.pretrained_cfg
@@ -115,14 +116,16 @@ def round_weights(network: nn.Module) -> None:
 def usable(folder: Path) -> Path:
     """A model folder that has just been written, if whoever uses it can load it.
 
+    What it says of the example film is added to it, for `cft selftest`.
+
     Raises
     ------
     ModelFolderError
-        If it cannot be loaded.
+        If it cannot be loaded, or predicts nothing.
     """
     try:
-        load(folder, "cpu")
-    except ModelFolderError as error:
+        write_reference(folder, load(folder, "cpu"))
+    except (ModelFolderError, RadiographError) as error:
         raise ModelFolderError(f"a model was written that cannot be used: {error}") from None
     return folder
 

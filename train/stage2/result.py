@@ -14,7 +14,7 @@ import torch
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder
 from train.datasets.labels import LabelTable
-from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence
+from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence, with_training
 from train.evaluation.scores import compare_scores
 from train.frozen.features import linear_head
 from train.metrics.bootstrap import bootstrap_auroc
@@ -75,7 +75,9 @@ def outcome_of(
         "categories": categories_of(task, tuned),
         "metrics": metrics,
     }
-    return Outcome(with_evidence(after, metrics), metrics, results)
+    categories = with_evidence(after, metrics)
+    categories = with_training(categories, task.head.label_names, task.train.y)
+    return Outcome(categories, metrics, results)
 
 
 def search_csv(history: Mapping[str, np.ndarray]) -> str:

@@ -1,0 +1,210 @@
+"""An older model folder -> what newer ones say as well: ``python -m train.complete FOLDER``
+
+A folder that this version's training writes says how frequent each finding was among its training
+films, from which probability on validation films rule it in or out, how both did on test films,
+and what the model says of the packaged example film. This command adds all that to a folder made
+before. Weights, calibration, operating points and the figures that are there stay as they are.
+
+The films are those of the model's own run: its ``splits.csv`` if the folder has one, else the
+splits that its ``config.json`` says how to draw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cft.errors import ModelFolderError
+from cft.files import atomic_write
+from cft.model.folder import CARD, CONFIG, parse_config, read_config
+from cft.model.load import load
+from train.command import add_options, exit_code, options_of
+from train.datasets import DataOptions, read_dataset, table_of
+from train.datasets.labels import LabelTable
+from train.datasets.splits import check_splits, read_splits
+from train.errors import ERRORS, TrainingError
+from train.evaluation.inference import FilmScores, readable, run
+from train.evaluation.of_run import band_of, band_points, with_band, with_training
+from train.evaluation.scores import evaluate_scores
+from train.publishing.card import model_card
+from train.publishing.export import rounded, usable
+from train.run_folder import place_of_data
+
+logger = logging.getLogger("train.complete")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code (0 done, 1 failed; wrong usage exits with 2)."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    return exit_code(
+        *("train.complete", lambda: _work_through(args), *ERRORS, ModelFolderError),
+        interrupted="the folder is as it was",
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train.complete",
+        description="Add to an older model folder what this version's training writes: shares of "
+        "positive training films, limits for ruling in and out with their figures on test films, "
+        "and the example film's figures. Options of the data are those of the model's run.",
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="the model folder; it changes")
+    parser.add_argument(
+        "--also-test",
+        metavar="NAME",
+        help="reader of further labels of the test films (default: the run's)",
+    )
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    add_options(parser.add_argument_group("data"), DataOptions)
+    return parser
+
+
+def _work_through(args: argparse.Namespace) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = read_config(args.folder)
+    provenance = config.get("cft", {}).get("provenance", {})
+    ran = provenance.get("stage_1", provenance).get("arguments", {})
+    sides, others = _films_of_the_run(args, ran, parse_config(config, args.folder).label_names)
+    model = load(args.folder, args.device)
+    scores = run(model, [sides["valid"], sides["test"]])
+    sides |= {side: readable(sides[side], [scores]) for side in ("valid", "test")}
+    _check_counts(args.folder, provenance.get("splits", {}), sides)
+    tests = [sides["test"], *(_among(other, sides["test"]) for other in others)]
+    config = completed(config, sides["train"], sides["valid"], tests, scores)
+    parse_config(config, args.folder)
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    atomic_write(args.folder / CARD, model_card(config))
+    atomic_write(args.folder / CONFIG, text)
+    usable(args.folder)
+    print(f"completed the model folder {args.folder}")
+
+
+def completed(
+    config: Mapping[str, Any],
+    train: LabelTable,
+    valid: LabelTable,
+    tests: Sequence[LabelTable],
+    scores: FilmScores,
+) -> dict[str, Any]:
+    """The configuration of a model with what it lacks.
+
+    Parameters
+    ----------
+    config
+        What ``config.json`` says.
+    train, valid, tests
+        The films of the model's run, with its categories; `tests` one for each kind of labels.
+    scores
+        What the model says of the validation and test films.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    ours = result.setdefault("cft", {})
+    names, labels = list(config["label_names"]), valid.label_names
+    chances = _chances(scores, valid, names)
+    stored = {label: ours.get("categories", {}).get(label) or {} for label in labels}
+    categories = {
+        label: {**stored[label], "band": band_of(chances[:, names.index(label)], valid.y[:, c])}
+        for c, label in enumerate(labels)
+    }
+    ours["categories"] = {
+        **ours.get("categories", {}),
+        **with_training(categories, labels, train.y),
+    }
+    limits = band_points({label: row["band"] for label, row in categories.items()})
+    points: dict[str, dict[str, float | None]] = {}
+    for label, row in categories.items():
+        for name, point in (row.get("operating_points") or {}).items():
+            points.setdefault(name, {})[label] = point and point["threshold"]
+    in_use = {
+        label: (row.get("operating_point") or {}).get("threshold")
+        for label, row in categories.items()
+    }
+    for table in tests:
+        if not len(table):
+            continue
+        columns = [names.index(label) for label in table.label_names]
+        found = with_band(
+            evaluate_scores(
+                _chances(scores, table, names)[:, columns],
+                *(table.y, table.patients, table.label_names),
+                operating_points=in_use,
+                named_points={**points, **limits},
+            )
+        )
+        there = ours.setdefault("metrics", {}).setdefault(table.dataset, found)
+        ours["metrics"][table.dataset] = rounded(
+            {**there, "band": found["band"], "points": there.get("points") or found["points"]}
+        )
+    return result
+
+
+def _chances(scores: FilmScores, table: LabelTable, names: Sequence[str]) -> np.ndarray:
+    """(N, K) probabilities of a table's films, in the order of the model's labels."""
+    rows = [scores.probabilities[film] for film in table.names.tolist()]
+    return np.stack(rows) if rows else np.empty((0, len(names)))
+
+
+def _films_of_the_run(
+    args: argparse.Namespace, ran: Mapping[str, Any], labels: Sequence[str]
+) -> tuple[dict[str, LabelTable], list[LabelTable]]:
+    """Split -> the films that took part in the run; and the tables of further labels."""
+    given = vars(args)
+    place = None if "data" in given else place_of_data(args.folder)
+    data = options_of(DataOptions, ran, {"data": place}, given)
+    drawn = {"valid", "test", "shared_patients"} & given.keys()
+    splits = None if drawn else read_splits(args.folder)
+    table = table_of(data, ran.get("seed", 0), splits=splits)
+    check_splits(table)
+    shared = [label for label in labels if label in table.label_names]
+    if not shared:
+        raise TrainingError(f"{table.dataset} has labels of none of the model's categories")
+    table = table.with_labels(shared)
+    for note in table.notes:
+        logger.info("%s", note)
+    judged = np.ones(len(table), bool)
+    if ran.get("judge_width"):
+        if "width" not in table.attributes:
+            raise TrainingError(f"{table.dataset} does not say how wide films are")
+        judged = table.attributes["width"] >= ran["judge_width"]
+    sides = {
+        side: table.subset((table.split == side) & (judged | (side == "train")))
+        for side in ("train", "valid", "test")
+    }
+    also = args.also_test or ran.get("also_test")
+    others = [read_dataset(also, data.data)] if also else []
+    kept = [[label for label in shared if label in other.label_names] for other in others]
+    return sides, [other.with_labels(of) for other, of in zip(others, kept, strict=True) if of]
+
+
+def _among(other: LabelTable, films: LabelTable) -> LabelTable:
+    """The films of a table that are among others."""
+    return other.subset(np.isin(other.names, films.names))
+
+
+def _check_counts(
+    folder: Path, recorded: Mapping[str, Any], sides: Mapping[str, LabelTable]
+) -> None:
+    """Refuse films that are not those of the model's run: its training films would judge it."""
+    for side in ("valid", "test"):
+        expected = recorded.get(side, {}).get("films")
+        if expected is not None and expected != len(sides[side]):
+            raise TrainingError(
+                f"{folder} was made with {expected:,} films of the split {side!r}, and here are "
+                f"{len(sides[side]):,}: name the same data with the same options"
+            )
+        if not len(sides[side]) and side == "valid":
+            raise TrainingError("there are no validation films, so there can be no limits")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
