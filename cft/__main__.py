@@ -3,6 +3,7 @@
     cft FILE_OR_FOLDER...   findings of chest X-rays
     cft serve               the page
     cft pull REF            fetch a model
+    cft gate-fit FOLDER FILMS...   let a model learn what no film is
 
 Exit status: 0 if all went well, 1 if a film failed (each named with its reason on stderr) or the
 work could not be done, 2 for wrong usage, 130 if interrupted.
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "serve": ("cft.commands.serve", "start the page"),
     "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),
+    "gate-fit": ("cft.commands.gate_fit", "let a model folder learn from films what is no film"),
 }
 
 

@@ -31,7 +31,9 @@ ABOUT_EVIDENCE = (
 )
 
 
-def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
+def document(
+    classifier: Model, results: Iterable[tuple[str, Result]], gate: str = "refuse"
+) -> dict[str, Any]:
     """Everything about some films as one JSON document.
 
     Parameters
@@ -40,6 +42,8 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         The model that was used.
     results
         (name, findings or error) per film.
+    gate
+        One of `GATES`: what becomes of the findings of a film that the gate refuses.
 
     Returns
     -------
@@ -49,7 +53,8 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         entry of ``films`` has ``file`` and either ``error`` (one sentence) or what
         `Findings.to_dict` gives: ``findings`` (label, probability in [0, 1], score, operating
         point, positive, all operating points by name, evidence), most probable first,
-        ``operating_point`` (which ones these are), ``view``, ``notes``, ``height``, ``width``.
+        ``operating_point`` (which ones these are), ``view``, ``notes``, ``height``, ``width``,
+        ``gate`` (``verdict``, ``reasons``). ``findings`` is empty if they are withheld.
     """
     return {
         "model": {
@@ -62,11 +67,37 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         "films": [
             {"file": name, "error": str(result)}
             if isinstance(result, RadiographError)
-            else {"file": name, **result.to_dict()}
+            else {"file": name, **_entry(result, gate)}
             for name, result in results
         ],
         "disclaimer": NOT_A_MEDICAL_DEVICE,
     }
+
+
+#: What may become of a film that the gate refuses: its numbers are withheld, or shown with the
+#: reasons; "off" says nothing about the gate where there is a choice.
+GATES = ("refuse", "warn", "off")
+
+
+def withheld(findings: Findings, gate: str) -> bool:
+    """Whether the numbers of a film are not to be shown; `gate` is one of `GATES`."""
+    return gate == "refuse" and findings.gate.verdict == "refuse"
+
+
+def _entry(findings: Findings, gate: str) -> dict[str, Any]:
+    entry = findings.to_dict()
+    return {**entry, "findings": []} if withheld(findings, gate) else entry
+
+
+def gate_lines(findings: Findings) -> list[str]:
+    """What a reader is told before the numbers, or in their place; nothing of a film that passes.
+
+    The first line says what it means, the others why.
+    """
+    if findings.gate.verdict == "pass":
+        return []
+    head = "Not answered." if findings.gate.verdict == "refuse" else "Read with caution."
+    return [head, *findings.gate.reasons]
 
 
 def trained_on(classifier: Model) -> str | None:
@@ -74,23 +105,30 @@ def trained_on(classifier: Model) -> str | None:
     return classifier.facts.trained_on
 
 
-def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:
+def csv_rows(
+    label_names: Iterable[str], results: Iterable[tuple[str, Result]], gate: str = "refuse"
+) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
+    The column ``gate`` has the verdict and, after a colon, the reasons; the numbers of a film that
+    is refused are blank, unless `gate`, one of `GATES`, is another than "refuse".
     The column ``no_evidence`` names the labels that no test shows to be better than chance. A film
     that could not be read has empty cells and its reason in the column ``error``. Text that a
     spreadsheet would take for a formula gets an apostrophe in front.
     """
     labels = list(label_names)
-    yield _csv_line(["file", *labels, "view", "notes", "no_evidence", "error"])
+    yield _csv_line(["file", *labels, "view", "notes", "no_evidence", "gate", "error"])
     for name, result in results:
         if isinstance(result, RadiographError):
-            yield _csv_line([name, *[""] * len(labels), "", "", "", str(result)])
+            yield _csv_line([name, *[""] * len(labels), "", "", "", "", str(result)])
         else:
-            numbers = [repr(result.probabilities[label]) for label in labels]
+            hidden = withheld(result, gate)
+            numbers = ["" if hidden else repr(result.probabilities[label]) for label in labels]
+            verdict = ": ".join(filter(None, [result.gate.verdict, " ".join(result.gate.reasons)]))
             unproven = "; ".join(label for label in labels if result.evidence[label])
             notes = "; ".join(result.notes)
-            yield _csv_line([name, *numbers, result.view or "", notes, unproven, ""])
+            facts = [result.view or "", notes, unproven, verdict, ""]
+            yield _csv_line([name, *numbers, *facts])
 
 
 def _csv_line(cells: list[str]) -> str:
@@ -108,10 +146,14 @@ def _defused(cell: str) -> str:
     return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 
 
-def table(name: str, findings: Findings) -> str:
-    """A readable table of one film's findings, most probable first."""
+def table(name: str, findings: Findings, gate: str = "refuse") -> str:
+    """A readable table of one film's findings, most probable first; `gate` is one of `GATES`."""
     facts = [f for f in (findings.view, *findings.notes) if f]
     lines = [name + (f"  ({'; '.join(facts)})" if facts else "")]
+    if gate != "off":
+        lines += [f"  {line}" for line in gate_lines(findings)]
+    if withheld(findings, gate):
+        return "\n".join(lines) + "\n"
     width = max(len(label) for label in findings.probabilities)
     for row in findings.to_dict()["findings"]:
         point, bar = row["operating_point"], "█" * round(20 * row["probability"])

@@ -7,19 +7,34 @@ mirrored nor inverted, whole, and no photograph of a screen. What the model's ow
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-__all__ = ["COLOUR", "MOSTLY_COLOUR", "OTHER_MODALITIES", "Gate", "Turn", "Verdict", "of_dicom", "of_notes", "of_pixels"]
+__all__ = [
+    "COLOUR",
+    "MOSTLY_COLOUR",
+    "OTHER_MODALITIES",
+    "SYNTHETIC",
+    "VERDICTS",
+    "Gate",
+    "Turn",
+    "Verdict",
+    "is_example",
+    "of_dicom",
+    "of_notes",
+    "of_pixels",
+]
 
 Verdict = Literal["pass", "warn", "refuse"]
 #: What makes a film upright that lies in another way; see `cft.film.turn`.
 Turn = Literal["turn right", "turn left", "turn around", "mirror", "invert"]
 
-_ORDER: tuple[Verdict, ...] = ("pass", "warn", "refuse")
+#: From the best to the gravest.
+VERDICTS: tuple[Verdict, ...] = ("pass", "warn", "refuse")
 
 
 @dataclass(frozen=True)
@@ -46,7 +61,7 @@ class Gate:
     def __and__(self, other: Gate) -> Gate:
         """Both together: the graver verdict, and all reasons, those of the graver first."""
         first, second = self, other
-        if _ORDER.index(other.verdict) > _ORDER.index(self.verdict):
+        if VERDICTS.index(other.verdict) > VERDICTS.index(self.verdict):
             first, second = other, self
         reasons = tuple(dict.fromkeys(first.reasons + second.reasons))
         return Gate(first.verdict, reasons, first.turn or second.turn)
@@ -62,6 +77,22 @@ def _warn(reason: str) -> Gate:
 
 def _refuse(reason: str) -> Gate:
     return Gate("refuse", (reason,))
+
+
+# ---------------------------------------------------------------------- the example film
+
+# Size in bytes and SHA-256 of the film that comes with the package, `cft/page/example.png`.
+_EXAMPLE = (134721, "aeb4af997b00e56a07c783616a9fa9b9d6f129fd233d74fc7eec8105e1356808")
+#: The gate of that film. It is no radiograph, and yet it is there to be answered.
+SYNTHETIC = _warn(
+    "This is the synthetic example film, drawn by a program: it shows no patient, and findings in "
+    "it mean nothing."
+)
+
+
+def is_example(data: bytes) -> bool:
+    """Whether the bytes of a file are those of the example film."""
+    return len(data) == _EXAMPLE[0] and hashlib.sha256(data).hexdigest() == _EXAMPLE[1]
 
 
 # ------------------------------------------------------------------- what the file says

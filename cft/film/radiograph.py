@@ -34,12 +34,15 @@ class Radiograph:
     gate
         What the file says for and against its being a frontal film; the picture itself has not
         been looked at.
+    synthetic
+        Whether it is the example film of this package, which no patient is on.
     """
 
     pixels: np.ndarray
     view: View | None = None
     notes: tuple[str, ...] = ()
     gate: Gate = Gate()
+    synthetic: bool = False
 
     @classmethod
     def _of(cls, grey: Grey) -> Radiograph:

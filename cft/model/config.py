@@ -18,6 +18,7 @@ from cft.errors import ModelFolderError
 from cft.model.averaging import AVERAGES
 from cft.model.calibration import apply_platt
 from cft.model.fields import Fields, check_values, shown
+from cft.model.gate_statistics import GateStatistics
 from cft.model.preprocess import Preprocess
 
 __all__ = [
@@ -182,6 +183,8 @@ class ModelConfig:
         What was measured.
     members, average
         Of an ensemble; for a single network none, and None.
+    gate
+        What the gate has learnt of films; None if the folder does not say.
     """
 
     architecture: str
@@ -196,6 +199,7 @@ class ModelConfig:
     test_sets: tuple[TestSet, ...]
     members: tuple[Member, ...] = ()
     average: str | None = None
+    gate: GateStatistics | None = None
     _where: str = ""
 
     @property
@@ -263,6 +267,7 @@ class ModelConfig:
             test_sets=tuple(_test_sets(ours.optional_object("metrics"), "")),
             members=members,
             average=_average(ours) if members else None,
+            gate=GateStatistics.read(ours.optional_object("gate")),
             _where=where,
         )
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from cft.model.network import Network
+from torch import nn
 
 __all__ = ["GRID", "Depth", "depths_of", "listening"]
 
@@ -41,7 +38,7 @@ class Depth:
     channels: int
 
 
-def depths_of(network: Network) -> tuple[Depth, ...]:
+def depths_of(network: nn.Module) -> tuple[Depth, ...]:
     """The last four stages of a network, or of a network in one stage four of its blocks.
 
     Empty where timm does not know the stages, as of a network that is not timm's own.
@@ -61,8 +58,8 @@ def depths_of(network: Network) -> tuple[Depth, ...]:
 
 
 @contextlib.contextmanager
-def listening(network: Network, depths: tuple[Depth, ...]) -> Iterator[dict[str, torch.Tensor]]:
-    """Keep what passes some depths of a network.
+def listening(network: nn.Module, depths: tuple[Depth, ...]) -> Iterator[dict[str, torch.Tensor]]:
+    """Keep what passes some depths of a network, in passes of the calling thread.
 
     Yields
     ------
@@ -74,9 +71,12 @@ def listening(network: Network, depths: tuple[Depth, ...]) -> Iterator[dict[str,
     hooks = []
     modules: dict[str, nn.Module] = dict(network.named_modules())
     prefix = int(getattr(network, "num_prefix_tokens", 0) or 0)
+    thread = threading.get_ident()
 
     def hear(depth: Depth) -> None:
         def keep(module: Any, inputs: Any, output: Any) -> None:
+            if threading.get_ident() != thread:
+                return
             fields = _fields(output, depth.channels, prefix)
             if fields is not None:
                 heard[depth.module] = fields

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cft.film.gate import Gate
 from cft.heatmap import spread
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
@@ -34,6 +35,9 @@ class Findings:
         What the reader knows about the film, see `cft.Radiograph`.
     shape
         (H, W) of the film in pixels.
+    gate
+        Whether the film may be answered, and why not: a `cft.film.gate.Gate`. The numbers are here
+        even where it is refused.
     """
 
     scores: dict[str, float]
@@ -46,6 +50,7 @@ class Findings:
     _region: tuple[float, float, float, float] = field(repr=False)
     _maps: np.ndarray | None = field(repr=False)  # (K, h, w) local scores
     point: str | None = None
+    gate: Gate = Gate()
 
     @property
     def evidence(self) -> dict[str, str | None]:
@@ -140,6 +145,7 @@ class Findings:
                 }
                 for label in order
             ],
+            "gate": self.gate.to_dict(),
             "operating_point": self.point,
             "view": self.view,
             "notes": list(self.notes),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
+from cft.film.turn import OFFERS
 from cft.labels import DATASETS, DESCRIPTIONS
 from cft.model.config import Figures, TestSet, point_names
 from cft.model.findings import LATERAL
@@ -101,9 +102,12 @@ def style(classifier: Model) -> str:
 # ------------------------------------------------------------------------------- results
 
 
+#: A film for the page: its name, its findings or error, and its rendering, (h, w) uint8.
+Shown = tuple[str, results.Result, "np.ndarray | None"]
+
+
 def films_html(
-    classifier: Model,
-    films: list[tuple[str, results.Result, np.ndarray | None]],
+    classifier: Model, films: Sequence[Shown], offers: Mapping[int, Shown] | None = None
 ) -> str:
     """All films of one request.
 
@@ -112,10 +116,14 @@ def films_html(
     classifier
         The model that was used.
     films
-        Per film its name, its findings or error, and its rendering, (h, w) uint8.
+        The films.
+    offers
+        Number of a film that lies wrongly -> the same film turned, for a click to show.
     """
     named = [(name, result) for name, result, _ in films]
     entries = [_film(classifier, number, *film) for number, film in enumerate(films)]
+    for number, offer in (offers or {}).items():
+        entries[number]["offer"] = _offer(classifier, number, films[number], offer)
     first = next((entry for entry in entries if entry["error"] is None), None)
     if first:
         first["open"] = True
@@ -139,7 +147,7 @@ def _summary(named: list[tuple[str, results.Result]]) -> str:
     if len(named) == 1:
         if isinstance(first, cft.RadiographError):
             return "The film could not be read."
-        return _count(first)
+        return "Not answered." if first.gate.verdict == "refuse" else _count(first)
     return f"{len(named)} films" + (f", {failed} of which could not be read" if failed else "")
 
 
@@ -184,7 +192,9 @@ def _film(
             *point,
             *(note for note in result.notes if note and note != LATERAL),
         ],
-        "warning": LATERAL.capitalize() if LATERAL in result.notes else "",
+        "warning": _warning(result),
+        "refusal": " ".join(result.gate.reasons) if result.gate.verdict == "refuse" else "",
+        "offer": None,
         "picture": _data_address(heatmap.encode_png(picture), "image/png"),
         "width": width,
         "height": height,
@@ -192,7 +202,31 @@ def _film(
     }
 
 
+def _warning(findings: cft.Findings) -> str:
+    """What stands above the numbers of a film, in sentences."""
+    if findings.gate.verdict == "refuse":
+        return f"Not to be answered. {' '.join(findings.gate.reasons)} The numbers mean nothing."
+    if findings.gate.verdict == "warn":
+        return " ".join(findings.gate.reasons)
+    return f"{LATERAL.capitalize()}." if LATERAL in findings.notes else ""
+
+
+def _offer(classifier: Model, number: int, film: Shown, offer: Shown) -> dict[str, Any]:
+    """A film that has been turned, and the words of the click that shows it."""
+    findings = film[1]
+    assert isinstance(findings, cft.Findings) and findings.gate.turn is not None
+    text = OFFERS[findings.gate.turn][0]
+    entry = _film(classifier, _MOST_FILMS + number, *offer)
+    return {**entry, "text": f"{text[:1].upper()}{text[1:]} and read it again"}
+
+
+# Numbers of films that were turned begin there, so that no two have the same.
+_MOST_FILMS = 1000
+
+
 def _gist(findings: cft.Findings) -> str:
+    if findings.gate.verdict == "refuse":
+        return f"Not answered: {findings.gate.reasons[0]}"
     if LATERAL in findings.notes:
         return "a lateral film: the numbers mean nothing"
     positives = ", ".join(_plain(label) for label in findings.positives)

@@ -35,6 +35,7 @@ import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
+from cft.film.turn import turned
 from cft.model.bundled import BUNDLED
 from cft.page import render
 from cft.page.addresses import Addresses
@@ -64,24 +65,27 @@ _EXAMPLE = Path(__file__).with_name("example.png")  # a phantom that `train` dra
 # ------------------------------------------------------------------------------ handlers
 
 
-def predict(classifier: Model, films: Iterable[Film]) -> dict[str, Any]:
+def predict(classifier: Model, films: Iterable[Film], gate: str = "refuse") -> dict[str, Any]:
     """The findings of some films as the JSON document of `cft.results.document`."""
-    return results.document(classifier, ((name, r) for name, r, _ in examine(classifier, films)))
+    read = ((name, result) for name, result, _ in examine(classifier, films))
+    return results.document(classifier, read, gate)
 
 
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
-    return render.films_html(classifier, list(examine(classifier, films)))
+    offers: dict[int, render.Shown] = {}
+    return render.films_html(classifier, list(examine(classifier, films, offers)), offers)
 
 
 def examine(
-    classifier: Model, films: Iterable[Film]
-) -> Iterator[tuple[str, results.Result, np.ndarray | None]]:
+    classifier: Model, films: Iterable[Film], offers: dict[int, render.Shown] | None = None
+) -> Iterator[render.Shown]:
     """Film by film: name, findings or error, and the film for the screen, (h, w) uint8.
 
-    Only one film is in memory at its full size, however many there are.
+    Only one film is in memory at its full size, however many there are. Into `offers` goes, by its
+    number, how a film would be answered that certainly lies wrongly, if it were turned.
     """
-    for name, film in films:
+    for number, (name, film) in enumerate(films):
         try:
             radiograph = as_radiograph(film)
         except cft.RadiographError as error:
@@ -89,8 +93,23 @@ def examine(
             continue
         findings = next(iter(classifier.stream([radiograph])))
         picture = heatmap.rendering(radiograph.pixels, _FILM_SIDE)
+        if offers is not None and (offer := _offer(classifier, name, radiograph, findings)):
+            offers[number] = offer
         del radiograph  # before the next one is read
         yield name, findings, picture
+
+
+def _offer(
+    classifier: Model, name: str, film: cft.Radiograph, findings: results.Result
+) -> render.Shown | None:
+    """The film turned as its gate proposes, unless the gate would refuse that as well."""
+    if isinstance(findings, cft.RadiographError) or findings.gate.turn is None:
+        return None
+    other = turned(film, findings.gate.turn)
+    answer = next(iter(classifier.stream([other])))
+    if isinstance(answer, cft.RadiographError) or answer.gate.verdict == "refuse":
+        return None
+    return name, answer, heatmap.rendering(other.pixels, _FILM_SIDE)
 
 
 def example_film() -> Film:
@@ -138,18 +157,21 @@ class _Page(gr.Blocks):
 def build(classifier: Model, uploads: Uploads, line: Line, fallback: str = "") -> _Page:
     """The page, wired to one model; nothing is started. `fallback`: see `load_model`."""
 
-    def predict_uploads(files: list) -> dict:
+    def predict_uploads(files: list, gate: str = "refuse") -> dict:
         """Findings of chest X-rays. Research software, not a medical device.
 
         Takes up to 20 uploaded films (PNG, JPEG, TIFF, BMP, WebP or DICOM, up to 50 MB each) and
         gives a JSON object: "model" (architecture, weights_sha256, trained_on), "disclaimer" and
         "films". Each film has "file" and either "error", a sentence, or "findings", most probable
-        first (label, probability in 0 to 1, score, operating_point, positive), "view", "notes",
-        "height" and "width".
+        first (label, probability in 0 to 1, score, operating_point, positive), "gate" (verdict:
+        "pass", "warn" or "refuse"; reasons: sentences), "view", "notes", "height" and "width".
+        The findings of a film that is refused are left out, unless gate is "off".
         """
+        if gate not in results.GATES:
+            raise _refusal(f"gate is {', '.join(results.GATES[:-1])} or {results.GATES[-1]}.")
         try:
             with uploads.reading(files) as films, line.timed(len(films)):
-                return predict(classifier, films)
+                return predict(classifier, films, gate)
         except Refused as refused:
             raise _refusal(str(refused)) from None
 
@@ -198,8 +220,9 @@ def build(classifier: Model, uploads: Uploads, line: Line, fallback: str = "") -
             show_example, None, answer, show_progress_on=answer, api_visibility="private", **heavy
         )
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
+        gate = gr.Textbox("refuse", visible=False, label="gate")
         called = hidden.click(
-            predict_uploads, drop, findings, preprocess=False, api_name="predict", **heavy
+            predict_uploads, [drop, gate], findings, preprocess=False, api_name="predict", **heavy
         )
         # Where an answer would have stood, a sentence stands that the gate has chosen.
         sentence = gr.Textbox(visible=False)
