@@ -37,6 +37,7 @@ from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evide
 from train.losses import loss_named
 from train.processes import processes
 from train.publishing.export import export, provenance_of
+from train.publishing.gate import gate_of_run
 from train.publishing.push_options import (
     add_push_arguments,
     check_login,
@@ -219,7 +220,8 @@ def conclude(
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names
-        export(run.work.out, network, run.preprocess, names, categories, metrics, provenance)
+        gate = gate_of_run(network, run.preprocess, run.films, run.rows, run.settings.seed)
+        export(run.work.out, network, run.preprocess, names, categories, metrics, provenance, gate)
     return metrics
 
 

@@ -175,10 +175,10 @@ class Classifier:
 
     def _gate_before(self, radiograph: Radiograph) -> Gate:
         """The gate by what file and plain picture say."""
-        if not self._is_gated:
-            return Gate()
         if radiograph.synthetic:
             return radiograph.gate
+        if not self._is_gated:
+            return Gate()
         gate = radiograph.gate & of_pixels(radiograph.pixels)
         return gate if self._knows(radiograph.view) else gate & _LATERAL_GATE
 

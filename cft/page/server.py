@@ -18,7 +18,6 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,9 +113,7 @@ def _offer(
 
 def example_film() -> Film:
     """The film for visitors who have none, drawn by code."""
-    film = cft.read_radiograph(_EXAMPLE)
-    note = "drawn by a program: it shows no patient, and findings in it mean nothing"
-    return "Synthetic example film", replace(film, notes=(note,))
+    return "Synthetic example film", cft.read_radiograph(_EXAMPLE)
 
 
 # --------------------------------------------------------------------------------- page

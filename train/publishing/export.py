@@ -17,6 +17,7 @@ import cft
 from cft.errors import ModelFolderError
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import write_model_folder
+from cft.model.gate_statistics import GateStatistics
 from cft.model.load import load
 from cft.model.preprocess import Preprocess
 from train.datasets.labels import LabelTable
@@ -42,6 +43,7 @@ def export(
     categories: Mapping[str, Any],
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    gate: GateStatistics | None = None,
 ) -> Path:
     """Write the model folder of a network.
 
@@ -61,6 +63,8 @@ def export(
         Name of a test set -> what `train.evaluation.scores.evaluate_scores` found.
     provenance
         Where the model comes from; see `provenance_of`.
+    gate
+        What the gate has learnt, if it has.
 
     Raises
     ------
@@ -89,6 +93,7 @@ def export(
             "categories": dict(categories),
             "provenance": dict(provenance),
             "metrics": rounded(dict(metrics)),
+            **({} if gate is None else {"gate": gate.to_config()}),
         },
     }
     state = network.state_dict()
