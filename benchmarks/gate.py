@@ -7,8 +7,8 @@ A row for each kind of picture: how many, and the shares that pass, that are war
 refused, each with its 95 % interval (Wilson). Then what is asked of the kind, and what the gate
 takes beyond the prediction.
 
-SHARED holds ``nih`` (the compact ChestX-ray14) and, as far as they are there, the folders of ``ood``
-with their ``sources.csv``. Of NIH, only patients of the test side take part, one film each. Nothing
+SHARED holds ``nih`` (the compact ChestX-ray14) and, as far as they are there, the folders of
+``ood`` with their ``sources.csv``. Of NIH, only patients of the test side take part, one film each. Nothing
 of ``ood`` chose anything of the gate. ``--pictures`` names a folder of photographs and other
 pictures, such as the data folder of scikit-image, which is used by itself if it is installed.
 """
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _kinds(options: argparse.Namespace, random: np.random.Generator) -> Iterator[Kind]:
     test, small = _nih(options.shared / "nih")
-    views = sorted(set(view for _, view in test))
+    views = sorted({view for _, view in test})
     yield Kind("NIH", [path for path, _ in test])
     for view in views:
         yield Kind("NIH", [path for path, v in test if v == view], part=view)
@@ -166,7 +166,9 @@ _TURNS: dict[str, Callable[[cft.Radiograph], cft.Radiograph]] = {
 
 def _cut(share: float) -> Callable[[cft.Radiograph], cft.Radiograph]:
     def cut(film: cft.Radiograph) -> cft.Radiograph:
-        sides = [slice(round(n * (1 - share) / 2), round(n * (1 + share) / 2)) for n in film.pixels.shape]
+        sides = [
+            slice(round(n * (1 - share) / 2), round(n * (1 + share) / 2)) for n in film.pixels.shape
+        ]
         return replace(film, pixels=np.ascontiguousarray(film.pixels[sides[0], sides[1]]))
 
     return cut

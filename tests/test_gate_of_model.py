@@ -49,9 +49,7 @@ def gated_folder(tmp_path_factory, model_folder, phantoms) -> Path:
     shutil.copytree(model_folder, path)
     folder = read_model_folder(path)
     network = build_network(folder)
-    store_gate(
-        folder, fit_gate(network, folder.facts.preprocess, phantoms[:80], phantoms[80:110])
-    )
+    store_gate(folder, fit_gate(network, folder.facts.preprocess, phantoms[:80], phantoms[80:110]))
     return path
 
 
@@ -314,9 +312,7 @@ def test_the_command_warns_if_asked_to_or_says_nothing(capsys, gated_folder, fil
 
 def test_plain_lines_and_heat_maps_are_withheld_too(capsys, gated_folder, files, tmp_path):
     maps = tmp_path / "maps"
-    status, out, err = run(
-        capsys, files[1], "--model", gated_folder, "--plain", "--heatmaps", maps
-    )
+    status, out, err = run(capsys, files[1], "--model", gated_folder, "--plain", "--heatmaps", maps)
     assert (status, out) == (1, "")
     assert f"{files[1]}: Not answered. The film looks upside down." in err
     assert list(maps.iterdir()) == []
@@ -369,7 +365,10 @@ def test_the_interface_of_programs_withholds_them_unless_told_otherwise(model, f
 
     named = [(path.name, path) for path in files]
     assert [len(film["findings"]) for film in server.predict(model, named)["films"]] == [3, 0]
-    assert [len(film["findings"]) for film in server.predict(model, named, "off")["films"]] == [3, 3]
+    assert [len(film["findings"]) for film in server.predict(model, named, "off")["films"]] == [
+        3,
+        3,
+    ]
 
 
 def test_an_ensemble_follows_most_of_its_members():

@@ -18,6 +18,7 @@ __all__ = [
     "COLOUR",
     "MOSTLY_COLOUR",
     "OTHER_MODALITIES",
+    "PASS",
     "SYNTHETIC",
     "VERDICTS",
     "Gate",
@@ -69,6 +70,10 @@ class Gate:
     def to_dict(self) -> dict[str, object]:
         """As plain JSON types."""
         return {"verdict": self.verdict, "reasons": list(self.reasons)}
+
+
+#: Nothing speaks against the film.
+PASS = Gate()
 
 
 def _warn(reason: str) -> Gate:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cft.errors import RadiographError
-from cft.film.gate import Gate, of_notes
+from cft.film.gate import PASS, Gate, of_notes
 from cft.film.grey import Grey, from_colours, grey_from_pil, grey_from_uint16, split_alpha
 
 View = Literal["PA", "AP", "lateral"]
@@ -41,7 +41,7 @@ class Radiograph:
     pixels: np.ndarray
     view: View | None = None
     notes: tuple[str, ...] = ()
-    gate: Gate = Gate()
+    gate: Gate = PASS
     synthetic: bool = False
 
     @classmethod

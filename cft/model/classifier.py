@@ -23,7 +23,6 @@ from cft.model.folder import ModelFolder
 from cft.model.gate import gatekeeper_of
 from cft.model.network import build_network, try_out
 
-
 _LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 
 

@@ -1,4 +1,4 @@
-"""Pictures that are no upright frontal film, made from films and from nothing: what the gate learns.
+"""Pictures that are no upright frontal film, made of films and of nothing: the gate learns them.
 
 Nothing is downloaded: the pictures are the films themselves, turned, cut up, pasted together and
 warped, and what a program can draw.
@@ -27,7 +27,9 @@ TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def disturbed(films: torch.Tensor, random: np.random.Generator, strength: float = 1) -> torch.Tensor:
+def disturbed(
+    films: torch.Tensor, random: np.random.Generator, strength: float = 1
+) -> torch.Tensor:
     """Films as other machines, windows and hospitals might have made them.
 
     Rotated by a few degrees, shifted, enlarged or reduced, stretched, of another contrast,
@@ -132,9 +134,7 @@ def _collage(film: torch.Tensor, other: torch.Tensor, random: np.random.Generato
         halves = [_resized(x, height // 2, width) for x in (film, other)]
         return _resized(torch.cat(halves, 0), height, width)
     four = [_resized(x, height // 2, width // 2) for x in (film, other, film.flip(-1), other)]
-    return _resized(
-        torch.cat([torch.cat(four[:2], 1), torch.cat(four[2:], 1)], 0), height, width
-    )
+    return _resized(torch.cat([torch.cat(four[:2], 1), torch.cat(four[2:], 1)], 0), height, width)
 
 
 def _in_an_ellipse(
@@ -170,7 +170,9 @@ def _folded(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator
     return _sampled(film, grid)
 
 
-def _scrambled(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+def _scrambled(
+    film: torch.Tensor, other: torch.Tensor, random: np.random.Generator
+) -> torch.Tensor:
     """Noise with the film's own spectrum."""
     noise = torch.from_numpy(random.standard_normal(film.shape).astype(np.float32))
     phase = torch.angle(torch.fft.fft2(noise))

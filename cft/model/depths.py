@@ -93,7 +93,7 @@ def listening(network: nn.Module, depths: tuple[Depth, ...]) -> Iterator[dict[st
 
 
 def _fields(output: Any, channels: int, prefix: int) -> torch.Tensor | None:
-    """The output of a stage, in any of timm's layouts -> (N, GRID * GRID, C); None if it is none."""
+    """The output of a stage, in any layout of timm's -> (N, GRID * GRID, C); None if it is none."""
     if not isinstance(output, torch.Tensor):
         return None
     if output.ndim == 3 and output.shape[2] == channels:  # tokens, row by row after some others

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cft.film.gate import Gate
+from cft.film.gate import PASS, Gate
 from cft.heatmap import spread
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
@@ -50,7 +50,7 @@ class Findings:
     _region: tuple[float, float, float, float] = field(repr=False)
     _maps: np.ndarray | None = field(repr=False)  # (K, h, w) local scores
     point: str | None = None
-    gate: Gate = Gate()
+    gate: Gate = PASS
 
     @property
     def evidence(self) -> dict[str, str | None]:

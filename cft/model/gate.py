@@ -1,14 +1,14 @@
 """The gate's view of a picture: a network's own features at several depths -> `Gate`.
 
 A film is divided into fields; the mean features of each field, at each depth, are compared with
-those of the films that a model knows. Three kinds of evidence come of it: for each depth how far the
-features are from those of films (the Mahalanobis distance of the fields' components, and what the
-components leave over), and what a regression on all of it says the picture looks like: an upright
-film, one that is turned or inverted, or something else. A third, on the differences between left
-and right alone, says whether it is mirrored. All are taken from the pass that gives the scores.
+those of the films that a model knows. Three kinds of evidence come of it: how far the features of
+each depth are from those of films (the Mahalanobis distance of the fields' components, and what the
+components leave over); what a regression on all of it says that the picture looks like: an upright
+film, one that is turned or inverted, or something else; and whether it is mirrored, by a regression
+on the differences between left and right alone. All are taken from the pass that gives the scores.
 
-One distance at one depth finds little, see arXiv 2309.01488 and 2603.11269; that turned copies teach
-what is no film of the kind, is from Hendrycks et al., NeurIPS 2019 (arXiv 1906.12340).
+One distance at one depth finds little, see arXiv 2309.01488 and 2603.11269; that turned copies
+teach what is no film of the kind, is from Hendrycks et al., NeurIPS 2019 (arXiv 1906.12340).
 """
 
 from __future__ import annotations
@@ -153,7 +153,9 @@ def evidence(
     for depth in depths:
         centred = features[depth.module].astype(np.float32) - depth.mean
         z = centred @ depth.components.T  # (N, fields, R)
-        for number, usual in zip(distances_at(depth, centred, z), (depth.away, depth.rest), strict=True):
+        for number, usual in zip(
+            distances_at(depth, centred, z), (depth.away, depth.rest), strict=True
+        ):
             distances.append((number - usual[0]) / usual[1])
         tables.append(np.clip(z, -_FAR_OUT, _FAR_OUT).reshape(len(z), -1))
     numbers = np.clip(np.stack(distances, 1), -_FAR_OUT, _FAR_OUT).astype(np.float32)

@@ -115,7 +115,9 @@ class Pictures:
             for batch in batches:
                 self.network.forward_features(self.preprocess.normalize(batch).to(device))
                 if set(heard) != set(parts):
-                    raise ValueError("the network shows no maps of features, so it cannot be a gate")
+                    raise ValueError(
+                        "the network shows no maps of features, so it cannot be a gate"
+                    )
                 for name, rows in parts.items():
                     rows.append(heard[name].cpu().numpy().astype(np.float16))
                 self.progress(len(batch))
@@ -259,9 +261,7 @@ _STRENGTH, _SIDE_STRENGTH = 30.0, 300.0
 _STEPS = 60
 
 
-def _regression(
-    tables: Sequence[np.ndarray], strength: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _regression(tables: Sequence[np.ndarray], strength: float) -> tuple[np.ndarray, np.ndarray]:
     """Multinomial regression of the class on its pictures: (K, D) weights and (K,) bias.
 
     Minimises the sum of cross-entropies, each class weighing as much as any other, plus

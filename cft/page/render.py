@@ -214,7 +214,8 @@ def _warning(findings: cft.Findings) -> str:
 def _offer(classifier: Model, number: int, film: Shown, offer: Shown) -> dict[str, Any]:
     """A film that has been turned, and the words of the click that shows it."""
     findings = film[1]
-    assert isinstance(findings, cft.Findings) and findings.gate.turn is not None
+    assert isinstance(findings, cft.Findings)
+    assert findings.gate.turn is not None
     text = OFFERS[findings.gate.turn][0]
     entry = _film(classifier, _MOST_FILMS + number, *offer)
     return {**entry, "text": f"{text[:1].upper()}{text[1:]} and read it again"}

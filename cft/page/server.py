@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-import numpy as np
 import torch
 from gradio.route_utils import GradioMultiPartParser
 from gradio.routes import file_upload_statuses

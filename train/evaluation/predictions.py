@@ -36,7 +36,7 @@ MODEL_COLUMN = "model"
 ERROR_COLUMN = "error"
 
 # Columns of a table of predictions that are no category, besides those with a role.
-_DESCRIPTIVE = {MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence"}
+_DESCRIPTIVE = {MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence", "gate"}
 _PATIENT_IN_KEY = re.compile(r"patient\d+")
 
 #: How the films of a study become one row; "separate" keeps the films.
