@@ -2,15 +2,19 @@
 
     python -m benchmarks.gate --model weights --shared SHARED
     python -m benchmarks.gate --model weights --shared SHARED --most 60    # of each kind, as a look
+    python -m benchmarks.gate --shared SHARED --lists LISTS    # films to fit a gate with, see below
 
 A row for each kind of picture: how many, and the shares that pass, that are warned of and that are
 refused, each with its 95 % interval (Wilson). Then what is asked of the kind, and what the gate
 takes beyond the prediction.
 
 SHARED holds ``nih`` (the compact ChestX-ray14) and, as far as they are there, the folders of
-``ood`` with their ``sources.csv``. Of NIH, only patients of the test side take part, one film each. Nothing
-of ``ood`` chose anything of the gate. ``--pictures`` names a folder of photographs and other
-pictures, such as the data folder of scikit-image, which is used by itself if it is installed.
+``ood`` with their ``sources.csv``. Of NIH, only patients of the test side take part, one film each.
+Nothing of ``ood`` chose anything of the gate. ``--pictures`` names a folder of photographs and
+other pictures, such as the data folder of scikit-image, which is used by itself if it is installed.
+
+``--lists`` writes train.txt and valid.txt, the films of NIH that `cft gate-fit` may learn from and
+check with: those of no test patient, and no patient in both.
 """
 
 from __future__ import annotations
@@ -72,7 +76,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pictures", type=Path, help="folder of pictures that are no films")
     parser.add_argument("--most", type=int, default=10**9, help="pictures of a kind, at most")
     parser.add_argument("--seed", type=int, default=0, help="of the choice among them")
+    parser.add_argument("--lists", type=Path, help="write lists of films to fit with, and end")
     options = parser.parse_args(argv)
+    if options.lists:
+        return _write_lists(options.shared / "nih", options.lists)
     model = cft.load(options.model)
     random = np.random.default_rng(options.seed)
     rows = [["kind", "part", "n", "pass", "warned", "refused", "asked", "reason given most"]]
@@ -84,6 +91,16 @@ def main(argv: list[str] | None = None) -> int:
             nih = chosen
     print(aligned_table(rows))
     print(_time(model, nih[:20]))
+    return 0
+
+
+def _write_lists(nih: Path, folder: Path) -> int:
+    table = read_dataset("nih", nih)
+    folder.mkdir(parents=True, exist_ok=True)
+    for side in ("train", "valid"):
+        paths = [str(table.images[row]) for row in np.flatnonzero(table.split == side)]
+        (folder / f"{side}.txt").write_text("\n".join(paths) + "\n")
+        print(f"{folder / f'{side}.txt'}: {len(paths):,} films")
     return 0
 
 

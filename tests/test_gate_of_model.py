@@ -387,6 +387,7 @@ def test_gate_fit_adds_a_gate_to_any_folder(capsys, tiny_model_folder, phantoms,
     from cft.heatmap import write_png
 
     shutil.copytree(tiny_model_folder, tmp_path / "model")
+    (tmp_path / "films").mkdir()
     for number, film in enumerate(phantoms[:100]):
         write_png(tmp_path / "films" / f"{number:03}.png", film)
     (tmp_path / "films" / "broken.png").write_bytes(b"no film")
