@@ -5,6 +5,7 @@
     cft pull REF            fetch a model
     cft convert NAME ...    make a model folder of another project's checkpoint
     cft selftest [FOLDER]   compare a model with its reference figures
+    cft gate-fit FOLDER FILMS...   let a model learn what no film is
 
 Exit status: 0 if all went well, 1 if a film failed (each named with its reason on stderr) or the
 work could not be done, 2 for wrong usage, 130 if interrupted.
@@ -23,6 +24,7 @@ COMMANDS = {
     "convert": ("cft.convert.__main__", "make a model folder of another project's checkpoint"),
     "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),
     "selftest": ("cft.commands.selftest", "compare a model with its reference figures"),
+    "gate-fit": ("cft.commands.gate_fit", "let a model folder learn from films what is no film"),
 }
 
 

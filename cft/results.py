@@ -34,7 +34,9 @@ ABOUT_EVIDENCE = (
 _WORDS = ("operating_point", "above", "unsure", "sentence")
 
 
-def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[str, Any]:
+def document(
+    classifier: Model, results: Iterable[tuple[str, Result]], gate: str = "refuse"
+) -> dict[str, Any]:
     """Everything about some films as one JSON document.
 
     Parameters
@@ -43,6 +45,8 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         The model that was used.
     results
         (name, findings or error) per film.
+    gate
+        One of `GATES`: what becomes of the findings of a film that the gate refuses.
 
     Returns
     -------
@@ -50,9 +54,10 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         ``model`` (architecture, weights_sha256, reference and commit on the Hub or None,
         trained_on), ``films`` and ``disclaimer``. An
         entry of ``films`` has ``file`` and either ``error`` (one sentence) or what
-        `Findings.to_dict` gives: ``sentence`` (what is found), ``findings`` (see below), most
-        evidence first, ``operating_point`` (which ones these are), ``view``, ``notes``,
-        ``height``, ``width``.
+        `Findings.to_dict` gives: ``sentence`` (what is found), ``gate`` (``verdict``,
+        ``reasons``), ``findings`` (see below), most evidence first, ``operating_point`` (which ones
+        these are), ``view``, ``notes``, ``height``, ``width``. ``findings`` is empty if they are
+        withheld.
 
         A finding has ``label``, ``probability`` in [0, 1], ``score``, ``operating_point``,
         ``distance`` (of the probability above it, in logits), ``positive`` (None where nothing
@@ -73,11 +78,37 @@ def document(classifier: Model, results: Iterable[tuple[str, Result]]) -> dict[s
         "films": [
             {"file": name, "error": str(result)}
             if isinstance(result, RadiographError)
-            else {"file": name, **result.to_dict()}
+            else {"file": name, **_entry(result, gate)}
             for name, result in results
         ],
         "disclaimer": NOT_A_MEDICAL_DEVICE,
     }
+
+
+#: What may become of a film that the gate refuses: its numbers are withheld, or shown with the
+#: reasons; "off" says nothing about the gate where there is a choice.
+GATES = ("refuse", "warn", "off")
+
+
+def withheld(findings: Findings, gate: str) -> bool:
+    """Whether the numbers of a film are not to be shown; `gate` is one of `GATES`."""
+    return gate == "refuse" and findings.gate.verdict == "refuse"
+
+
+def _entry(findings: Findings, gate: str) -> dict[str, Any]:
+    entry = findings.to_dict()
+    return {**entry, "findings": []} if withheld(findings, gate) else entry
+
+
+def gate_lines(findings: Findings) -> list[str]:
+    """What a reader is told before the numbers, or in their place; nothing of a film that passes.
+
+    The first line says what it means, the others why.
+    """
+    if findings.gate.verdict == "pass":
+        return []
+    head = "Not answered." if findings.gate.verdict == "refuse" else "Read with caution."
+    return [head, *findings.gate.reasons]
 
 
 def trained_on(classifier: Model) -> str | None:
@@ -85,31 +116,40 @@ def trained_on(classifier: Model) -> str | None:
     return classifier.facts.trained_on
 
 
-def csv_rows(label_names: Iterable[str], results: Iterable[tuple[str, Result]]) -> Iterator[str]:
+def csv_rows(
+    label_names: Iterable[str], results: Iterable[tuple[str, Result]], gate: str = "refuse"
+) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
     ``operating_point`` names the points in use, ``above`` the labels above theirs, ``unsure`` those
     neither ruled in nor ruled out, ``sentence`` says it in words, and ``no_evidence`` names the
-    labels that no test shows to be better than chance. A film that could not be read has empty
-    cells and its reason in the column ``error``. Text that a spreadsheet would take for a formula
-    gets an apostrophe in front.
+    labels that no test shows to be better than chance. The column ``gate`` has the verdict and,
+    after a colon, the reasons; the numbers of a film that is refused are blank, unless `gate`, one
+    of `GATES`, is another than "refuse". A film that could not be read has empty cells and its
+    reason in the column ``error``. Text that a spreadsheet would take for a formula gets an
+    apostrophe in front.
     """
     labels = list(label_names)
-    yield _csv_line(["file", *labels, *_WORDS, "view", "notes", "no_evidence", "error"])
+    yield _csv_line(["file", *labels, *_WORDS, "view", "notes", "no_evidence", "gate", "error"])
     for name, result in results:
         if isinstance(result, RadiographError):
-            empty = [""] * (len(labels) + len(_WORDS) + 3)
+            empty = [""] * (len(labels) + len(_WORDS) + 4)
             yield _csv_line([name, *empty, str(result)])
         else:
-            numbers = [repr(result.probabilities[label]) for label in labels]
+            hidden = withheld(result, gate)
+            numbers = ["" if hidden else repr(result.probabilities[label]) for label in labels]
+            verdict = ": ".join(filter(None, [result.gate.verdict, " ".join(result.gate.reasons)]))
             unproven = "; ".join(label for label in labels if result.evidence[label])
             notes = "; ".join(result.notes)
-            words = _in_words(result)
-            yield _csv_line([name, *numbers, *words, result.view or "", notes, unproven, ""])
+            words = _in_words(result, hidden)
+            facts = [result.view or "", notes, unproven, verdict, ""]
+            yield _csv_line([name, *numbers, *words, *facts])
 
 
-def _in_words(findings: Findings) -> list[str]:
-    """The cells of the columns `_WORDS`."""
+def _in_words(findings: Findings, hidden: bool) -> list[str]:
+    """The cells of the columns `_WORDS`; of a film that is refused, the sentence alone."""
+    if hidden:
+        return ["", "", "", findings.sentence]
     above, unsure = ("; ".join(labels) for labels in (findings.positives, findings.unsure))
     return [findings.point or "", above, unsure, findings.sentence]
 
@@ -129,10 +169,18 @@ def _defused(cell: str) -> str:
     return "'" + cell if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 
 
-def table(name: str, findings: Findings) -> str:
-    """A readable table of one film's findings: what is found, then all of them by evidence."""
+def table(name: str, findings: Findings, gate: str = "refuse") -> str:
+    """A readable table of one film's findings: what is found, then all of them by evidence.
+
+    `gate` is one of `GATES`.
+    """
     facts = [f for f in (findings.view, *findings.notes) if f]
-    lines = [name + (f"  ({'; '.join(facts)})" if facts else ""), f"{findings.sentence}."]
+    lines = [name + (f"  ({'; '.join(facts)})" if facts else "")]
+    if gate != "off":
+        lines += [f"  {line}" for line in gate_lines(findings)]
+    if withheld(findings, gate):
+        return "\n".join(lines) + "\n"
+    lines.append(f"{findings.sentence}.")
     rows = findings.to_dict()["findings"]
     width = max(len(label) for label in findings.probabilities)
     tested = [row["test"] for row in rows if row["test"]]

@@ -17,6 +17,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Nothing in the tests may reach a remote host; set before huggingface_hub is imported anywhere.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# Test models see noise and phantoms all day; the tests of the gate switch it on.
+os.environ["CFT_GATE"] = "off"
 # Nor may a process that a test starts: Python ones load `tests/loopback/sitecustomize.py`, and what
 # is not Python (the client's transfers in Rust, a browser) finds a proxy that is not there.
 _OURS = [str(ROOT / "tests" / "loopback"), *filter(None, [os.environ.get("PYTHONPATH")])]

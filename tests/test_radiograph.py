@@ -358,7 +358,7 @@ def test_colour_becomes_its_luminance_and_a_note():
     for data, scale in ((png(rgb), 255), (png(rgb * 257, 16), 255)):
         read = read_radiograph(data)
         np.testing.assert_allclose(read.pixels * scale, expected, atol=0.51)
-        assert read.notes == ("colour turned into grey",)
+        assert read.notes[0] == "colour turned into grey"
 
 
 def test_a_grey_film_in_a_colour_jpeg_has_no_note_of_colour():

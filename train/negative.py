@@ -38,6 +38,7 @@ from train.evaluation.seen import Splits
 from train.losses import loss_named
 from train.processes import processes
 from train.publishing.export import export, provenance_of, round_weights
+from train.publishing.gate import gate_of_run
 from train.publishing.push_options import (
     add_push_arguments,
     check_login,
@@ -232,8 +233,9 @@ def conclude(
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names
+        gate = gate_of_run(network, run.preprocess, run.films, run.rows, run.settings.seed)
         export(
-            *(run.work.out, network, run.preprocess, names, categories, metrics, provenance),
+            *(run.work.out, network, run.preprocess, names, categories, metrics, provenance, gate),
             half=run.settings.store == "float16",
         )
     return metrics

@@ -75,6 +75,13 @@ class Joined(nn.Module):
             timm.create_model(of, pretrained=False, num_classes=0, in_chans=in_chans, **arguments)
             for _ in range(copies)
         )
+        stages = getattr(self.networks[0], "feature_info", None)
+        #: Stages of the first network, as timm lists them.
+        self.feature_info = [
+            {**stage, "module": f"networks.0.{stage['module']}"}
+            for stage in (stages if isinstance(stages, list) else [])
+            if stage.get("module")
+        ]
         self.num_features = self.head_hidden_size = copies * self.networks[0].num_features
         self.reset_classifier(num_classes)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from cft import NOT_A_MEDICAL_DEVICE, __version__
 
 if TYPE_CHECKING:
+    from cft.model.findings import Findings
     from cft.results import Result
 
 # Which files of a *folder* are taken for films; files named one by one are always read, and the
@@ -47,6 +48,14 @@ def parse_arguments(
         metavar="NAME",
         help="specific, balanced or sensitive: which thresholds decide (default: the model's own "
         "choice; a model may have only one)",
+    )
+    parser.add_argument(
+        "--gate",
+        choices=("refuse", "warn", "off"),
+        default="refuse",
+        help="what becomes of a picture that does not look like an upright frontal chest film: "
+        "refuse (default) withholds its findings and ends with exit status 1, warn prints them "
+        "with the reason, off prints them",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
@@ -145,10 +154,11 @@ class _Run:
         from cft import results
 
         if self.options.json:
-            answer = results.document(self.classifier, self._results(paths))
+            answer = results.document(self.classifier, self._results(paths), self.options.gate)
             print(json.dumps(answer, indent=2, ensure_ascii=False))
         elif self.options.csv:
-            self._write_csv(results.csv_rows(self.classifier.label_names, self._results(paths)))
+            names, gate = self.classifier.label_names, self.options.gate
+            self._write_csv(results.csv_rows(names, self._results(paths), gate))
         else:
             self._print_text(self._results(paths), several=len(paths) > 1)
         if self.options.heatmaps:
@@ -160,6 +170,7 @@ class _Run:
     def _results(self, paths: list[Path]) -> Iterator[tuple[str, Result]]:
         from tqdm import tqdm
 
+        from cft import results
         from cft.errors import RadiographError
 
         point = self.options.operating_point
@@ -175,9 +186,26 @@ class _Run:
             if isinstance(result, RadiographError):
                 self.failed += 1
                 tqdm.write(f"{path}: {result}", file=sys.stderr)
-            elif self.options.heatmaps:
+                yield str(path), result
+                continue
+            refused = results.withheld(result, self.options.gate)
+            if refused:
+                self.failed += 1
+            self._say_gate(path, result)
+            if self.options.heatmaps and not refused:
                 self._write_heatmaps(number, path, result)
             yield str(path), result
+
+    def _say_gate(self, path: Path, findings: Findings) -> None:
+        """The reasons of the gate on stderr, unless the text that is printed has them."""
+        from tqdm import tqdm
+
+        from cft import results
+
+        printed = not (self.options.json or self.options.csv or self.options.plain)
+        lines = results.gate_lines(findings)
+        if lines and self.options.gate != "off" and not printed:
+            tqdm.write(f"{path}: {' '.join(lines)}", file=sys.stderr)
 
     def _print_text(self, named_results: Iterable[tuple[str, Result]], several: bool) -> None:
         from cft import results
@@ -187,9 +215,11 @@ class _Run:
             if isinstance(result, RadiographError):
                 continue  # already named on stderr
             if self.options.plain:
+                if results.withheld(result, self.options.gate):
+                    continue  # already named on stderr
                 print((f"{name}\n" if several else "") + results.plain(result), end="")
             else:
-                print(results.table(name, result))
+                print(results.table(name, result, self.options.gate))
         if not self.options.plain:
             print(f"Model: {self.classifier.name}. {NOT_A_MEDICAL_DEVICE}")
             if any(category.evidence for category in self.classifier.categories.values()):

@@ -32,6 +32,7 @@ from cft.film.elements import (
     join_fragments,
     read_header,
 )
+from cft.film.gate import OTHER_MODALITIES, Gate, of_dicom
 from cft.film.grey import smallest_depth
 from cft.film.radiograph import Radiograph, View, check_size
 
@@ -58,16 +59,6 @@ _NOT_A_FILM = {
     "1.2.840.10008.5.1.4.1.1.9.": "a recording of a waveform",
     "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
     "1.2.840.10008.5.1.4.1.1.481.": "an object of radiotherapy",
-}
-
-_OTHER_MODALITIES = {
-    "CT": "computed tomography",
-    "MR": "magnetic resonance",
-    "US": "ultrasound",
-    "NM": "nuclear medicine",
-    "PT": "positron emission tomography",
-    "MG": "mammography",
-    "XA": "angiography",
 }
 
 _VIEW_POSITIONS: dict[str, View] = {
@@ -120,9 +111,9 @@ def read_dicom(data: bytes) -> Radiograph:
             stored = _decode(header, frame)  # (H, W) uint8 or uint16: bit patterns
             table, notes = _grey_table(header, frame, stored)
             pixels = _look_up(table, stored)
-        if modality := _OTHER_MODALITIES.get(header.text(Tag.Modality)):
+        if modality := OTHER_MODALITIES.get(header.text(Tag.Modality)):
             notes.append(f"{modality}, not a radiograph")
-        return Radiograph(pixels, _view(header), tuple(notes))
+        return Radiograph(pixels, _view(header), tuple(notes), _gate(header))
     except RadiographError:
         raise
     except Exception as error:  # the cause may quote the file, so it is not chained
@@ -373,3 +364,14 @@ def _view(header: Elements) -> View | None:
         return view
     item = header.first_item(Tag.ViewCodeSequence)
     return _VIEW_CODES.get(item.text(Tag.CodeValue)) if item else None
+
+
+def _gate(header: Elements) -> Gate:
+    """What the file says of what it shows."""
+    return of_dicom(
+        modality=header.text(Tag.Modality),
+        body_part=header.text(Tag.BodyPartExamined),
+        view_position=header.text(Tag.ViewPosition),
+        age=header.text(Tag.PatientAge),
+        image_type=header.texts(Tag.ImageType),
+    )

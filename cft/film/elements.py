@@ -1,7 +1,8 @@
-"""The data elements of a DICOM file that decide how a film looks, undecoded.
+"""The data elements of a DICOM file that decide how a film looks and what it shows, undecoded.
 
 Only those of `Tag` are read; names, dates, ids and descriptions are stepped over and never become
-objects of this process, let alone messages or logs.
+objects of this process, let alone messages or logs. The patient's age is compared with that of an
+adult and not kept.
 
 Why not by pydicom: its `dcmread`, with `force` and `specific_tags`, leads to the same pixels (or to
 none where garbage follows them), but pydicom 3.0.2 could not be held from outside to the limits of
@@ -37,13 +38,16 @@ EXPLICIT, DEFLATED, BIG_ENDIAN = IMPLICIT + ".1", IMPLICIT + ".1.99", IMPLICIT +
 
 
 class Tag(enum.IntEnum):
-    """The data elements that decide how a film looks, by their DICOM keywords."""
+    """The data elements that decide how a film looks and what it shows, by their DICOM keywords."""
 
     TransferSyntaxUID = 0x00020010
     MediaStorageSOPClassUID = 0x00020002
+    ImageType = 0x00080008
     SOPClassUID = 0x00080016
     Modality = 0x00080060
     CodeValue = 0x00080100
+    PatientAge = 0x00101010
+    BodyPartExamined = 0x00180015
     ViewPosition = 0x00185101
     SamplesPerPixel = 0x00280002
     PhotometricInterpretation = 0x00280004
@@ -128,10 +132,14 @@ class Elements:
 
     def text(self, tag: Tag) -> str:
         """First value of a text, without padding; empty where there is none."""
+        return self.texts(tag)[0]
+
+    def texts(self, tag: Tag) -> list[str]:
+        """All values of a text, without padding; one empty value where there is none."""
         if tag not in self.found:
-            return ""
+            return [""]
         text = bytes(self.found[tag].value[:1024]).decode("ascii", "replace")
-        return text.split("\\")[0].strip(" \0")
+        return [value.strip(" \0") for value in text.split("\\")]
 
     def number(self, tag: Tag, default: int | None = None) -> int:
         """First value of an unsigned short."""

@@ -22,6 +22,7 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from cft.errors import RadiographError
+from cft.film.gate import COLOUR, MOSTLY_COLOUR
 
 _Notes = tuple[str, ...]
 Grey = tuple[np.ndarray, _Notes]  # (H, W) float32 in [0, 1], and what was done
@@ -33,7 +34,6 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as Pil
 
 # TIFF tags
 _PHOTOMETRIC = 262
-_COLOUR_NOTE = "colour turned into grey"
 _STRETCH_NOTE = "scaled from its smallest value to its largest"
 _NO_DATA = 1e30
 
@@ -126,7 +126,7 @@ def _from_8_bits(picture: Image.Image | np.ndarray) -> Grey:
         grey[place] = _unit(np.asarray(tile.convert("L")))
         if alpha is not None:
             grey[place] *= alpha
-    notes: _Notes = (_COLOUR_NOTE,) if colourful > _COLOURFUL * reduced else ()
+    notes = _colour_notes(colourful / reduced) if reduced else ()
     return grey, notes + _transparency(least, most)
 
 
@@ -214,8 +214,7 @@ def from_colours(
     """
     if colours.ndim == 3:
         spread = _spread(colours[::8, ::8])
-        if (spread > _TINT * full_scale).mean() > _COLOURFUL:
-            notes += (_COLOUR_NOTE,)
+        notes += _colour_notes((spread > _TINT * full_scale).mean())
     height, width = colours.shape[:2]
     grey = np.empty((height, width), np.float32)
     step = max(1, _TILE**2 // width)
@@ -234,6 +233,14 @@ def from_colours(
 # More than a tint, or than the colour noise of JPEG: channels that differ by more than a tenth of
 # the full scale, in more than a hundredth of the picture.
 _TINT, _COLOURFUL = 0.1, 0.01
+_MOSTLY_COLOURFUL = 0.25
+
+
+def _colour_notes(share: float) -> _Notes:
+    """The notes on a picture of whose pixels a share is in colour."""
+    if share <= _COLOURFUL:
+        return ()
+    return (COLOUR, MOSTLY_COLOUR) if share > _MOSTLY_COLOURFUL else (COLOUR,)
 
 
 def _spread(rgb: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from cft.errors import RadiographError
+from cft.film.gate import PASS, Gate, of_notes
 from cft.film.grey import Grey, from_colours, grey_from_pil, grey_from_uint16, split_alpha
 
 View = Literal["PA", "AP", "lateral"]
@@ -30,16 +31,23 @@ class Radiograph:
     notes
         What the reader did that a reader of the film should know, such as
         "inverted MONOCHROME1". Never anything of the patient's.
+    gate
+        What the file says for and against its being a frontal film; the picture itself has not
+        been looked at.
+    synthetic
+        Whether it is the example film of this package, which no patient is on.
     """
 
     pixels: np.ndarray
     view: View | None = None
     notes: tuple[str, ...] = ()
+    gate: Gate = PASS
+    synthetic: bool = False
 
     @classmethod
     def _of(cls, grey: Grey) -> Radiograph:
         pixels, notes = grey
-        return cls(pixels, None, notes)
+        return cls(pixels, None, notes, of_notes(notes))
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> Radiograph:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from cft.errors import RadiographError
+from cft.film.gate import SYNTHETIC, is_example
 from cft.film.picture import read_picture
 from cft.film.radiograph import MAX_BYTES, Radiograph
 
@@ -84,7 +86,8 @@ def read_radiograph(source: str | os.PathLike | bytes | BinaryIO) -> Radiograph:
         from cft.film.dicom import read_dicom  # which imports this module
 
         return read_dicom(data)
-    return read_picture(data, name)
+    film = read_picture(data, name)
+    return replace(film, gate=SYNTHETIC, synthetic=True) if is_example(data) else film
 
 
 # ------------------------------------------------------------------------------ bytes

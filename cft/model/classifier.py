@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -14,10 +15,15 @@ import torch
 from torch import nn
 
 from cft.errors import RadiographError
+from cft.film.gate import Gate, of_pixels
+from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
+from cft.model.gate import gatekeeper_of
 from cft.model.network import build_network, try_out, with_one_head
+
+_LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 
 
 class _Streams(Protocol):
@@ -49,6 +55,9 @@ class Classifier:
         The timm network, in evaluation mode.
     device
         Where it runs.
+    gatekeeper
+        The `cft.model.gate.Gatekeeper` that looks at films: of this model, else of the bundled one;
+        None where there is neither, or where the gate is switched off (``CFT_GATE=off``).
     reference, commit
         The repository and revision on the Hub, and the commit that it was when the model was
         loaded; None for a local folder.
@@ -68,6 +77,10 @@ class Classifier:
         self.network = build_network(folder)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
         self.has_heatmaps = try_out(self.network, folder, self.device)
+        self._is_gated = os.environ.get("CFT_GATE") != "off"
+        self.gatekeeper = (
+            gatekeeper_of(folder, self.network, self.device) if self._is_gated else None
+        )
 
     @property
     def name(self) -> str:
@@ -127,8 +140,8 @@ class Classifier:
             while batch := list(islice(films, batch_size)):
                 prepare = map if len(batch) == 1 else pool.map
                 prepared = list(prepare(self._prepare, batch))
-                inputs = [item.input for item in prepared if isinstance(item, _Prepared)]
-                rows = iter(zip(*self._forward(torch.stack(inputs)), strict=True) if inputs else ())
+                films_read = [item for item in prepared if isinstance(item, _Prepared)]
+                rows = iter(zip(*self._forward(films_read), strict=True) if films_read else ())
                 for item in prepared:
                     yield self._findings(item, *next(rows)) if isinstance(item, _Prepared) else item
 
@@ -142,28 +155,72 @@ class Classifier:
             radiograph = as_radiograph(film)
         except RadiographError as error:
             return error
+        seen = self.preprocess(radiograph.pixels)
         return _Prepared(
-            self.preprocess(radiograph.pixels),
+            seen,
+            self._input_of_gate(radiograph, seen),
             radiograph.view,
             radiograph.notes,
             radiograph.pixels.shape,
+            self._gate_before(radiograph),
         )
 
+    def _input_of_gate(self, radiograph: Radiograph, seen: torch.Tensor) -> torch.Tensor | None:
+        """What the gatekeeper looks at: the network's own input, if it is the same network."""
+        if self.gatekeeper is None or radiograph.synthetic:
+            return None
+        if self.gatekeeper.network is self.network:
+            return seen
+        return self.gatekeeper.preprocess(radiograph.pixels)
+
+    def _gate_before(self, radiograph: Radiograph) -> Gate:
+        """The gate by what file and plain picture say."""
+        if radiograph.synthetic:
+            return radiograph.gate
+        if not self._is_gated:
+            return Gate()
+        gate = radiograph.gate & of_pixels(radiograph.pixels)
+        return gate if self._knows(radiograph.view) else gate & _LATERAL_GATE
+
     @torch.inference_mode()
-    def _forward(self, batch: torch.Tensor) -> tuple[np.ndarray, Iterable[np.ndarray | None]]:
-        """(N, C, H, W) -> scores (N, K) and local scores (N, K, h, w), from one pass."""
-        features = self.network.forward_features(
-            batch.to(self.device, memory_format=torch.channels_last)
-        )
+    def _forward(
+        self, films: Sequence[_Prepared]
+    ) -> tuple[np.ndarray, Iterable[np.ndarray | None], list[Gate]]:
+        """N films -> scores (N, K), local scores (N, K, h, w) and gates, from one pass."""
+        batch = torch.stack([film.input for film in films])
+        own = self.gatekeeper is not None and self.gatekeeper.network is self.network
+        with self.gatekeeper.listening() if own else nullcontext({}) as heard:  # type: ignore[union-attr]  # it is not None
+            features = self.network.forward_features(
+                batch.to(self.device, memory_format=torch.channels_last)
+            )
+        gates = self._gates(films, heard if own else None)
         scores = self.network.forward_head(features)
         head = self.network.get_classifier()
         if not self.has_heatmaps or not isinstance(head, nn.Linear):
-            return scores.cpu().numpy(), [None] * len(scores)
+            return scores.cpu().numpy(), [None] * len(scores), gates
         maps = torch.einsum("kd,ndhw->nkhw", head.weight, features) + head.bias[:, None, None]
-        return scores.cpu().numpy(), maps.cpu().numpy()
+        return scores.cpu().numpy(), maps.cpu().numpy(), gates
+
+    def _gates(
+        self, films: Sequence[_Prepared], heard: Mapping[str, torch.Tensor] | None
+    ) -> list[Gate]:
+        """The gates of films with all evidence; `heard`: of this network's pass, if that counts."""
+        if self.gatekeeper is None:
+            return [film.gate for film in films]
+        looked_at = [film for film in films if film.seen_by_gate is not None]
+        if heard is not None:
+            every = self.gatekeeper.judge(heard, len(films))
+        else:
+            batch = [film.seen_by_gate for film in looked_at if film.seen_by_gate is not None]
+            answers = iter(self.gatekeeper.look(torch.stack(batch)) if batch else ())
+            every = [next(answers) if film.seen_by_gate is not None else Gate() for film in films]
+        return [
+            film.gate if film.seen_by_gate is None else film.gate & gate
+            for film, gate in zip(films, every, strict=True)
+        ]
 
     def _findings(
-        self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None
+        self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None, gate: Gate
     ) -> Findings | RadiographError:
         if not np.isfinite(scores).all():  # of a network that overflows on this film
             return RadiographError("the network's scores of this film are not finite")
@@ -178,6 +235,7 @@ class Classifier:
             view=film.view,
             notes=film.notes if self._knows(film.view) else (LATERAL, *film.notes),
             shape=film.shape,
+            gate=gate,
             _categories=self.categories,
             _region=self.preprocess.seen_region(*film.shape),
             _maps=maps,
@@ -189,6 +247,8 @@ class _Prepared:
     """A film ready for the network, without its full-size pixels."""
 
     input: torch.Tensor  # (C, H, W)
+    seen_by_gate: torch.Tensor | None  # (C, H, W), None if the gatekeeper is not asked
     view: str | None
     notes: tuple[str, ...]
     shape: tuple[int, int]
+    gate: Gate

@@ -20,6 +20,7 @@ from cft.model.averaging import AVERAGES
 from cft.model.calibration import apply_platt
 from cft.model.conformal import Band
 from cft.model.fields import Fields, check_values, shown
+from cft.model.gate_statistics import GateStatistics
 from cft.model.measured import Tested, TestSet, read_test_sets, tested_at
 from cft.model.preprocess import Preprocess
 
@@ -188,6 +189,8 @@ class ModelConfig:
         What `cft.model.selftest` compares with, or None.
     members, average
         Of an ensemble; for a single network none, and None.
+    gate
+        What the gate has learnt of films; None if the folder does not say.
     """
 
     architecture: str
@@ -203,6 +206,7 @@ class ModelConfig:
     reference: Reference | None = None
     members: tuple[Member, ...] = ()
     average: str | None = None
+    gate: GateStatistics | None = None
     _where: str = ""
 
     @property
@@ -272,6 +276,7 @@ class ModelConfig:
             reference=_reference(ours.optional_object("reference"), labels),
             members=members,
             average=_average(ours) if members else None,
+            gate=GateStatistics.read(ours.optional_object("gate")),
             _where=where,
         )
 

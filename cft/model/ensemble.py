@@ -20,6 +20,7 @@ import torch
 
 from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
+from cft.film.gate import VERDICTS, Gate
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
 from cft.model.averaging import combine
@@ -159,12 +160,24 @@ class Ensemble:
             view=first.view,
             notes=first.notes,
             shape=first.shape,
+            gate=_middle([answer.gate for answer in found], self.weights),
             _categories=self.categories,
             _region=first._region,
             _maps=None,
             _members=tuple(found),
             _shares=self.weights,
         )
+
+
+def _middle(gates: Sequence[Gate], weights: Sequence[float]) -> Gate:
+    """The weighted median of the members' gates, by the gravity of their verdicts."""
+    order = sorted(range(len(gates)), key=lambda i: VERDICTS.index(gates[i].verdict))
+    below = 0.0
+    for i in order:
+        below += weights[i]
+        if below >= 0.5:
+            return gates[i]
+    return gates[order[-1]]
 
 
 def _decode(film: Any) -> Radiograph | RadiographError:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cft.film.gate import PASS, Gate
 from cft.heatmap import spread
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
@@ -40,6 +41,9 @@ class Findings:
         What the reader knows about the film, see `cft.Radiograph`.
     shape
         (H, W) of the film in pixels.
+    gate
+        Whether the film may be answered, and why not: a `cft.film.gate.Gate`. The numbers are here
+        even where it is refused.
     """
 
     scores: dict[str, float]
@@ -52,6 +56,7 @@ class Findings:
     _region: tuple[float, float, float, float] = field(repr=False)
     _maps: np.ndarray | None = field(repr=False)  # (K, h, w) local scores
     point: str | None = None
+    gate: Gate = PASS
 
     @property
     def evidence(self) -> dict[str, str | None]:
@@ -252,6 +257,7 @@ class Findings:
         """The findings as plain JSON types, most evidence first; see `cft.results.document`."""
         return {
             "sentence": self.sentence,
+            "gate": self.gate.to_dict(),
             "findings": [self._row(label) for label in self.order],
             "operating_point": self.point,
             "view": self.view,

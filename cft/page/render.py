@@ -11,6 +11,7 @@ Whatever a visitor or a model folder could have written is text: the templates e
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
+from cft.film.turn import OFFERS
 from cft.labels import DATASETS
 from cft.model.config import point_names
 from cft.model.findings import LATERAL
@@ -120,9 +122,12 @@ def self_test_notice(result: SelfTest) -> str:
 # ------------------------------------------------------------------------------- results
 
 
+#: A film for the page: its name, its findings or error, and its rendering, (h, w) uint8.
+Shown = tuple[str, results.Result, "np.ndarray | None"]
+
+
 def films_html(
-    classifier: Model,
-    films: list[tuple[str, results.Result, np.ndarray | None]],
+    classifier: Model, films: Sequence[Shown], offers: Mapping[int, Shown] | None = None
 ) -> str:
     """All films of one request.
 
@@ -131,11 +136,15 @@ def films_html(
     classifier
         The model that was used.
     films
-        Per film its name, its findings or error, and its rendering, (h, w) uint8.
+        The films.
+    offers
+        Number of a film that lies wrongly -> the same film turned, for a click to show.
     """
     points = _points(classifier)
     named = [[(name, _at(result, point)) for name, result, _ in films] for point in points]
     entries = [_film(classifier, number, *film) for number, film in enumerate(films)]
+    for number, offer in (offers or {}).items():
+        entries[number]["offer"] = _offer(classifier, number, films[number], offer)
     first = next((entry for entry in entries if entry["error"] is None), None)
     if first:
         first["open"] = True
@@ -205,12 +214,37 @@ def _film(
         "open": False,
         "sentences": [at.sentence for at in views],
         "facts": [*view, size, *(note for note in result.notes if note and note != LATERAL)],
-        "warning": LATERAL.capitalize() if LATERAL in result.notes else "",
+        "warning": _warning(result),
+        "refusal": " ".join(result.gate.reasons) if result.gate.verdict == "refuse" else "",
+        "offer": None,
         "picture": data_address(heatmap.encode_png(picture), "image/png"),
         "width": width,
         "height": height,
         "findings": list(finding_rows(classifier, views)),
     }
+
+
+def _warning(findings: cft.Findings) -> str:
+    """What stands above the numbers of a film, in sentences."""
+    if findings.gate.verdict == "refuse":
+        return f"Not to be answered. {' '.join(findings.gate.reasons)} The numbers mean nothing."
+    if findings.gate.verdict == "warn":
+        return " ".join(findings.gate.reasons)
+    return f"{LATERAL.capitalize()}." if LATERAL in findings.notes else ""
+
+
+def _offer(classifier: Model, number: int, film: Shown, offer: Shown) -> dict[str, Any]:
+    """A film that has been turned, and the words of the click that shows it."""
+    findings = film[1]
+    assert isinstance(findings, cft.Findings)
+    assert findings.gate.turn is not None
+    text = OFFERS[findings.gate.turn][0]
+    entry = _film(classifier, _MOST_FILMS + number, *offer)
+    return {**entry, "text": f"{text[:1].upper()}{text[1:]} and read it again"}
+
+
+# Numbers of films that were turned begin there, so that no two have the same.
+_MOST_FILMS = 1000
 
 
 # --------------------------------------------------------------------------------- about

@@ -18,12 +18,10 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-import numpy as np
 import torch
 from gradio.route_utils import GradioMultiPartParser
 from gradio.routes import file_upload_statuses
@@ -35,6 +33,7 @@ import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
+from cft.film.turn import turned
 from cft.model.bundled import BUNDLED
 from cft.model.config import point_names
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
@@ -64,21 +63,22 @@ _UNHEARD_SECONDS = 60
 # ------------------------------------------------------------------------------ handlers
 
 
-def predict(classifier: Model, films: Iterable[Film], point: str | None = None) -> dict[str, Any]:
+def predict(
+    classifier: Model, films: Iterable[Film], point: str | None = None, gate: str = "refuse"
+) -> dict[str, Any]:
     """The findings of some films as the JSON document of `cft.results.document`.
 
-    `point` names the operating points; None: the model's own choice.
+    `point` names the operating points; None: the model's own choice. `gate`: see there.
     """
     found = ((name, result) for name, result, _ in examine(classifier, films))
-    return results.document(
-        classifier,
-        ((name, r if isinstance(r, cft.RadiographError) else r.at(point)) for name, r in found),
-    )
+    at = ((name, r if isinstance(r, cft.RadiographError) else r.at(point)) for name, r in found)
+    return results.document(classifier, at, gate)
 
 
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
-    return render.films_html(classifier, list(examine(classifier, films)))
+    offers: dict[int, render.Shown] = {}
+    return render.films_html(classifier, list(examine(classifier, films, offers)), offers)
 
 
 def check_point(classifier: Model, point: Any) -> None:
@@ -101,13 +101,14 @@ def self_tested(classifier: Model) -> SelfTest:
 
 
 def examine(
-    classifier: Model, films: Iterable[Film]
-) -> Iterator[tuple[str, results.Result, np.ndarray | None]]:
+    classifier: Model, films: Iterable[Film], offers: dict[int, render.Shown] | None = None
+) -> Iterator[render.Shown]:
     """Film by film: name, findings or error, and the film for the screen, (h, w) uint8.
 
-    Only one film is in memory at its full size, however many there are.
+    Only one film is in memory at its full size, however many there are. Into `offers` goes, by its
+    number, how a film would be answered that certainly lies wrongly, if it were turned.
     """
-    for name, film in films:
+    for number, (name, film) in enumerate(films):
         try:
             radiograph = as_radiograph(film)
         except cft.RadiographError as error:
@@ -115,15 +116,28 @@ def examine(
             continue
         findings = next(iter(classifier.stream([radiograph])))
         picture = heatmap.rendering(radiograph.pixels, _FILM_SIDE)
+        if offers is not None and (offer := _offer(classifier, name, radiograph, findings)):
+            offers[number] = offer
         del radiograph  # before the next one is read
         yield name, findings, picture
 
 
+def _offer(
+    classifier: Model, name: str, film: cft.Radiograph, findings: results.Result
+) -> render.Shown | None:
+    """The film turned as its gate proposes, unless the gate would refuse that as well."""
+    if isinstance(findings, cft.RadiographError) or findings.gate.turn is None:
+        return None
+    other = turned(film, findings.gate.turn)
+    answer = next(iter(classifier.stream([other])))
+    if isinstance(answer, cft.RadiographError) or answer.gate.verdict == "refuse":
+        return None
+    return name, answer, heatmap.rendering(other.pixels, _FILM_SIDE)
+
+
 def example_film() -> Film:
     """The film for visitors who have none, drawn by code."""
-    film = cft.read_radiograph(EXAMPLE)
-    note = "drawn by a program: it shows no patient, and findings in it mean nothing"
-    return "Synthetic example film", replace(film, notes=(note,))
+    return "Synthetic example film", cft.read_radiograph(EXAMPLE)
 
 
 # --------------------------------------------------------------------------------- page
@@ -152,9 +166,13 @@ class _Page(gr.Blocks):
         """Whether a request of the queue, by its id, waits or runs."""
         return request in self._queue.event_ids_to_events
 
-    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        if block_fn.api_name == "predict" and len(inputs) == 1:  # it may say nothing of the gate
+            inputs = [*inputs, results.GATES[0]]
         try:
-            return await super().preprocess_data(*args, **kwargs)
+            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
         except gr.Error:
             raise
         except Exception:
@@ -170,21 +188,24 @@ def build(
 ) -> _Page:
     """The page, wired to one model; nothing is started. `fallback`: see `load_model`."""
 
-    def predict_uploads(files: list, point: str = "") -> dict:
+    def predict_uploads(files: list, point: str = "", gate: str = "refuse") -> dict:
         """Findings of chest X-rays. Research software, not a medical device.
 
         Takes up to 20 uploaded films (PNG, JPEG, TIFF, BMP, WebP or DICOM, up to 50 MB each) and
         gives a JSON object: "model" (architecture, weights_sha256, trained_on), "disclaimer" and
         "films". Each film has "file" and either "error", a sentence, or "sentence" (what is found),
-        "findings", most evidence first (label, probability in 0 to 1, score, operating_point,
-        distance from it, positive, ruled in or out, figures of test films), "view", "notes",
-        "height" and "width". The point is specific, balanced or sensitive, which operating points
-        decide; empty for the model's own choice.
+        "gate" (verdict: "pass", "warn" or "refuse"; reasons: sentences), "findings", most evidence
+        first (label, probability in 0 to 1, score, operating_point, distance from it, positive,
+        ruled in or out, figures of test films), "view", "notes", "height" and "width". The findings
+        of a film that is refused are left out, unless gate is "off". The point is specific,
+        balanced or sensitive, which operating points decide; empty for the model's own choice.
         """
+        if gate not in results.GATES:
+            raise _refusal(f"gate is {', '.join(results.GATES[:-1])} or {results.GATES[-1]}.")
         try:
             with uploads.reading(files) as films, line.timed(len(films)):
                 check_point(classifier, point)
-                return predict(classifier, films, point or None)
+                return predict(classifier, films, point or None, gate)
         except Refused as refused:
             raise _refusal(str(refused)) from None
 
@@ -235,8 +256,14 @@ def build(
         )
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
         point = gr.Textbox("", label="point", visible=False)
+        gate = gr.Textbox("refuse", label="gate", visible=False)
         called = hidden.click(
-            predict_uploads, [drop, point], findings, preprocess=False, api_name="predict", **heavy
+            predict_uploads,
+            [drop, point, gate],
+            findings,
+            preprocess=False,
+            api_name="predict",
+            **heavy,
         )
         # Where an answer would have stood, a sentence stands that the gate has chosen.
         sentence = gr.Textbox(visible=False)

@@ -37,7 +37,7 @@ ERROR_COLUMN = "error"
 
 # Columns of a table of predictions that are no category, besides those with a role.
 _DESCRIPTIVE = {
-    *(MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence"),
+    *(MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence", "gate"),
     *("operating_point", "above", "unsure", "sentence"),
 }
 _PATIENT_IN_KEY = re.compile(r"patient\d+")

@@ -18,6 +18,7 @@ from cft.architectures.heads import fold_heads
 from cft.errors import ModelFolderError, RadiographError
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import write_model_folder
+from cft.model.gate_statistics import GateStatistics
 from cft.model.load import load
 from cft.model.preprocess import Preprocess
 from cft.model.selftest import write_reference
@@ -44,6 +45,7 @@ def export(
     categories: Mapping[str, Any],
     metrics: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    gate: GateStatistics | None = None,
     *,
     half: bool = False,
 ) -> Path:
@@ -65,6 +67,8 @@ def export(
         Name of a test set -> what `train.evaluation.scores.evaluate_scores` found.
     provenance
         Where the model comes from; see `provenance_of`.
+    gate
+        What the gate has learnt, if it has.
     half
         Store the weights in 16 bits; `round_weights` has to have rounded them, or what was measured
         is another network.
@@ -96,6 +100,7 @@ def export(
             "categories": dict(categories),
             "provenance": dict(provenance),
             "metrics": rounded(dict(metrics)),
+            **({} if gate is None else {"gate": gate.to_config()}),
         },
     }
     config, state = fold_heads(config, network.state_dict())

@@ -1,0 +1,352 @@
+"""Pictures that are no upright frontal film, made of films and of nothing: the gate learns them.
+
+Nothing is downloaded: the pictures are the films themselves, turned, cut up, pasted together and
+warped, and what a program can draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+
+__all__ = ["TURNS", "disturbed", "drawn", "spoilt"]
+
+#: How a film can lie: name -> the picture that is seen then. All work on (..., H, W).
+TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "upright": lambda x: x,
+    "left": lambda x: torch.rot90(x, 1, (-2, -1)),
+    "upside down": lambda x: torch.rot90(x, 2, (-2, -1)),
+    "right": lambda x: torch.rot90(x, -1, (-2, -1)),
+    "mirrored": lambda x: x.flip(-1),
+    "inverted": lambda x: 1 - x,
+}
+
+
+def disturbed(
+    films: torch.Tensor, random: np.random.Generator, strength: float = 1
+) -> torch.Tensor:
+    """Films as other machines, windows and hospitals might have made them.
+
+    Rotated by a few degrees, shifted, enlarged or reduced, stretched, of another contrast,
+    brightness and gamma, some of them less sharp, so that none of this is a reason to refuse.
+
+    Parameters
+    ----------
+    films
+        (N, 1, H, W) float32 in [0, 1].
+    random
+        Draws the changes.
+    strength
+        Factor on all changes.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, 1, H, W) float32 in [0, 1].
+    """
+    n = len(films)
+    u = torch.from_numpy(random.uniform(-1, 1, (n, 9)).astype(np.float32)) * strength
+    films = _less_sharp(films, random)
+    angle, size = u[:, 0] * math.radians(10), torch.exp(u[:, 1] * 0.18)
+    wide, high = size * torch.exp(u[:, 2] * 0.12), size * torch.exp(-u[:, 2] * 0.12)
+    cos, sin = angle.cos(), angle.sin()
+    rows = [cos * wide, -sin * high, u[:, 3] * 0.12, sin * wide, cos * high, u[:, 4] * 0.12]
+    grid = F.affine_grid(torch.stack(rows, 1).view(-1, 2, 3), list(films.shape), False)
+    films = F.grid_sample(films, grid, align_corners=False)
+    column = (slice(None), None, None, None)
+    films = (films - 0.5) * torch.exp(0.4 * u[:, 5])[column] + 0.5 + 0.15 * u[:, 6][column]
+    return films.clamp(1e-4, 1) ** torch.exp(0.4 * u[:, 7])[column]
+
+
+def _less_sharp(films: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Half of the films as if they had been stored at 56 to 160 pixels a side."""
+    parts = []
+    for film in films:
+        if random.random() < 0.5:
+            side = int(random.integers(56, 161))
+            small = F.interpolate(film[None], (side, side), mode="bilinear", antialias=True)
+            film = F.interpolate(small, film.shape[-2:], mode="bilinear", antialias=True)[0]
+        parts.append(film)
+    return torch.stack(parts)
+
+
+# ------------------------------------------------------------------------- of films
+
+
+def spoilt(films: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Each film made into something that has a film's texture but is not a whole chest.
+
+    Parameters
+    ----------
+    films
+        (N, 1, H, W) float32 in [0, 1].
+    random
+        Chooses what becomes of each.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, 1, H, W) float32 in [0, 1].
+    """
+    ways = (_shuffled, _cut_out, _collage, _in_an_ellipse, _swirled, _scrambled, _folded, _far_away)
+    out = []
+    for film in films:
+        other = films[int(random.integers(len(films)))]
+        made = ways[int(random.integers(len(ways)))](film[0], other[0], random)
+        out.append(made[None].clamp(0, 1))
+    return torch.stack(out)
+
+
+def _shuffled(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """The parts of the film in another order."""
+    parts = int(random.integers(2, 6))
+    size = film.shape[0] // parts
+    blocks = film[: parts * size, : parts * size].reshape(parts, size, parts, size)
+    blocks = blocks.transpose(1, 2).reshape(-1, size, size)
+    order = torch.from_numpy(random.permutation(len(blocks)))
+    blocks = torch.stack([torch.rot90(x, int(random.integers(4))) for x in blocks[order]])
+    joined = blocks.reshape(parts, parts, size, size).transpose(1, 2)
+    return _resized(joined.reshape(parts * size, parts * size), *film.shape)
+
+
+def _cut_out(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """A small part of the film, enlarged, some of them turned."""
+    height, width = film.shape
+    share = random.uniform(0.12, 0.5, 2)
+    h, w = int(share[0] * height), int(share[1] * width)
+    top, left = int(random.integers(height - h)), int(random.integers(width - w))
+    part = _resized(film[top : top + h, left : left + w], height, width)
+    return torch.rot90(part, int(random.integers(4)))
+
+
+def _collage(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """Two or four films in one picture."""
+    height, width = film.shape
+    if random.random() < 0.4:
+        halves = [_resized(x, height, width // 2) for x in (film, other)]
+        return _resized(torch.cat(halves, 1), height, width)
+    if random.random() < 0.4:
+        halves = [_resized(x, height // 2, width) for x in (film, other)]
+        return _resized(torch.cat(halves, 0), height, width)
+    four = [_resized(x, height // 2, width // 2) for x in (film, other, film.flip(-1), other)]
+    return _resized(torch.cat([torch.cat(four[:2], 1), torch.cat(four[2:], 1)], 0), height, width)
+
+
+def _in_an_ellipse(
+    film: torch.Tensor, other: torch.Tensor, random: np.random.Generator
+) -> torch.Tensor:
+    """A part of the film inside an ellipse on black, as sections of a body are."""
+    part = _cut_out(film, other, random) if random.random() < 0.6 else other
+    y, x = _grid(*film.shape)
+    a, b = random.uniform(0.5, 0.95, 2)
+    r = ((x / a) ** 2 + (y / b) ** 2).sqrt()
+    rim = float(random.uniform(0, 0.8)) * torch.exp(-(((r - 0.92) / 0.05) ** 2))
+    return torch.where(r < 1, part * float(random.uniform(0.4, 1.1)) + rim, 0.0)
+
+
+def _swirled(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """The film turned the more, the nearer to a point."""
+    y, x = _grid(*film.shape)
+    cy, cx = random.uniform(-0.3, 0.3, 2)
+    turn = float(random.choice([-1, 1]) * random.uniform(2, 6))
+    r = ((x - cx) ** 2 + (y - cy) ** 2).sqrt()
+    angle = turn * torch.exp(-2 * r) + float(random.uniform(0, 2 * math.pi))
+    cos, sin = angle.cos(), angle.sin()
+    grid = torch.stack([cx + cos * (x - cx) - sin * (y - cy), cy + sin * (x - cx) + cos * (y - cy)])
+    return _sampled(film, grid)
+
+
+def _folded(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """The film wound around a point, as a ring."""
+    y, x = _grid(*film.shape)
+    r = (x**2 + y**2).sqrt() * float(random.uniform(1, 1.6))
+    angle = torch.atan2(y, x) / math.pi
+    grid = torch.stack([angle * float(random.choice([1, 2, 3])) % 2 - 1, 2 * r - 1])
+    return _sampled(film, grid)
+
+
+def _scrambled(
+    film: torch.Tensor, other: torch.Tensor, random: np.random.Generator
+) -> torch.Tensor:
+    """Noise with the film's own spectrum."""
+    noise = torch.from_numpy(random.standard_normal(film.shape).astype(np.float32))
+    phase = torch.angle(torch.fft.fft2(noise))
+    made = torch.fft.ifft2(torch.polar(torch.fft.fft2(film).abs(), phase)).real
+    return (made - made.min()) / (made.max() - made.min() + 1e-6)
+
+
+def _far_away(film: torch.Tensor, other: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """The film small, somewhere on a plain ground."""
+    height, width = film.shape
+    h, w = (int(s * side) for s, side in zip(random.uniform(0.2, 0.5, 2), film.shape, strict=True))
+    ground = torch.full((height, width), float(random.uniform(0, 1)))
+    top, left = int(random.integers(height - h)), int(random.integers(width - w))
+    ground[top : top + h, left : left + w] = _resized(film, h, w)
+    return ground
+
+
+# ----------------------------------------------------------------------- of nothing
+
+
+def drawn(shape: tuple[int, int], random: np.random.Generator) -> torch.Tensor:
+    """A picture that shows nothing of a body: (H, W) float32 in [0, 1]."""
+    ways = (_leaves, _noise, _text, _screen, _lines, _plain, _rods, _discs)
+    picture = ways[int(random.integers(len(ways)))](shape, random)
+    return torch.from_numpy(np.clip(picture, 0, 1).astype(np.float32))
+
+
+def _leaves(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Shapes of all sizes that cover each other, whose statistics are those of photographs.
+
+    Lee, Mumford and Huang, IJCV 41 (2001) 35-59: the dead leaves model.
+    """
+    height, width = shape
+    image = Image.new("L", (width, height), int(random.integers(256)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(random.integers(30, 300))):
+        r = min(width, 3 / random.power(1) if random.random() < 0.5 else random.uniform(4, 60))
+        x, y, grey = random.uniform(0, width), random.uniform(0, height), int(random.integers(256))
+        stretch = random.uniform(0.3, 1)
+        box = (x - r, y - r * stretch, x + r, y + r * stretch)
+        (draw.ellipse if random.random() < 0.6 else draw.rectangle)(box, fill=grey)
+    picture = np.asarray(image, np.float32) / 255
+    y, x = np.mgrid[0:height, 0:width] / max(shape)
+    light = 1 + random.uniform(-0.5, 0.5) * x + random.uniform(-0.5, 0.5) * y
+    return picture * light + random.normal(0, random.uniform(0, 0.06), shape)
+
+
+def _noise(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Noise, from white to clouds."""
+    fy, fx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    amplitude = np.maximum(np.hypot(fy, fx), 1 / max(shape)) ** -random.uniform(0, 2)
+    made = np.fft.irfft2(np.fft.rfft2(random.standard_normal(shape)) * amplitude, shape)
+    made = (made - made.mean()) / (made.std() + 1e-9)
+    return 0.5 + made * random.uniform(0.05, 0.4)
+
+
+def _text(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """A page of letters."""
+    height, width = shape
+    dark = random.random() < 0.7
+    image = Image.new("L", (width, height), 255 if dark else 0)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=float(random.uniform(6, 40)))
+    y = random.uniform(0, 20)
+    while y < height:
+        letters = "".join(chr(int(c)) for c in random.integers(33, 123, 60))
+        words = " ".join(letters[i : i + 5] for i in range(0, 60, 5))
+        draw.text((random.uniform(0, 30), y), words, fill=0 if dark else 255, font=font)
+        y += font.size * random.uniform(1, 2)
+    return np.asarray(image, np.float32) / 255
+
+
+def _screen(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Frames, bars and letters, as on a screen."""
+    height, width = shape
+    image = Image.new("L", (width, height), int(random.integers(200, 256)))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(random.integers(3, 25))):
+        x, y = random.uniform(0, width), random.uniform(0, height)
+        box = (x, y, x + random.uniform(5, width), y + random.uniform(5, height / 2))
+        draw.rectangle(box, fill=int(random.integers(256)), outline=int(random.integers(256)))
+        draw.text((x + 3, y + 3), "File Edit View 12:30", fill=int(random.integers(256)))
+    return np.asarray(image, np.float32) / 255
+
+
+def _lines(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Lines and arcs on a plain ground, as in drawings and plots."""
+    height, width = shape
+    ground, ink = (255, 0) if random.random() < 0.6 else (0, 255)
+    image = Image.new("L", (width, height), ground)
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(random.integers(3, 40))):
+        x0, x1 = sorted(random.uniform(0, width, 2))
+        y0, y1 = sorted(random.uniform(0, height, 2))
+        thick = int(random.integers(1, 6))
+        if random.random() < 0.5:
+            draw.line((x0, random.uniform(0, height), x1, y1), fill=ink, width=thick)
+        else:
+            draw.arc((x0, y0, x1 + 1, y1 + 1), *random.uniform(0, 360, 2), fill=ink, width=thick)
+    return np.asarray(image, np.float32) / 255
+
+
+def _plain(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """One grey, a slope from one to another, a chequerboard, stripes."""
+    y, x = np.mgrid[0 : shape[0], 0 : shape[1]] / max(shape)
+    angle, waves = random.uniform(0, 2 * math.pi), random.uniform(1, 40)
+    along = math.cos(angle) * x + math.sin(angle) * y
+    low, high = random.uniform(0, 1, 2)
+    kind = int(random.integers(4))
+    if kind == 0:
+        mix = np.zeros(shape)
+    elif kind == 1:
+        mix = along
+    elif kind == 2:
+        mix = (np.floor(x * waves) + np.floor(y * waves)) % 2
+    else:
+        mix = 0.5 + 0.5 * np.sin(2 * math.pi * waves * along)
+    return low + (high - low) * mix
+
+
+def _rods(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """A few bright rods on dark, brighter at their rims: the bones of some limb."""
+    height, width = shape
+    y, x = np.mgrid[0:height, 0:width] / max(shape) - 0.5
+    picture = np.full(shape, random.uniform(0, 0.15))
+    fan, spread = random.uniform(0, 2 * math.pi), random.uniform(0.05, 0.5)
+    for number in range(int(random.integers(1, 9))):
+        angle = fan + (number - 3) * spread * random.uniform(0.6, 1.4)
+        cx, cy = random.uniform(-0.35, 0.35, 2)
+        along = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
+        across = -(x - cx) * math.sin(angle) + (y - cy) * math.cos(angle)
+        length, thick = random.uniform(0.1, 0.7), random.uniform(0.015, 0.1)
+        beyond = np.maximum(np.abs(along) - length, 0)
+        r = np.hypot(beyond, across) / thick
+        flesh = random.uniform(0.1, 0.4) * (r < random.uniform(1.5, 3.5))
+        bone = random.uniform(0.4, 0.9) * (r < 1) * (0.6 + 0.4 * r**2)
+        picture = np.maximum(picture, np.maximum(flesh, bone))
+    return picture + random.normal(0, 0.02, shape)
+
+
+def _discs(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
+    """Soft ellipses inside a large one, on black or white: a section, or cells in a fluid."""
+    height, width = shape
+    y, x = np.mgrid[0:height, 0:width] / max(shape) - 0.5
+    bright = random.random() < 0.4
+    picture = np.full(shape, random.uniform(0.6, 0.95) if bright else 0.0)
+    if not bright:
+        a, b = random.uniform(0.25, 0.5, 2)
+        r = np.hypot(x / a, y / b)
+        picture += (r < 1) * random.uniform(0.2, 0.6)
+        picture += (np.abs(r - 0.93) < random.uniform(0.02, 0.08)) * random.uniform(0, 0.5)
+    for _ in range(int(random.integers(2, 30))):
+        a, b = random.uniform(0.02, 0.18, 2)
+        cx, cy = random.uniform(-0.35, 0.35, 2)
+        edge = 0.5 - 0.5 * np.tanh(10 * (np.hypot((x - cx) / a, (y - cy) / b) - 1))
+        picture += edge * random.uniform(-0.3, 0.3)
+    return picture + random.normal(0, random.uniform(0, 0.05), shape)
+
+
+# ---------------------------------------------------------------------------- parts
+
+
+def _resized(picture: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    size = (height, width)
+    return F.interpolate(picture[None, None], size, mode="bilinear", antialias=True)[0, 0]
+
+
+def _grid(height: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """y and x of each pixel, from -1 to 1."""
+    y, x = torch.linspace(-1, 1, height), torch.linspace(-1, 1, width)
+    return y[:, None].expand(height, width), x[None].expand(height, width)
+
+
+def _sampled(film: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
+    """The film at (2, H, W) places (x, y) from -1 to 1."""
+    places = grid.permute(1, 2, 0)[None]
+    return F.grid_sample(film[None, None], places, align_corners=False)[0, 0]

@@ -1,0 +1,287 @@
+"""Films -> `GateStatistics`: what a model's gate learns, with no labels and no other data.
+
+From each film come copies that are turned, mirrored, inverted and spoilt; with pictures that a
+program draws they are what is not to pass. Films that fitted nothing choose the limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from cft.model.counterexamples import TURNS, disturbed, drawn, spoilt
+from cft.model.depths import Depth, depths_of, listening
+from cft.model.gate import differences, distances_at, evidence, probabilities
+from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics
+from cft.model.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
+
+__all__ = ["FEWEST", "MOST_CHECKED", "MOST_FITTED", "fit_gate"]
+
+#: Fewest films to fit and to check with, and how many more gain little.
+FEWEST, MOST_FITTED, MOST_CHECKED = 20, 600, 300
+
+# Components at a depth, and numbers of their matrix: 32 kB of a folder's 300.
+_MOST_COMPONENTS, _MOST_NUMBERS = 64, 2**14
+
+# Of the films that checked, so many are let pass; less is left to chance and to other hospitals.
+_PASSING = 0.99
+# Of those mirrored, so many are to be caught; beyond it, other hospitals' films are spared.
+_CAUGHT = 0.94
+# Least chance of "upright" that a film needs, whatever the films that checked needed.
+_LEAST, _MOST_NEEDED = 0.1, 0.5
+_CERTAIN = 0.9
+# How much farther than the farthest percent of the films that checked a film may be.
+_MARGIN = 1.5
+_BATCH = 16
+
+Features = dict[str, np.ndarray]  # module -> (N, GRID * GRID, C)
+Progress = Callable[[int], None]  # is told how many pictures more are done
+
+
+def fit_gate(
+    network: Network,
+    preprocess: Preprocess,
+    films: Sequence[np.ndarray] | np.ndarray,
+    checks: Sequence[np.ndarray] | np.ndarray,
+    *,
+    seed: int = 0,
+    progress: Progress = lambda count: None,
+) -> GateStatistics:
+    """Learn what upright frontal films look like to a network.
+
+    Parameters
+    ----------
+    network, preprocess
+        The network, in evaluation mode, and how its input is made.
+    films, checks
+        (N, H, W) uint8 of the size of the input: films to fit on, and films of other patients that
+        choose the limits. Of more than `MOST_FITTED` and `MOST_CHECKED` some are drawn.
+    seed
+        Of all that is drawn.
+    progress
+        Is called after each batch with how many pictures were done.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `FEWEST` of either, or the network shows no maps of features.
+    """
+    for name, given in (("fit", films), ("check", checks)):
+        if len(given) < FEWEST:
+            raise ValueError(f"{len(given)} films to {name} the gate with; it takes {FEWEST}")
+    depths = depths_of(network)
+    if not depths:
+        raise ValueError("the network has no stages that timm knows, so it cannot be a gate")
+    random = np.random.default_rng(seed)
+    films, checks = (
+        [given[i] for i in np.sort(random.permutation(len(given))[:most])]
+        for given, most in ((films, MOST_FITTED), (checks, MOST_CHECKED))
+    )
+    pictures = Pictures(network, preprocess, depths, progress)
+    looks = learn(pictures, films, random)
+    checked = pictures.features(_batches(checks))
+    mirrored = pictures.features(TURNS["mirrored"](x) for x in _batches(checks))
+    return statistics_of(depths, looks, checked, mirrored)
+
+
+class Pictures:
+    """Pictures -> features of a network."""
+
+    def __init__(
+        self,
+        network: Network,
+        preprocess: Preprocess,
+        depths: tuple[Depth, ...],
+        progress: Progress = lambda count: None,
+    ):
+        self.network, self.preprocess, self.depths = network, preprocess, depths
+        self.progress = progress
+
+    @torch.inference_mode()
+    def features(self, batches: Iterator[torch.Tensor]) -> Features:
+        """(n, 1, H, W) batches in [0, 1] -> the features of all of them, as float16."""
+        device = next(self.network.parameters()).device
+        parts: dict[str, list[np.ndarray]] = {depth.module: [] for depth in self.depths}
+        with listening(self.network, self.depths) as heard:
+            for batch in batches:
+                self.network.forward_features(self.preprocess.normalize(batch).to(device))
+                if set(heard) != set(parts):
+                    raise ValueError(
+                        "the network shows no maps of features, so it cannot be a gate"
+                    )
+                for name, rows in parts.items():
+                    rows.append(heard[name].cpu().numpy().astype(np.float16))
+                self.progress(len(batch))
+        return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+
+def _batches(films: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
+    for at in range(0, len(films), _BATCH):
+        yield torch.from_numpy(np.stack(films[at : at + _BATCH])).float()[:, None] / 255
+
+
+def learn(
+    pictures: Pictures, films: Sequence[np.ndarray], random: np.random.Generator
+) -> dict[str, Features]:
+    """The features of films and of what is made of them, by what it looks like."""
+    shape = films[0].shape
+    found: dict[str, Features] = {}
+    for name, turn in TURNS.items():
+        found[name] = pictures.features(turn(disturbed(x, random)) for x in _batches(films))
+    plain = pictures.features(_batches(films))
+    found["upright"] = _joined(found["upright"], plain)
+    twice = (spoilt(disturbed(x, random), random) for _ in range(2) for x in _batches(films))
+    nothing = (
+        torch.stack([drawn((shape[0], shape[1]), random) for _ in x])[:, None]
+        for x in _batches(films)
+    )
+    found["other"] = _joined(pictures.features(twice), pictures.features(nothing))
+    return found
+
+
+def pictures_needed(films: int, checks: int) -> int:
+    """How many pictures `fit_gate` shows to the network."""
+    return min(films, MOST_FITTED) * (len(TURNS) + 4) + 2 * min(checks, MOST_CHECKED)
+
+
+def _joined(*several: Features) -> Features:
+    return {name: np.concatenate([one[name] for one in several]) for name in several[0]}
+
+
+# --------------------------------------------------------------------------- statistics
+
+
+def statistics_of(
+    depths: tuple[Depth, ...],
+    looks: Mapping[str, Features],
+    checked: Features,
+    mirrored: Features,
+) -> GateStatistics:
+    """Features -> what a model folder stores.
+
+    Parameters
+    ----------
+    depths
+        Where the features come from.
+    looks
+        Look -> the features of pictures that look so, for each of `LOOKS` and "mirrored".
+    checked, mirrored
+        The features of films that fit nothing, as they are and mirrored.
+    """
+    films = looks["upright"]
+    found = tuple(_at_depth(depth, films[depth.module]) for depth in depths)
+    tables = {name: evidence(found, features)[0] for name, features in looks.items()}
+    sides = [differences(found, tables[name]) for name in ("upright", "mirrored")]
+    side_weights, _ = _regression(sides, _SIDE_STRENGTH)
+    tables["upright"] = np.concatenate([tables["upright"], tables["mirrored"]])
+    weights, bias = _regression([tables[name] for name in LOOKS], _STRENGTH)
+    statistics = GateStatistics(
+        depths=found,
+        weights=_as_stored(weights),
+        bias=bias,
+        side=_as_stored(side_weights[1] - side_weights[0]),
+        passes=_MOST_NEEDED,
+        certain=_CERTAIN,
+        mirrored=0.0,
+        far=0.0,
+        fitted=len(next(iter(films.values()))) // 2,
+        checked=len(next(iter(checked.values()))),
+    )
+    table, distance = evidence(found, checked)
+    upright = probabilities(statistics, table)[:, LOOKS.index("upright")]
+    right_way, wrong_way = (
+        differences(found, evidence(found, x)[0]) @ statistics.side for x in (checked, mirrored)
+    )
+    return replace(
+        statistics,
+        passes=float(np.clip(np.quantile(upright, 1 - _PASSING), _LEAST, _MOST_NEEDED)),
+        mirrored=float(
+            max(np.quantile(right_way, _PASSING), np.quantile(wrong_way, 1 - _CAUGHT), 0)
+        ),
+        far=float(_MARGIN * max(1, np.quantile(distance, _PASSING))),
+    )
+
+
+def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:
+    """What films are like at one depth; `films` (N, fields, C)."""
+    flat = films.reshape(-1, depth.channels).astype(np.float64)
+    mean = flat.mean(0)
+    values, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False).reshape(depth.channels, -1))
+    rank = max(1, min(depth.channels, _MOST_COMPONENTS, _MOST_NUMBERS // depth.channels))
+    order = np.argsort(-values)[:rank]
+    order = order[values[order] > 1e-10 * values.max()]  # a channel may be dead
+    scale = np.sqrt(values[order])
+    components = (vectors[:, order] / scale).T
+    # With the precision that a folder keeps, so that all that follows fits what is read again.
+    mean, components, scale = map(_as_stored, (mean, components, scale))
+    centred = films.astype(np.float32) - mean
+    z = centred @ components.T
+    unscaled = DepthStatistics(
+        module=depth.module,
+        channels=depth.channels,
+        mean=mean,
+        components=components,
+        scale=scale,
+        centre=_as_stored(z.mean(0)),
+        spread=_as_stored(np.maximum(z.std(0), 1e-3)),
+        away=(0.0, 1.0),
+        rest=(0.0, 1.0),
+    )
+    away, rest = distances_at(unscaled, centred, z)
+    complete = len(components) == depth.channels  # nothing is left over but rounding
+    return replace(
+        unscaled, away=_usual(away), rest=(0.0, _UNINTERESTING) if complete else _usual(rest)
+    )
+
+
+# Of a number that is to have no say, however large it is.
+_UNINTERESTING = 1e5
+
+
+def _usual(numbers: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation, rounded as they are stored."""
+    return round(float(numbers.mean()), 6), round(max(float(numbers.std()), 0.02), 6)
+
+
+def _as_stored(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float16).astype(np.float32)
+
+
+# Of the penalty on the weights, relative to that on one picture; see `_regression`.
+_STRENGTH, _SIDE_STRENGTH = 30.0, 300.0
+_STEPS = 60
+
+
+def _regression(tables: Sequence[np.ndarray], strength: float) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial regression of the class on its pictures: (K, D) weights and (K,) bias.
+
+    Minimises the sum of cross-entropies, each class weighing as much as any other, plus
+    strength / 2 times the squared weights.
+    """
+    x = torch.from_numpy(np.concatenate(tables))
+    y = torch.cat([torch.full((len(table),), k) for k, table in enumerate(tables)])
+    share = torch.tensor([len(x) / (len(tables) * len(table)) for table in tables])
+    weights = torch.zeros(len(tables), x.shape[1], requires_grad=True)
+    bias = torch.zeros(len(tables), requires_grad=True)
+    solver = torch.optim.LBFGS([weights, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        solver.zero_grad()
+        fit = F.cross_entropy(x @ weights.T + bias, y, share, reduction="sum")
+        total = (fit + strength / 2 * weights.square().sum()) / len(x)
+        total.backward()
+        return total
+
+    solver.step(loss)  # type: ignore[arg-type]  # torch's types want a float
+    if not math.isfinite(float(weights.abs().sum().detach())):
+        raise ValueError("the gate could not be fitted: the network's features are not finite")
+    return weights.detach().numpy(), bias.detach().numpy()
