@@ -56,8 +56,9 @@ _DRAINED = 256 * 2**20  # of an upload that is refused, so that the sentence arr
 
 _COOKIE = "cft_visitor"
 
-# Inputs of the API after the films: the name of the operating points.
-_UNASKED = ("",)
+# Inputs of the API after the films: the name of the operating points, and what is done with a film
+# that the model has no answer to.
+_UNASKED = ("", "refuse")
 
 _SELF_TEST = {True: "passed", False: "failed", None: "not possible"}
 

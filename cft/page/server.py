@@ -166,13 +166,9 @@ class _Page(gr.Blocks):
         """Whether a request of the queue, by its id, waits or runs."""
         return request in self._queue.event_ids_to_events
 
-    async def preprocess_data(
-        self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        if block_fn.api_name == "predict" and len(inputs) == 1:  # it may say nothing of the gate
-            inputs = [*inputs, results.GATES[0]]
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+            return await super().preprocess_data(*args, **kwargs)
         except gr.Error:
             raise
         except Exception:
