@@ -22,7 +22,8 @@ from train.evaluation import competition
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
-from train.metrics.decisions import calibration_figures, finite_or_none
+from train.metrics.calibration import calibration_figures
+from train.metrics.decisions import finite_or_none
 from train.tables import counted
 
 __all__ = ["Settings", "choose_points", "evaluate_models"]
