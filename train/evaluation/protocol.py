@@ -19,6 +19,7 @@ from cft.labels import CHEXPERT_5
 from cft.model.calibration import operating_point
 from cft.model.odds import sigmoid
 from train.evaluation import competition
+from train.evaluation.essentials import essentials
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
@@ -143,6 +144,13 @@ def _evaluate(
         )
 
     result = figures(np.arange(len(labels)), named)
+    further = essentials(
+        *(model.scores, labels, truth.groups, names),
+        probabilities=model.probabilities,
+        **settings.bootstrap,
+    )
+    for label, row in result["categories"].items():
+        row.update(further[label])
     missing = _missing_subsets(names, settings)
     result["notes"] = [*optimistic, *model.notes, *missing, *result["notes"]]
     result["operating_points"] = {
