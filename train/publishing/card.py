@@ -270,8 +270,8 @@ def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iter
                 yield stages_table(result)
         if "uncalibrated" in result:
             yield f"Before and after Platt scaling: {scaling_sentence(result)}"
-            yield calibration_table(result)
-        yield category_table(result["categories"])
+            yield str(calibration_table(result))
+        yield str(category_table(result["categories"]))
         yield (
             "AP: average precision. Brier: mean squared error of the probability. ECE: expected "
             "calibration error. DeLong: its 95 % interval of the AUROC."
@@ -280,8 +280,8 @@ def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iter
         decisions = decision_table(result["categories"], shown_subsets(result))
         if decisions:
             yield "At the operating points, which were chosen on validation films:"
-            yield decisions
-            yield from point_parts(result)
+            yield str(decisions)
+            yield from map(str, point_parts(result))
         if result["notes"]:
             yield "\n".join(f"- {note}" for note in result["notes"])
 
