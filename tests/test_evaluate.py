@@ -1411,7 +1411,7 @@ def test_a_title_never_leaves_its_figure(width):
 
 
 def test_twenty_models_look_different():
-    looks = [grids._line_style(i, str(i), {"other"}) for i in range(20)]
+    looks = [grids.line_style(i, str(i), {"other"}) for i in range(20)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
     markers = [(figure.colour_of(i), figure.pick(figure.MARKERS, i)) for i in range(20)]
     assert len(set(markers)) == 20

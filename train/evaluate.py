@@ -1,7 +1,8 @@
 """Stage 3: everything that is claimed about a model, in one command: python -m train.evaluate.
 
 Either runs models on a dataset (--model, --dataset, --data) or scores tables of predictions
-(--predictions, --truth). Writes one folder: report.json, report.md, predictions.csv and plots.
+(--predictions, --truth). Writes one folder: report.html for people, report.json for programs, both
+as report.md, predictions.csv and plots.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def _work_through(args: argparse.Namespace, settings: Settings) -> None:
     if args.save_ensemble:
         save_ensemble(args, results, run_)
     print(report.summary(results))
-    print(f"written to {args.out}")
+    print(f"written to {args.out}; for people: {args.out / 'report.html'}")
 
 
 def _check_places(args: argparse.Namespace) -> None:

@@ -25,6 +25,7 @@ from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
 from train.metrics.calibration import calibration_figures
 from train.metrics.decisions import finite_or_none
+from train.metrics.net_benefit import THRESHOLDS, net_benefit_of_rates
 from train.tables import counted
 
 __all__ = ["Settings", "choose_points", "evaluate_models"]
@@ -88,7 +89,8 @@ def evaluate_models(
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
         ``operating_points``, ``uncalibrated``, ``radiologists_below``, ``leaderboard`` and
-        ``subgroups`` where they apply), ``radiologists``, ``comparisons``.
+        ``subgroups`` where they apply), ``radiologists``, ``reader_net_benefit`` (reader ->
+        label -> a list of [threshold, net benefit]), ``comparisons``.
     """
     settings = settings or Settings()
     rates = _reader_rates(truth, readers)
@@ -110,6 +112,7 @@ def evaluate_models(
             }
             for reader, by_label in rates.items()
         },
+        "reader_net_benefit": _reader_benefit(truth, rates),
         "comparisons": _comparisons(truth, models, settings),
     }
 
@@ -261,6 +264,26 @@ def _reader_rates(
                 vote[np.isnan(share)] = np.nan
                 rates[MAJORITY][label] = competition.reader_rates(vote, truth.labels[:, c])
     return rates
+
+
+def _reader_benefit(
+    truth: Truth, rates: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> dict[str, dict[str, list[list[float]]]]:
+    """Net benefit of each reader's decisions at every threshold, where it is defined."""
+    return {
+        reader: {
+            label: np.stack(
+                [
+                    THRESHOLDS,
+                    net_benefit_of_rates(*pair, float(np.nanmean(truth.columns([label])))),
+                ],
+                axis=1,
+            ).tolist()
+            for label, pair in by_label.items()
+            if not np.isnan(pair).any()
+        }
+        for reader, by_label in rates.items()
+    }
 
 
 def _against_readers(

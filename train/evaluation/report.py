@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.evaluation.essential_tables import essential_parts
 from train.evaluation.scores import RATES
 from train.tables import (
     PLURALS,
@@ -95,6 +96,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
     for name, result in results["models"].items():
         parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
+        parts += essential_parts(result["categories"])
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]
         if "weights" in result:

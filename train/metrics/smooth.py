@@ -36,8 +36,10 @@ def lowess(x: np.ndarray, y: np.ndarray, at: np.ndarray, share: float = 2 / 3) -
             near = slice(*(np.searchsorted(x, place, side) for side in ("left", "right")))
         distance = x[near] - place
         weights = _tricube(distance, reach)
-        moments = [weights.sum(), weights @ distance, weights @ distance**2]
-        curve[i] = _line(*moments, weights @ y[near], weights @ (y[near] * distance))
+        curve[i] = _line(
+            *(weights.sum(), weights @ distance, weights @ distance**2),
+            *(weights @ y[near], weights @ (y[near] * distance)),
+        )
     return curve
 
 
