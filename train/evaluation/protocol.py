@@ -19,7 +19,9 @@ from cft.labels import CHEXPERT_5
 from cft.model.calibration import operating_point
 from cft.model.odds import sigmoid
 from train.evaluation import competition
+from train.evaluation.boxes import Boxes
 from train.evaluation.essentials import essentials
+from train.evaluation.localise import floor_of_boxes, localisation
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
@@ -72,6 +74,7 @@ def evaluate_models(
     models: Sequence[Predictions],
     readers: Sequence[Predictions] = (),
     settings: Settings | None = None,
+    framed: tuple[Boxes, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Everything about some models on one set of studies.
 
@@ -83,6 +86,8 @@ def evaluate_models(
         Scores in the truth's order.
     readers
         Radiologists' decisions in the truth's order.
+    framed
+        Boxes, and the patient of each film, for models with maps.
 
     Returns
     -------
@@ -104,7 +109,8 @@ def evaluate_models(
             "unit": truth.unit,
             "notes": list(truth.notes),
         },
-        "models": {m.name: _evaluate(truth, m, rates, settings) for m in models},
+        "boxes": framed and {"name": framed[0].name, "floor": floor_of_boxes(*framed)},
+        "models": {m.name: _evaluate(truth, m, rates, settings, framed) for m in models},
         "radiologists": {
             reader: {
                 label: {"sensitivity": finite_or_none(x), "false_positive_rate": finite_or_none(y)}
@@ -122,6 +128,7 @@ def _evaluate(
     model: Predictions,
     rates: dict[str, dict[str, tuple[float, float]]],
     settings: Settings,
+    framed: tuple[Boxes, Mapping[str, str]] | None,
 ) -> dict[str, Any]:
     """Everything about one model."""
     labels, names = truth.columns(model.label_names), model.label_names
@@ -166,6 +173,8 @@ def _evaluate(
             label: calibration_figures(sigmoid(model.logits[:, c].astype(np.float64)), labels[:, c])
             for c, label in enumerate(names)
         }
+    if framed:
+        _add_localisation(result, model, settings, framed)
     if rates:
         _against_readers(result, truth, model, labels, rates)
     subgroups = _subgroups(truth)
@@ -176,6 +185,21 @@ def _evaluate(
         }
         result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
     return result
+
+
+def _add_localisation(
+    result: dict[str, Any],
+    model: Predictions,
+    settings: Settings,
+    framed: tuple[Boxes, Mapping[str, str]],
+) -> None:
+    """Add ``localisation``, of each category and micro; None for a model without maps."""
+    found = localisation(model.maps or {}, *framed, **settings.bootstrap)
+    for label, row in result["categories"].items():
+        row["localisation"] = found["categories"].get(label)
+    result["localisation"] = found["micro"]
+    if model.maps is None:
+        result["notes"].append("it has no maps, so nothing is said of where it looks")
 
 
 def _named(model: Predictions) -> NamedPoints:

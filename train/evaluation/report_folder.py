@@ -22,10 +22,10 @@ from train.evaluation.scored import ENSEMBLE, Evaluated
 
 def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
     """``report.json``: the first truth's figures at the root, the others' under references."""
-    results, *others = [
-        evaluate_models(one.truth, one.models, [] if i else run_.readers, settings)
-        for i, one in enumerate(run_.scored)
-    ]
+    first, *more = run_.scored
+    framed = None if run_.boxes is None else (run_.boxes, run_.patients)
+    results = evaluate_models(first.truth, first.models, run_.readers, settings, framed)
+    others = [evaluate_models(one.truth, one.models, [], settings) for one in more]
     results["references"] = {other["truth"]["name"]: other for other in others}
     for one in (results, *others):
         if run_.weights:

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from train.errors import EvaluationError
+from train.evaluation.boxes import Boxes
 from train.evaluation.combine import combine, greedy_weights
 from train.evaluation.cross_fit import cross_fitted_points
 from train.evaluation.predictions import Predictions, Truth
@@ -31,6 +32,8 @@ class Evaluated:
     scored: list[Scored]
     readers: list[Predictions]
     weights: dict[str, float]  # of the ensemble's members, where they were chosen
+    boxes: Boxes | None = None
+    patients: dict[str, str] = dataclasses.field(default_factory=dict)  # of films with boxes
 
 
 # --- Ensembles ----------------------------------------------------------------------------------
