@@ -24,6 +24,7 @@ from train.evaluation.essentials import essentials
 from train.evaluation.localise import floor_of_boxes, localisation
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
+from train.evaluation.subgroup_gaps import subgroup_gaps
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
 from train.metrics.calibration import calibration_figures
 from train.metrics.decisions import finite_or_none
@@ -93,9 +94,10 @@ def evaluate_models(
     -------
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
-        ``operating_points``, ``uncalibrated``, ``radiologists_below``, ``leaderboard`` and
-        ``subgroups`` where they apply), ``radiologists``, ``reader_net_benefit`` (reader ->
-        label -> a list of [threshold, net benefit]), ``comparisons``.
+        ``operating_points``, ``uncalibrated``, ``localisation``, ``radiologists_below``,
+        ``leaderboard``, ``subgroups`` and ``gaps`` where they apply), ``radiologists``,
+        ``reader_net_benefit`` (reader -> label -> a list of [threshold, net benefit]),
+        ``comparisons``, ``boxes``.
     """
     settings = settings or Settings()
     rates = _reader_rates(truth, readers)
@@ -173,6 +175,8 @@ def _evaluate(
             label: calibration_figures(sigmoid(model.logits[:, c].astype(np.float64)), labels[:, c])
             for c, label in enumerate(names)
         }
+    for row in result["categories"].values():
+        row["localisation"] = None
     if framed:
         _add_localisation(result, model, settings, framed)
     if rates:
@@ -183,6 +187,12 @@ def _evaluate(
             attribute: {value: figures(rows) for value, rows in values.items()}
             for attribute, values in subgroups.items()
         }
+        result["gaps"] = subgroup_gaps(
+            *(model.scores, labels, truth.groups, names, subgroups),
+            [points.get(label) for label in names],
+            [result["categories"][label]["brier"] is not None for label in names],
+            **settings.bootstrap,
+        )
         result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
     return result
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.evaluation.essential_tables import essential_parts
+from train.evaluation.further_tables import gap_parts, localisation_parts
 from train.evaluation.scores import RATES
 from train.tables import (
     PLURALS,
@@ -93,10 +94,11 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
     """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
     heading, size = "#" * level, f"{_size(results['truth'])}."
     parts: list[Part] = [_protocol(results), f"{heading} Means", size, _means_table(results)]
-    for name, result in results["models"].items():
+    for i, (name, result) in enumerate(results["models"].items()):
         parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
-        parts += essential_parts(result["categories"])
+        parts += essential_parts(result["categories"], explain=i == 0)
+        parts += localisation_parts(result, results["boxes"])
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]
         if "weights" in result:
@@ -106,6 +108,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
             parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
             for attribute, values in result["subgroups"].items():
                 parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+        parts += gap_parts(result, explain=i == 0)
     if results["radiologists"]:
         parts += [f"{heading} Radiologists", size, _reader_table(results)]
     if results["comparisons"]:
