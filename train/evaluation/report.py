@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.evaluation.checklist import checklist_parts
 from train.evaluation.essential_tables import essential_parts
 from train.evaluation.further_tables import gap_parts, localisation_parts
 from train.evaluation.scores import RATES
@@ -87,6 +88,8 @@ def report_parts(results: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = ["# Evaluation", *_section(results, level=2)]
     for name, more in results.get("references", {}).items():
         parts += [f"## Against {name}", *_section(more, level=3)]
+    if results.get("checklist"):
+        parts += ["## Checklist", *checklist_parts(results["checklist"])]
     return parts
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from cft.files import atomic_write
 from cft.model.folder import read_config
 from train.evaluation import figure, plots, report, training_curves
+from train.evaluation.checklist import checklist_rows, facts_of_config, facts_of_results
 from train.evaluation.predictions import predictions_csv
 from train.evaluation.protocol import Settings, evaluate_models
 from train.evaluation.report_page import report_page
@@ -30,6 +31,8 @@ def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
     for one in (results, *others):
         if run_.weights:
             one["models"][ENSEMBLE]["weights"] = run_.weights
+    facts = facts_of_config(run_.configs[0]) if run_.configs else {}
+    results["checklist"] = checklist_rows({**facts, **facts_of_results(results)})
     results["settings"] = dataclasses.asdict(settings)
     return results
 

@@ -83,7 +83,8 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         ]
     readers = read_readers(args.radiologists, scored[0].truth, args.key)
     patients = dict(zip(map(_stem, table.names), map(str, table.patients), strict=True))
-    return Evaluated(scored, readers, weights, boxes, patients)
+    configs = [model.config for model in classifiers.values()]
+    return Evaluated(scored, readers, weights, boxes, configs, patients)
 
 
 def _read_boxes(args: argparse.Namespace, films: LabelTable) -> Boxes | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from train.errors import EvaluationError
 from train.evaluation.boxes import Boxes
@@ -33,6 +34,7 @@ class Evaluated:
     readers: list[Predictions]
     weights: dict[str, float]  # of the ensemble's members, where they were chosen
     boxes: Boxes | None = None
+    configs: Sequence[Mapping[str, Any]] = ()  # of the models' folders
     patients: dict[str, str] = dataclasses.field(default_factory=dict)  # of films with boxes
 
 

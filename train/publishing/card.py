@@ -10,6 +10,7 @@ from cft import NOT_A_MEDICAL_DEVICE
 from cft.labels import DATASETS
 from cft.model.calibration import GOAL
 from train.datasets.labels import SMOOTH
+from train.evaluation.checklist import checklist_parts, checklist_rows, facts_of_config
 from train.evaluation.report import (
     calibration_table,
     category_table,
@@ -60,6 +61,8 @@ def model_card(config: Mapping[str, Any]) -> str:
         *_how_to_use(config),
         *_citation(provenance),
         *_environment(provenance),
+        "## Checklist",
+        *map(str, checklist_parts(checklist_rows(facts_of_config(config)))),
     ]
     return "\n\n".join(parts) + "\n"
 
