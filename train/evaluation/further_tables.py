@@ -11,10 +11,12 @@ from train.tables import Table, interval_cell, p_cell, range_cell
 __all__ = ["gap_parts", "localisation_parts"]
 
 
-def localisation_parts(result: Mapping[str, Any], boxes: Mapping[str, Any]) -> list[str | Table]:
+def localisation_parts(
+    result: Mapping[str, Any], boxes: Mapping[str, Any] | None
+) -> list[str | Table]:
     """Where a model's maps point to, beside the floor that sees no film."""
     micro = result.get("localisation")
-    if not micro:
+    if not micro or boxes is None:
         return []
     floor = boxes["floor"]
     rows = {label: row["localisation"] for label, row in result["categories"].items()}

@@ -19,9 +19,11 @@ from cft.labels import CHEXPERT_5
 from cft.model.calibration import operating_point
 from cft.model.odds import sigmoid
 from train.evaluation import competition
+from train.evaluation.against_readers import beside_readers
 from train.evaluation.boxes import Boxes
 from train.evaluation.essentials import essentials
 from train.evaluation.localise import floor_of_boxes, localisation
+from train.evaluation.precision_of_films import add_detectable, films_needed
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
 from train.evaluation.subgroup_gaps import subgroup_gaps
@@ -95,12 +97,13 @@ def evaluate_models(
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
         ``operating_points``, ``uncalibrated``, ``localisation``, ``radiologists_below``,
-        ``leaderboard``, ``subgroups`` and ``gaps`` where they apply), ``radiologists``,
+        ``leaderboard``, ``beside_readers``, ``subgroups`` and ``gaps`` where they apply),
+        ``radiologists``,
         ``reader_net_benefit`` (reader -> label -> a list of [threshold, net benefit]),
         ``comparisons``, ``boxes``.
     """
     settings = settings or Settings()
-    rates = _reader_rates(truth, readers)
+    rates, draws = _reader_rates(truth, readers), settings.bootstrap
     return {
         "truth": {
             "name": truth.name,
@@ -112,7 +115,11 @@ def evaluate_models(
             "notes": list(truth.notes),
         },
         "boxes": framed and {"name": framed[0].name, "floor": floor_of_boxes(*framed)},
-        "models": {m.name: _evaluate(truth, m, rates, settings, framed) for m in models},
+        "models": {
+            m.name: _evaluate(truth, m, rates, settings, framed)
+            | ({"beside_readers": beside_readers(truth, m, readers, **draws)} if readers else {})
+            for m in models
+        },
         "radiologists": {
             reader: {
                 label: {"sensitivity": finite_or_none(x), "false_positive_rate": finite_or_none(y)}
@@ -177,6 +184,7 @@ def _evaluate(
         }
     for row in result["categories"].values():
         row["localisation"] = None
+        row["films_needed"] = films_needed(row, settings.level)
     if framed:
         _add_localisation(result, model, settings, framed)
     if rates:
@@ -241,6 +249,7 @@ def _comparisons(
             )
             labels = truth.columns(shared)
             comparisons.append(compare_scores(first, second, labels, truth.groups, shared))
+            add_detectable(comparisons[-1], settings.level)
     return comparisons
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.evaluation.against_readers import reader_parts
 from train.evaluation.checklist import checklist_parts
 from train.evaluation.essential_tables import essential_parts
 from train.evaluation.further_tables import gap_parts, localisation_parts
+from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
 from train.tables import (
     PLURALS,
@@ -101,7 +103,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
         parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
         parts += essential_parts(result["categories"], explain=i == 0)
-        parts += localisation_parts(result, results["boxes"])
+        parts += localisation_parts(result, results.get("boxes"))
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]
         if "weights" in result:
@@ -111,7 +113,9 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
             parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
             for attribute, values in result["subgroups"].items():
                 parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+        parts += reader_parts(result, explain=i == 0)
         parts += gap_parts(result, explain=i == 0)
+        parts += sample_parts(result, explain=i == 0)
     if results["radiologists"]:
         parts += [f"{heading} Radiologists", size, _reader_table(results)]
     if results["comparisons"]:
@@ -336,13 +340,17 @@ def _comparison_parts(comparison: Mapping[str, Any]) -> list[Part]:
     ]
     if means:
         lead += f": {'; '.join(means)} (paired bootstrap)."
+    if (least := comparison["mean"].get("detectable")) is not None:
+        lead += (
+            f" These films show a difference of the means of {least:.4f} in four of five studies."
+        )
     columns = ["Category", "Difference", "DeLong", "p", "p (Holm)", "Bootstrap", "p", "p (Holm)"]
-    rows = [columns]
+    rows = [[*columns, "Detectable"]]
     for label, row in comparison["categories"].items():
         difference = row["difference"]
         cells = [label, "" if difference is None else f"{difference:+.4f}"]
         for test in (row["delong"], row["bootstrap"]):
             cells += [range_cell(test["low"], test["high"], signed=True)]
             cells += [p_cell(test["p"]), p_cell(test["p_holm"])]
-        rows.append(cells)
-    return [lead, Table(rows)]
+        rows.append([*cells, figure_cell(row.get("detectable"))])
+    return [lead, Table(without_empty_columns(rows))]
