@@ -414,7 +414,7 @@ def test_scores_that_exceed_one_are_ranked_and_not_clipped(report):
 
 
 def test_the_folder_holds_report_predictions_and_plots(official):
-    for name in ("report.json", "report.md", "predictions.csv"):
+    for name in ("report.html", "report.json", "report.md", "predictions.csv"):
         assert (official / name).stat().st_size > 0
     for name in ("auroc", "roc", "precision-recall", "reliability"):
         with Image.open(official / "plots" / f"{name}.png") as image:
@@ -450,7 +450,7 @@ def test_a_damaged_report_is_written_anew(tables, tmp_path, no_plots, damaged):
     out.mkdir()
     (out / "report.json").write_text(damaged)
     report = evaluate("--predictions", tables[1], "--truth", tables[0], out=out)
-    assert report["files"] == ["predictions.csv", "report.json", "report.md"]
+    assert report["files"] == ["predictions.csv", "report.html", "report.json", "report.md"]
 
 
 def test_only_plots_within_the_folder_are_ever_removed(tables, tmp_path, no_plots):
@@ -774,7 +774,7 @@ def test_every_table_and_section_says_what_it_is_about(tables, tmp_path, capsys,
     text = (tmp_path / "out" / "report.md").read_text()
     for section in text.split("\n## ")[1:]:
         heading, lead = section.split("\n\n")[:2]
-        assert lead == f"{size}." or heading == "Notes", heading
+        assert lead == f"{size}." or heading in ("Checklist", "Notes"), heading
 
 
 def test_films_and_studies_are_both_counted(nih, model_folder, tmp_path, capsys, no_plots):
