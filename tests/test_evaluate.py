@@ -414,7 +414,7 @@ def test_scores_that_exceed_one_are_ranked_and_not_clipped(report):
 
 
 def test_the_folder_holds_report_predictions_and_plots(official):
-    for name in ("report.json", "report.md", "predictions.csv"):
+    for name in ("report.html", "report.json", "report.md", "predictions.csv"):
         assert (official / name).stat().st_size > 0
     for name in ("auroc", "roc", "precision-recall", "reliability"):
         with Image.open(official / "plots" / f"{name}.png") as image:
@@ -450,7 +450,7 @@ def test_a_damaged_report_is_written_anew(tables, tmp_path, no_plots, damaged):
     out.mkdir()
     (out / "report.json").write_text(damaged)
     report = evaluate("--predictions", tables[1], "--truth", tables[0], out=out)
-    assert report["files"] == ["predictions.csv", "report.json", "report.md"]
+    assert report["files"] == ["predictions.csv", "report.html", "report.json", "report.md"]
 
 
 def test_only_plots_within_the_folder_are_ever_removed(tables, tmp_path, no_plots):
@@ -774,7 +774,7 @@ def test_every_table_and_section_says_what_it_is_about(tables, tmp_path, capsys,
     text = (tmp_path / "out" / "report.md").read_text()
     for section in text.split("\n## ")[1:]:
         heading, lead = section.split("\n\n")[:2]
-        assert lead == f"{size}." or heading == "Notes", heading
+        assert lead == f"{size}." or heading in ("Checklist", "Notes"), heading
 
 
 def test_films_and_studies_are_both_counted(nih, model_folder, tmp_path, capsys, no_plots):
@@ -1411,7 +1411,7 @@ def test_a_title_never_leaves_its_figure(width):
 
 
 def test_twenty_models_look_different():
-    looks = [grids._line_style(i, str(i), {"other"}) for i in range(20)]
+    looks = [grids.line_style(i, str(i), {"other"}) for i in range(20)]
     assert len({(look["color"], look["linestyle"]) for look in looks}) == 20
     markers = [(figure.colour_of(i), figure.pick(figure.MARKERS, i)) for i in range(20)]
     assert len(set(markers)) == 20

@@ -8,7 +8,18 @@ import gzip
 import numpy as np
 import pytest
 
-from train.metrics.localisation import fixed_point_hits, inside, peak
+from train.errors import TableError
+from train.evaluation.boxes import Boxes, read_boxes
+from train.evaluation.localise import floor_of_boxes, localisation
+from train.metrics.localisation import (
+    LEVELS,
+    cross_fitted,
+    fixed_box_overlaps,
+    fixed_point_hits,
+    inside,
+    map_overlaps,
+    peak,
+)
 
 
 def test_the_peak_is_the_centre_of_the_largest_pixel():
@@ -59,3 +70,130 @@ def test_the_floor_of_nih_s_boxes_is_what_others_found(shared):
     assert np.concatenate(list(hits.values())).mean() == pytest.approx(0.391, abs=0.02)
     assert hits["Cardiomegaly"].mean() == pytest.approx(0.986, abs=0.02)
     assert hits["Nodule"].mean() < 0.1
+
+
+def box(x, y, width, height):
+    return np.array([[x, y, width, height]], float)
+
+
+class TestMapOverlaps:
+    def test_a_map_that_is_the_box_overlaps_it_wholly(self):
+        heat = np.zeros((8, 8))
+        heat[2:6, 4:8] = 1
+        iou, iobb = map_overlaps(heat, box(0.5, 0.25, 0.5, 0.5))
+        assert (iou == 1).all()
+        assert (iobb == 1).all()
+
+    def test_each_level_is_compared_by_itself(self):
+        generator = np.random.default_rng(0)
+        heat = generator.random((10, 12))
+        boxes = np.array([[0.1, 0.2, 0.5, 0.4], [0.5, 0.5, 0.3, 0.5]])
+        truth = np.zeros((10, 12), bool)
+        for x, y, w, h in boxes:
+            for row, column in np.ndindex(10, 12):
+                truth[row, column] |= (
+                    x <= (column + 0.5) / 12 <= x + w and y <= (row + 0.5) / 10 <= y + h
+                )
+        share = (heat - heat.min()) / (heat.max() - heat.min())
+        iou, iobb = map_overlaps(heat, boxes)
+        for i in (0, 9, 18):
+            mask = share >= LEVELS[i]
+            assert iou[i] == pytest.approx((mask & truth).sum() / (mask | truth).sum())
+            assert iobb[i] == pytest.approx((mask & truth).sum() / mask.sum())
+
+    def test_a_flat_map_points_to_the_whole_film(self):
+        iou, _ = map_overlaps(np.full((4, 4), 0.3), box(0, 0, 0.5, 0.5))
+        assert iou == pytest.approx(np.full(len(LEVELS), 0.25))
+
+
+def test_the_level_is_chosen_on_the_other_patients():
+    values = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0.9, 0]])
+    assert cross_fitted(values, ["a", "b", "c"]).tolist() == [1, 0, 0]
+    assert cross_fitted(values[:1], ["a"]).tolist() == [1]  # no other: the middle level
+
+
+def test_the_fixed_box_is_another_patient_s_with_the_best_overlap():
+    common, odd = box(0.2, 0.2, 0.4, 0.4), box(0.8, 0.8, 0.1, 0.1)
+    near = box(0.2, 0.2, 0.4, 0.2)
+    iou, iobb = fixed_box_overlaps([common, common, near, odd], ["a", "b", "c", "d"])
+    assert iou == pytest.approx([1, 1, 0.5, 0])
+    assert iobb == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_a_patient_s_own_box_is_never_the_fixed_one():
+    iou, _ = fixed_box_overlaps([box(0, 0, 0.1, 0.1), box(0.5, 0.5, 0.1, 0.1)], ["a", "b"])
+    assert iou.tolist() == [0, 0]
+    assert fixed_box_overlaps([box(0, 0, 1, 1)], ["a"])[0].tolist() == [0]
+
+
+class TestReadBoxes:
+    HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+
+    def test_nih_s_form_and_name(self, tmp_path):
+        path = tmp_path / "boxes.csv"
+        path.write_text(self.HEADER + "1_0.png,Infiltrate,256,512,128,64\n1_0.png,Mass,0,0,64,64\n")
+        boxes = read_boxes(path)
+        assert boxes.films == {"1_0"}
+        assert boxes.of["1_0", "Infiltration"] == pytest.approx(box(0.25, 0.5, 0.125, 0.0625))
+
+    @pytest.mark.parametrize(
+        ("row", "said"),
+        [
+            ("1.png,Mass,1,2,3", "row 2 must be film, finding, x, y, width, height"),
+            ("1.png,Mass,1,2,3,wide", "row 2 must be"),
+            ("1.png,Mass,1,2,nan,3", "row 2 must be"),
+            ("1.png,Mass,1000,2,60,3", "row 2: the box is not on a film of 1024 x 1024"),
+            ("1.png,Mass,1,2,0,3", "row 2: the box is not on"),
+            ("1.png,Mass,-1,2,4,3", "row 2: the box is not on"),
+            ("", "there is no box in it"),
+        ],
+    )
+    def test_what_is_no_box_is_refused_with_its_row(self, tmp_path, row, said):
+        path = tmp_path / "boxes.csv"
+        path.write_text(self.HEADER + row + "\n")
+        with pytest.raises(TableError, match=said):
+            read_boxes(path)
+
+
+def figures_of(hits: int, misses: int):
+    """Films of one finding in the same place, of which a map finds so many."""
+    heat, elsewhere = np.zeros((16, 16)), np.zeros((16, 16))
+    heat[4:8, 4:8] = elsewhere[12:16, 12:16] = 1
+    n = hits + misses
+    boxes = Boxes("b", {(f"{i}_0", "Mass"): box(0.25, 0.25, 0.25, 0.25) for i in range(n)})
+    maps = {(f"{i}_0", "Mass"): heat if i < hits else elsewhere for i in range(n)}
+    return localisation(maps, boxes, {}, replicates=200)["micro"]
+
+
+def test_a_map_is_scored_beside_the_floor_with_their_difference():
+    micro = figures_of(6, 2)
+    assert (micro["n"], micro["hit"], micro["floor_hit"]) == (8, 0.75, 1)
+    assert (micro["iou"], micro["floor_iou"]) == pytest.approx((0.75, 1))
+    assert micro["hit_difference"] == pytest.approx(-0.25)
+    assert micro["hit_low"] < 0.75 < micro["hit_high"]
+    assert micro["hit_difference_high"] <= 0
+    assert micro["at_iou"][0] == pytest.approx([0.1, 0.75, 1])
+
+
+def test_one_patient_has_no_interval():
+    micro = figures_of(1, 0)
+    assert micro["hit"] == 1
+    assert micro["hit_low"] is None
+
+
+def test_films_that_are_not_scored_help_to_choose_the_floor():
+    boxes = Boxes("b", {(f"{i}_0", "Mass"): box(0, 0, 0.5, 0.5) for i in range(3)})
+    found = localisation({("0_0", "Mass"): np.eye(4)}, boxes, {}, replicates=10)
+    assert found["micro"]["n"] == 1
+    assert found["micro"]["floor_hit"] == 1
+    assert localisation({}, boxes, {}, replicates=10) == {"categories": {}, "micro": None}
+
+
+def test_the_floor_of_all_984_boxes_is_near_to_the_one_found_elsewhere(shared):
+    """.391 of the points, .588, .244 and .157 of the boxes at IoU .1, .3 and .5."""
+    boxes = read_boxes(shared / "reference" / "nih_BBox_List_2017.csv.gz")
+    floor = floor_of_boxes(boxes, {})
+    assert floor["n"] == 984
+    assert floor["hit"] == pytest.approx(0.391, abs=0.005)
+    at = dict(map(tuple, floor["at_iou"]))
+    assert [at[t] for t in (0.1, 0.3, 0.5)] == pytest.approx([0.588, 0.244, 0.157], abs=0.005)

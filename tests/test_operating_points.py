@@ -12,7 +12,7 @@ from cft.model.odds import logit, sigmoid
 from train.evaluation.cross_fit import POINTS, cross_fitted_point, deal, platt_if_it_helps
 from train.evaluation.of_run import with_evidence
 from train.evaluation.scores import evaluate_scores
-from train.metrics.decisions import calibration_slope, log_loss
+from train.metrics.calibration import calibration_slope, log_loss
 
 
 def cases(n, share=0.2, gap=1.5, seed=0, films=2):

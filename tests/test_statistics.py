@@ -20,8 +20,9 @@ from train.metrics.bootstrap import (
     bootstrap_totals,
     draw_groups,
 )
+from train.metrics.calibration import calibration_error
 from train.metrics.comparison import compare_bootstrap, compare_delong, compare_means, holm
-from train.metrics.decisions import calibration_error, rates
+from train.metrics.decisions import rates
 from train.metrics.delong import delong
 from train.metrics.roc import bootstrap_roc_band
 

@@ -1,7 +1,8 @@
 """Stage 3: everything that is claimed about a model, in one command: python -m train.evaluate.
 
 Either runs models on a dataset (--model, --dataset, --data) or scores tables of predictions
-(--predictions, --truth). Writes one folder: report.json, report.md, predictions.csv and plots.
+(--predictions, --truth). Writes one folder: report.html for people, report.json for programs, both
+as report.md, predictions.csv and plots.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ from cft.errors import ModelFolderError
 from cft.labels import CHEXPERT_5
 from cft.model.calibration import RULES
 from cft.model.folder import WEIGHTS
-from train.command import BETWEEN_ZERO_AND_ONE, POSITIVE, WHOLE, add_options, exit_code, options_of
+from train.command import (
+    ABOVE_ZERO,
+    BETWEEN_ZERO_AND_ONE,
+    POSITIVE,
+    WHOLE,
+    add_options,
+    exit_code,
+    options_of,
+)
 from train.datasets import DataOptions, DatasetError
 from train.errors import EvaluationError, StudyError, TableError
 from train.evaluation import report
@@ -67,7 +76,7 @@ def _work_through(args: argparse.Namespace, settings: Settings) -> None:
     if args.save_ensemble:
         save_ensemble(args, results, run_)
     print(report.summary(results))
-    print(f"written to {args.out}")
+    print(f"written to {args.out}; for people: {args.out / 'report.html'}")
 
 
 def _check_places(args: argparse.Namespace) -> None:
@@ -169,6 +178,19 @@ def _parser() -> argparse.ArgumentParser:
         help="add what view, sex and age alone say of the films, learnt from the training films",
     )
     figures.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="CSV",
+        help="radiologists' boxes, as NIH's BBox_List_2017.csv: film, finding, x, y, width, height",
+    )
+    figures.add_argument(
+        "--box-side",
+        type=ABOVE_ZERO,
+        default=1024,
+        metavar="PIXELS",
+        help="width and height of a film in the unit of its boxes (default: 1024, NIH's)",
+    )
+    figures.add_argument(
         "--unit",
         choices=("patient", "study"),
         default="patient",
@@ -220,6 +242,8 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         )
     if args.controls and not args.model:
         parser.error("--controls goes with --model: it needs the training films' labels")
+    if args.boxes and not args.model:
+        parser.error("--boxes goes with --model: a table of predictions holds no maps")
     if args.model and args.validation_truth:
         parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
     if bool(args.validation_predictions) != bool(args.validation_truth):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PLURALS = {
@@ -45,6 +46,26 @@ def interval_cell(row: Mapping[str, Any], metric: str, prefix: str) -> str:
 def without_empty_columns(rows: list[list[str]]) -> list[list[str]]:
     kept = [i for i in range(len(rows[0])) if any(row[i] for row in rows[1:])]
     return [[row[i] for i in kept] for row in rows]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a report, before anyone has decided how it looks; as text it is Markdown.
+
+    Attributes
+    ----------
+    rows
+        Cells; the first row is the header.
+    """
+
+    rows: list[list[str]]
+
+    def __str__(self) -> str:
+        return markdown_table(self.rows)
+
+    def is_number(self, column: int) -> bool:
+        """Whether the cells of a column are figures."""
+        return _numeric([row[column] for row in self.rows[1:]])
 
 
 def markdown_table(rows: list[list[str]]) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from cft.model.calibration import apply_platt, fit_platt, operating_point
-from train.metrics.decisions import finite_or_none, log_loss, rates
+from train.metrics.calibration import log_loss
+from train.metrics.decisions import finite_or_none, rates
 
 __all__ = [
     "DATA",

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-__all__ = ["precision_recall_steps", "reliability_points"]
+__all__ = [
+    "emphasised_models",
+    "line_style",
+    "panel_grid",
+    "panel_title",
+    "precision_recall_steps",
+    "reliability_points",
+]
 
 # With more models than this, bands and error bars would hide the curves: one model keeps its own.
 _MOST_BANDS = 2
@@ -43,7 +50,9 @@ _CASES_A_BIN = 8
 _MOST_BINS = 10
 
 
-def _grid(n: int, title: Sequence[str], x_label: str, y_label: str) -> tuple[Figure, list[Axes]]:
+def panel_grid(
+    n: int, title: Sequence[str], x_label: str, y_label: str
+) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -67,7 +76,7 @@ def _grid(n: int, title: Sequence[str], x_label: str, y_label: str) -> tuple[Fig
     return figure, list(axes.ravel()[:n])
 
 
-def _title(axis: Axes, label: str, y: np.ndarray) -> None:
+def panel_title(axis: Axes, label: str, y: np.ndarray) -> None:
     """The category and its known cases above its panel."""
     counts = f"{int(np.sum(y == 1))} positive, {int(np.sum(y == 0))} negative"
     axis.set_title(label.replace("_", " "), pad=13)
@@ -82,7 +91,7 @@ def _title(axis: Axes, label: str, y: np.ndarray) -> None:
     )
 
 
-def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> set[str]:
+def emphasised_models(results: Mapping[str, Any], models: Sequence[Predictions]) -> set[str]:
     """The models drawn with interval and figures: all if they are few, else that of the best mean.
 
     The mean is that over all categories; a model of fewer categories is no rival.
@@ -98,7 +107,7 @@ def _emphasised(results: Mapping[str, Any], models: Sequence[Predictions]) -> se
     return {max(areas, key=lambda name: areas[name])}
 
 
-def _line_style(i: int, name: str, emphasised: set[str]) -> dict[str, Any]:
+def line_style(i: int, name: str, emphasised: set[str]) -> dict[str, Any]:
     """Colour and line of the i-th model; one that stands out among others is solid."""
     stands_out = name in emphasised
     return {
@@ -115,14 +124,14 @@ def roc_grid(
     labels = panel_labels(results, truth, models)
     if not labels:
         return None
-    emphasised = _emphasised(results, models)
+    emphasised = emphasised_models(results, models)
     title = ["ROC curves and AUROC", films_shown(truth)]
     if len(emphasised) < len(models):
         title.append(f"Band and figures: {level_of(results)} interval of {', '.join(emphasised)}")
-    figure, axes = _grid(len(labels), title, "False-positive rate", "Sensitivity")
+    figure, axes = panel_grid(len(labels), title, "False-positive rate", "Sensitivity")
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
-        _title(axis, label, y)
+        panel_title(axis, label, y)
         axis.plot([0, 1], [0, 1], color="#BBBBBB", linewidth=0.7, zorder=1)
         for i, model in enumerate(models):
             if label in model.label_names:
@@ -145,7 +154,7 @@ def _roc_curve(
     y = truth.labels[:, truth.label_names.index(label)]
     if results["models"][model.name]["categories"][label]["auroc"] is None:
         return
-    look = _line_style(i, model.name, emphasised)
+    look = line_style(i, model.name, emphasised)
     x, sensitivity = roc_vertices(model.column(label), y)
     axis.plot(x, sensitivity, **look, label=model.name)
     if model.name in emphasised:
@@ -213,14 +222,14 @@ def precision_recall_grid(
     labels = panel_labels(results, truth, models)
     if not labels:
         return None
-    emphasised = _emphasised(results, models)
+    emphasised = emphasised_models(results, models)
     title = ["Precision, recall and average precision", films_shown(truth)]
     if len(emphasised) < len(models):
         title.append(f"Figures with {level_of(results)} interval: {', '.join(emphasised)}")
-    figure, axes = _grid(len(labels), title, "Recall (sensitivity)", "Precision (PPV)")
+    figure, axes = panel_grid(len(labels), title, "Recall (sensitivity)", "Precision (PPV)")
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
-        _title(axis, label, y)
+        panel_title(axis, label, y)
         share = largest = np.nanmean(y)
         axis.plot(
             [0, 1], [share, share], color="#999999", linewidth=0.8, label="share of positives"
@@ -228,7 +237,7 @@ def precision_recall_grid(
         for i, model in enumerate(models):
             if label in model.label_names:
                 recall, precision = precision_recall_steps(model.column(label), y)
-                look = _line_style(i, model.name, emphasised)
+                look = line_style(i, model.name, emphasised)
                 axis.plot(recall, precision, drawstyle="steps-pre", **look, label=model.name)
                 largest = max(largest, precision.max())
         # Room for the figures above the curves of a rare finding.
@@ -272,16 +281,16 @@ def reliability_grid(
     ]
     if not labels:
         return None
-    figure, axes = _grid(
+    figure, axes = panel_grid(
         len(labels),
-        ["Reliability (bins of equal size)", films_shown(truth)],
+        ["Reliability (bins of equal size; smoothed curve)", films_shown(truth)],
         "Stated probability",
         "Observed share",
     )
     few = len(models) <= _MOST_BANDS
     for axis, label in zip(axes, labels, strict=True):
         y = truth.labels[:, truth.label_names.index(label)]
-        _title(axis, label, y)
+        panel_title(axis, label, y)
         axis.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, label="perfect calibration")
         largest = 0.0
         for i, model in enumerate(models):
@@ -297,11 +306,21 @@ def reliability_grid(
             stated, observed, half = reliability_points(model.scores[:, column], y)
             kind = "with bars" if few else "plain"
             _reliability_line(axis, stated, observed, half, i, model.name, kind)
+            if few:
+                _smoothed(axis, rows[model.name]["categories"][label], i)
             highest = observed + half[1] if few else observed
             largest = max(largest, stated.max(), highest.max())
         _scale(axis, largest, square=True)
     add_legend(figure, axes)
     return figure
+
+
+def _smoothed(axis: Axes, row: Mapping[str, Any], i: int) -> None:
+    """The smoothed calibration curve with its interval."""
+    if row["calibration_curve"] is not None:
+        stated, observed, low, high = np.array(row["calibration_curve"], float).T
+        axis.plot(stated, observed, color=colour_of(i), linewidth=1.1, alpha=0.6, zorder=2.4)
+        axis.fill_between(stated, low, high, color=colour_of(i), alpha=0.15, linewidth=0, zorder=2)
 
 
 def _reliability_line(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from cft.model.config import Category, OperatingPoint
 from cft.model.ensemble import Ensemble
 from train.datasets.labels import LabelTable
 from train.errors import StudyError
+from train.evaluation.boxes import Boxes
 from train.evaluation.keys import STUDY
+from train.evaluation.localise import MAP_SIDE
 from train.evaluation.predictions import STUDY_RULES, Predictions, Truth
 
 __all__ = [
@@ -39,17 +41,27 @@ class FilmScores:
         Film -> (K,) float64.
     unreadable
         Film -> why it could not be read.
+    maps
+        (file name of the film without suffix, finding) -> its map, where boxes asked for one.
     """
 
     probabilities: dict[str, np.ndarray]
     logits: dict[str, np.ndarray]
     unreadable: dict[str, str]
+    maps: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
 
 
 def run(
-    classifier: Classifier | Ensemble, tables: Sequence[LabelTable], batch_size: int = 32
+    classifier: Classifier | Ensemble,
+    tables: Sequence[LabelTable],
+    batch_size: int = 32,
+    boxes: Boxes | None = None,
 ) -> FilmScores:
-    """Predict every film of some tables, each film once."""
+    """Predict every film of some tables, each film once; with maps of the findings with boxes."""
+    framed: dict[str, list[str]] = {}
+    for film, finding in boxes.of if boxes is not None and classifier.has_heatmaps else ():
+        if finding in classifier.label_names:
+            framed.setdefault(film, []).append(finding)
     sources: dict[str, Path | np.ndarray] = {}
     for table in tables:
         films = table.images if table.pixels is None else table.pixels
@@ -63,6 +75,9 @@ def run(
         else:
             scores.probabilities[name] = np.array(list(result.probabilities.values()))
             scores.logits[name] = np.array(list(result.scores.values()))
+            film = Path(name).stem
+            for finding in framed.get(film, ()):
+                scores.maps[film, finding] = result.heatmap(finding, (MAP_SIDE, MAP_SIDE))
     return scores
 
 
@@ -138,6 +153,8 @@ def predictions_of(
     points = {label: _point(classifier.categories[label], threshold_rule) for label in shared}
     unlabelled = [label for label in classifier.label_names if label not in shared]
     missing = [label for label in table.label_names if label not in shared]
+    own = {Path(film).stem for film in films}
+    maps = {key: heat for key, heat in scores.maps.items() if key[0] in own}
     notes = []
     if unlabelled:
         notes.append(f"{table.dataset!r} has no labels of {', '.join(unlabelled)}")
@@ -158,6 +175,7 @@ def predictions_of(
         },
         source="the model folder, chosen on its validation films" if any(points.values()) else "",
         notes=tuple(notes),
+        maps=maps if classifier.has_heatmaps else None,
     )
 
 

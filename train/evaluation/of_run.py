@@ -13,7 +13,7 @@ from cft.model.odds import sigmoid
 from train.datasets.labels import LabelTable
 from train.evaluation.cross_fit import POINTS, cross_fitted_points, platt_if_it_helps
 from train.evaluation.scores import evaluate_scores, unproven
-from train.metrics.decisions import calibration_figures
+from train.metrics.calibration import calibration_figures
 
 
 def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]]:

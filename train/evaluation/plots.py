@@ -14,6 +14,7 @@ from train.evaluation.dots import auroc_by_category, calibration_dumbbells, subg
 from train.evaluation.figure import STYLE, save_figure
 from train.evaluation.grids import precision_recall_grid, reliability_grid, roc_grid
 from train.evaluation.predictions import Predictions, Truth
+from train.evaluation.probability_grids import decision_grid, distribution_grid
 
 __all__ = ["draw_all"]
 
@@ -45,6 +46,8 @@ def draw_all(
             ("precision-recall", precision_recall_grid),
             ("reliability", reliability_grid),
             ("calibration", calibration_dumbbells),
+            ("decision-curves", decision_grid),
+            ("distributions", distribution_grid),
             ("subgroups", subgroup_dots),
         ):
             figure = draw(results, truth, models)

@@ -132,6 +132,8 @@ class Predictions:
         Where the operating points come from; "" without any.
     notes
         What the reader has to say, as sentences.
+    maps
+        (film, finding) -> (H, W) map, for the films with boxes; None of a model without maps.
     """
 
     name: str
@@ -144,6 +146,7 @@ class Predictions:
     bands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     source: str = ""
     notes: tuple[str, ...] = ()
+    maps: Mapping[tuple[str, str], np.ndarray] | None = None
 
     def column(self, label: str) -> np.ndarray:
         """(N,) scores of one category."""

@@ -19,10 +19,18 @@ from cft.labels import CHEXPERT_5
 from cft.model.calibration import operating_point
 from cft.model.odds import sigmoid
 from train.evaluation import competition
+from train.evaluation.against_readers import beside_readers
+from train.evaluation.boxes import Boxes
+from train.evaluation.essentials import essentials
+from train.evaluation.localise import floor_of_boxes, localisation
+from train.evaluation.precision_of_films import add_detectable, films_needed
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
+from train.evaluation.subgroup_gaps import subgroup_gaps
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
-from train.metrics.decisions import calibration_figures, finite_or_none
+from train.metrics.calibration import calibration_figures
+from train.metrics.decisions import finite_or_none
+from train.metrics.net_benefit import THRESHOLDS, net_benefit_of_rates
 from train.tables import counted
 
 __all__ = ["Settings", "choose_points", "evaluate_models"]
@@ -69,6 +77,7 @@ def evaluate_models(
     models: Sequence[Predictions],
     readers: Sequence[Predictions] = (),
     settings: Settings | None = None,
+    framed: tuple[Boxes, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """Everything about some models on one set of studies.
 
@@ -80,16 +89,21 @@ def evaluate_models(
         Scores in the truth's order.
     readers
         Radiologists' decisions in the truth's order.
+    framed
+        Boxes, and the patient of each film, for models with maps.
 
     Returns
     -------
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
-        ``operating_points``, ``uncalibrated``, ``radiologists_below``, ``leaderboard`` and
-        ``subgroups`` where they apply), ``radiologists``, ``comparisons``.
+        ``operating_points``, ``uncalibrated``, ``localisation``, ``radiologists_below``,
+        ``leaderboard``, ``beside_readers``, ``subgroups`` and ``gaps`` where they apply),
+        ``radiologists``,
+        ``reader_net_benefit`` (reader -> label -> a list of [threshold, net benefit]),
+        ``comparisons``, ``boxes``.
     """
     settings = settings or Settings()
-    rates = _reader_rates(truth, readers)
+    rates, draws = _reader_rates(truth, readers), settings.bootstrap
     return {
         "truth": {
             "name": truth.name,
@@ -100,7 +114,12 @@ def evaluate_models(
             "unit": truth.unit,
             "notes": list(truth.notes),
         },
-        "models": {m.name: _evaluate(truth, m, rates, settings) for m in models},
+        "boxes": framed and {"name": framed[0].name, "floor": floor_of_boxes(*framed)},
+        "models": {
+            m.name: _evaluate(truth, m, rates, settings, framed)
+            | ({"beside_readers": beside_readers(truth, m, readers, **draws)} if readers else {})
+            for m in models
+        },
         "radiologists": {
             reader: {
                 label: {"sensitivity": finite_or_none(x), "false_positive_rate": finite_or_none(y)}
@@ -108,6 +127,7 @@ def evaluate_models(
             }
             for reader, by_label in rates.items()
         },
+        "reader_net_benefit": _reader_benefit(truth, rates),
         "comparisons": _comparisons(truth, models, settings),
     }
 
@@ -117,6 +137,7 @@ def _evaluate(
     model: Predictions,
     rates: dict[str, dict[str, tuple[float, float]]],
     settings: Settings,
+    framed: tuple[Boxes, Mapping[str, str]] | None,
 ) -> dict[str, Any]:
     """Everything about one model."""
     labels, names = truth.columns(model.label_names), model.label_names
@@ -142,6 +163,13 @@ def _evaluate(
         )
 
     result = figures(np.arange(len(labels)), named)
+    further = essentials(
+        *(model.scores, labels, truth.groups, names),
+        probabilities=model.probabilities,
+        **settings.bootstrap,
+    )
+    for label, row in result["categories"].items():
+        row.update(further[label])
     missing = _missing_subsets(names, settings)
     result["notes"] = [*optimistic, *model.notes, *missing, *result["notes"]]
     result["operating_points"] = {
@@ -154,6 +182,11 @@ def _evaluate(
             label: calibration_figures(sigmoid(model.logits[:, c].astype(np.float64)), labels[:, c])
             for c, label in enumerate(names)
         }
+    for row in result["categories"].values():
+        row["localisation"] = None
+        row["films_needed"] = films_needed(row, settings.level)
+    if framed:
+        _add_localisation(result, model, settings, framed)
     if rates:
         _against_readers(result, truth, model, labels, rates)
     subgroups = _subgroups(truth)
@@ -162,8 +195,29 @@ def _evaluate(
             attribute: {value: figures(rows) for value, rows in values.items()}
             for attribute, values in subgroups.items()
         }
+        result["gaps"] = subgroup_gaps(
+            *(model.scores, labels, truth.groups, names, subgroups),
+            [points.get(label) for label in names],
+            [result["categories"][label]["brier"] is not None for label in names],
+            **settings.bootstrap,
+        )
         result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
     return result
+
+
+def _add_localisation(
+    result: dict[str, Any],
+    model: Predictions,
+    settings: Settings,
+    framed: tuple[Boxes, Mapping[str, str]],
+) -> None:
+    """Add ``localisation``, of each category and micro; None for a model without maps."""
+    found = localisation(model.maps or {}, *framed, **settings.bootstrap)
+    for label, row in result["categories"].items():
+        row["localisation"] = found["categories"].get(label)
+    result["localisation"] = found["micro"]
+    if model.maps is None:
+        result["notes"].append("it has no maps, so nothing is said of where it looks")
 
 
 def _named(model: Predictions) -> NamedPoints:
@@ -195,6 +249,7 @@ def _comparisons(
             )
             labels = truth.columns(shared)
             comparisons.append(compare_scores(first, second, labels, truth.groups, shared))
+            add_detectable(comparisons[-1], settings.level)
     return comparisons
 
 
@@ -252,6 +307,26 @@ def _reader_rates(
                 vote[np.isnan(share)] = np.nan
                 rates[MAJORITY][label] = competition.reader_rates(vote, truth.labels[:, c])
     return rates
+
+
+def _reader_benefit(
+    truth: Truth, rates: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> dict[str, dict[str, list[list[float]]]]:
+    """Net benefit of each reader's decisions at every threshold, where it is defined."""
+    return {
+        reader: {
+            label: np.stack(
+                [
+                    THRESHOLDS,
+                    net_benefit_of_rates(*pair, float(np.nanmean(truth.columns([label])))),
+                ],
+                axis=1,
+            ).tolist()
+            for label, pair in by_label.items()
+            if not np.isnan(pair).any()
+        }
+        for reader, by_label in rates.items()
+    }
 
 
 def _against_readers(

@@ -8,20 +8,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from train.evaluation.against_readers import reader_parts
+from train.evaluation.checklist import checklist_parts
+from train.evaluation.essential_tables import essential_parts
+from train.evaluation.further_tables import gap_parts, localisation_parts
+from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
 from train.tables import (
     PLURALS,
+    Table,
     aligned_table,
     counted,
     figure_cell,
     interval_cell,
-    markdown_table,
     p_cell,
     range_cell,
     without_empty_columns,
 )
 
-__all__ = ["markdown", "summary"]
+__all__ = ["markdown", "report_parts", "summary"]
+
+#: A heading, a paragraph or a list in Markdown; or a table.
+Part = str | Table
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -68,24 +76,34 @@ def markdown(results: Mapping[str, Any], images: Sequence[str] = ()) -> str:
     images
         Plots to show, relative to the report.
     """
-    parts = ["# Evaluation", *_section(results, level=2)]
-    for name, more in results.get("references", {}).items():
-        parts += [f"## Against {name}", *_section(more, level=3)]
+    parts = report_parts(results)
     if images:
         parts.append("## Plots")
         parts += [
             f"![{image.rsplit('/', 1)[-1].removesuffix('.png')}]({image})" for image in images
         ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(map(str, parts)) + "\n"
 
 
-def _section(results: Mapping[str, Any], level: int) -> list[str]:
+def report_parts(results: Mapping[str, Any]) -> list[Part]:
+    """Headings, paragraphs, lists (all Markdown) and tables of a report, in order."""
+    parts: list[Part] = ["# Evaluation", *_section(results, level=2)]
+    for name, more in results.get("references", {}).items():
+        parts += [f"## Against {name}", *_section(more, level=3)]
+    if results.get("checklist"):
+        parts += ["## Checklist", *checklist_parts(results["checklist"])]
+    return parts
+
+
+def _section(results: Mapping[str, Any], level: int) -> list[Part]:
     """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
     heading, size = "#" * level, f"{_size(results['truth'])}."
-    parts = [_protocol(results), f"{heading} Means", size, _means_table(results)]
-    for name, result in results["models"].items():
+    parts: list[Part] = [_protocol(results), f"{heading} Means", size, _means_table(results)]
+    for i, (name, result) in enumerate(results["models"].items()):
         parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
+        parts += essential_parts(result["categories"], explain=i == 0)
+        parts += localisation_parts(result, results.get("boxes"))
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]
         if "weights" in result:
@@ -95,6 +113,9 @@ def _section(results: Mapping[str, Any], level: int) -> list[str]:
             parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
             for attribute, values in result["subgroups"].items():
                 parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+        parts += reader_parts(result, explain=i == 0)
+        parts += gap_parts(result, explain=i == 0)
+        parts += sample_parts(result, explain=i == 0)
     if results["radiologists"]:
         parts += [f"{heading} Radiologists", size, _reader_table(results)]
     if results["comparisons"]:
@@ -130,7 +151,7 @@ def _size(truth: Mapping[str, Any]) -> str:
     return text
 
 
-def _means_table(results: Mapping[str, Any]) -> str:
+def _means_table(results: Mapping[str, Any]) -> Table:
     rows = [["Model", "Subset", "AUROC", "AP", "Brier", "ECE", "Readers below", "Place"]]
     for name, result in results["models"].items():
         for subset, mean in shown_subsets(result).items():
@@ -145,7 +166,7 @@ def _means_table(results: Mapping[str, Any]) -> str:
                     *_against(result, subset),
                 ]
             )
-    return markdown_table(without_empty_columns(rows))
+    return Table(without_empty_columns(rows))
 
 
 def shown_subsets(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +187,7 @@ def _against(result: Mapping[str, Any], subset: str) -> list[str]:
     return [below, f"{place['place']} of {place['of']}" if place else ""]
 
 
-def category_table(categories: Mapping[str, Any]) -> str:
+def category_table(categories: Mapping[str, Any]) -> Table:
     rows = [["Category", "Positive", "Negative", "AUROC", "DeLong", "AP", "Brier", "ECE"]]
     for label, row in categories.items():
         rows.append(
@@ -181,13 +202,13 @@ def category_table(categories: Mapping[str, Any]) -> str:
                 figure_cell(row["ece"]),
             ]
         )
-    return markdown_table(without_empty_columns(rows))
+    return Table(without_empty_columns(rows))
 
 
-def _decision_parts(result: Mapping[str, Any]) -> list[str]:
+def _decision_parts(result: Mapping[str, Any]) -> list[Part]:
     """The table of decisions at the operating points, with where these come from."""
     table = decision_table(result["categories"], shown_subsets(result))
-    if not table:
+    if table is None:
         return []
     points = result["operating_points"]
     if points["optimistic"]:
@@ -200,11 +221,11 @@ def _decision_parts(result: Mapping[str, Any]) -> list[str]:
     return [lead, table, *point_parts(result)]
 
 
-def point_parts(result: Mapping[str, Any]) -> list[str]:
+def point_parts(result: Mapping[str, Any]) -> list[Part]:
     """What is decided at each of the named operating points, and on films without a finding."""
     if not any(point["decided"] for point in result.get("points", {}).values()):
         return []
-    parts = []
+    parts: list[Part] = []
     rows = [
         ["Operating point", "Films with none of the findings", "Findings a film", "Films quiet"]
     ]
@@ -215,7 +236,7 @@ def point_parts(result: Mapping[str, Any]) -> list[str]:
         found = "" if normal["findings"] is None else f"{normal['findings']:.2f}"
         rows.append([name, f"{normal['films']:,}", found, share])
     if any(point["normal"]["films"] for point in result["points"].values()):
-        parts.append(markdown_table(rows))
+        parts.append(Table(rows))
         parts.append(
             "Findings a film: how many findings a film is given that is known to have none of "
             "them. Films quiet: the share of such films that is given none."
@@ -223,7 +244,7 @@ def point_parts(result: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _point_table(point: Mapping[str, Any]) -> str:
+def _point_table(point: Mapping[str, Any]) -> Table:
     rows = [["Category", "Threshold", "Sensitivity", "Specificity"]]
     for label in point["decided"]:
         row = point["categories"][label]
@@ -232,25 +253,25 @@ def _point_table(point: Mapping[str, Any]) -> str:
     rows.append(
         [f"Mean ({len(point['decided'])})", "", *(figure_cell(point[x]) for x in RATES[:2])]
     )
-    return markdown_table(rows)
+    return Table(rows)
 
 
-def decision_table(categories: Mapping[str, Any], subsets: Mapping[str, Any]) -> str:
+def decision_table(categories: Mapping[str, Any], subsets: Mapping[str, Any]) -> Table | None:
     rows = [["Category", "Threshold", "Sensitivity", "Specificity", "PPV", "F1", "MCC"]]
     for label, row in categories.items():
         if row["threshold"] is not None:
             figures = (interval_cell(row, metric, metric) for metric in RATES)
             rows.append([label, f"{row['threshold']:.4g}", *figures])
     if len(rows) == 1:
-        return ""
+        return None
     for name, mean in subsets.items():
         if mean["decided"]:
             figures = (figure_cell(mean[metric]) for metric in RATES)
             rows.append([f"Mean of {name} ({len(mean['decided'])})", "", *figures])
-    return markdown_table(rows)
+    return Table(rows)
 
 
-def calibration_table(result: Mapping[str, Any]) -> str:
+def calibration_table(result: Mapping[str, Any]) -> Table:
     """Brier score, calibration error and slope on the films, before and after the scaling."""
     measures = {"Brier": "brier", "ECE": "ece", "Slope": "slope"}
     rows = [["Category", *(f"{name} {when}" for name in measures for when in ("before", "after"))]]
@@ -258,10 +279,10 @@ def calibration_table(result: Mapping[str, Any]) -> str:
         after = result["categories"][label]
         pairs = (of.get(key) for key in measures.values() for of in (before, after))
         rows.append([label, *map(figure_cell, pairs)])
-    return markdown_table(without_empty_columns(rows))
+    return Table(without_empty_columns(rows))
 
 
-def _subgroup_table(subgroups: Mapping[str, Any]) -> str:
+def _subgroup_table(subgroups: Mapping[str, Any]) -> Table:
     rows = [["Attribute", "Value", "n", "Categories", "Mean AUROC", "Mean AP"]]
     for attribute, values in subgroups.items():
         for value, result in values.items():
@@ -276,20 +297,20 @@ def _subgroup_table(subgroups: Mapping[str, Any]) -> str:
                     interval_cell(mean, "ap", "ap"),
                 ]
             )
-    return markdown_table(rows)
+    return Table(rows)
 
 
-def _by_value_table(values: Mapping[str, Any]) -> str:
+def _by_value_table(values: Mapping[str, Any]) -> Table:
     """One line a category, one column a value of the attribute."""
     rows = [["Category", *(f"{value} (n = {r['films']:,})" for value, r in values.items())]]
     for label in next(iter(values.values()))["categories"]:
         of_values = [result["categories"][label] for result in values.values()]
         figures = [(interval_cell(row, "auroc", "ci"), row["positives"]) for row in of_values]
         rows.append([label, *(f"{figure or 'undefined'}, {n:,}" for figure, n in figures)])
-    return markdown_table(rows)
+    return Table(rows)
 
 
-def _reader_table(results: Mapping[str, Any]) -> str:
+def _reader_table(results: Mapping[str, Any]) -> Table:
     readers = results["radiologists"]
     models = {n: r for n, r in results["models"].items() if "radiologists_below" in r}
     scored = {label for result in models.values() for label in result["radiologists_below"]}
@@ -306,10 +327,10 @@ def _reader_table(results: Mapping[str, Any]) -> str:
         rows.append([*cells, *map(str, counts)])
     means = (f"{result['radiologists_below']['mean']:.1f}" for result in models.values())
     rows.append(["Mean", *[""] * len(readers), *means])
-    return markdown_table(rows)
+    return Table(rows)
 
 
-def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
+def _comparison_parts(comparison: Mapping[str, Any]) -> list[Part]:
     lead = f"**{comparison['first']} minus {comparison['second']}**"
     means = [
         f"mean AUROC over {name} {mean['difference']:+.4f} "
@@ -319,13 +340,17 @@ def _comparison_parts(comparison: Mapping[str, Any]) -> list[str]:
     ]
     if means:
         lead += f": {'; '.join(means)} (paired bootstrap)."
+    if (least := comparison["mean"].get("detectable")) is not None:
+        lead += (
+            f" These films show a difference of the means of {least:.4f} in four of five studies."
+        )
     columns = ["Category", "Difference", "DeLong", "p", "p (Holm)", "Bootstrap", "p", "p (Holm)"]
-    rows = [columns]
+    rows = [[*columns, "Detectable"]]
     for label, row in comparison["categories"].items():
         difference = row["difference"]
         cells = [label, "" if difference is None else f"{difference:+.4f}"]
         for test in (row["delong"], row["bootstrap"]):
             cells += [range_cell(test["low"], test["high"], signed=True)]
             cells += [p_cell(test["p"]), p_cell(test["p_holm"])]
-        rows.append(cells)
-    return [lead, markdown_table(rows)]
+        rows.append([*cells, figure_cell(row.get("detectable"))])
+    return [lead, Table(without_empty_columns(rows))]

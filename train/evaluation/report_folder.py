@@ -1,4 +1,4 @@
-"""Write the folder of a report: report.json, report.md, predictions.csv and plots."""
+"""Write the folder of a report: report.html, report.json, report.md, predictions.csv, plots."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cft.files import atomic_write
 from cft.model.folder import read_config
 from train.evaluation import figure, plots, report, training_curves
+from train.evaluation.checklist import checklist_rows, facts_of_config, facts_of_results
 from train.evaluation.predictions import predictions_csv
 from train.evaluation.protocol import Settings, evaluate_models
+from train.evaluation.report_page import report_page
 from train.evaluation.run_models import model_names
 from train.evaluation.scored import ENSEMBLE, Evaluated
 
 
 def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
     """``report.json``: the first truth's figures at the root, the others' under references."""
-    results, *others = [
-        evaluate_models(one.truth, one.models, [] if i else run_.readers, settings)
-        for i, one in enumerate(run_.scored)
-    ]
+    first, *more = run_.scored
+    framed = None if run_.boxes is None else (run_.boxes, run_.patients)
+    results = evaluate_models(first.truth, first.models, run_.readers, settings, framed)
+    others = [evaluate_models(one.truth, one.models, [], settings) for one in more]
     results["references"] = {other["truth"]["name"]: other for other in others}
     for one in (results, *others):
         if run_.weights:
             one["models"][ENSEMBLE]["weights"] = run_.weights
+    facts = facts_of_config(run_.configs[0]) if run_.configs else {}
+    results["checklist"] = checklist_rows({**facts, **facts_of_results(results)})
     results["settings"] = dataclasses.asdict(settings)
     return results
 
 
 # The files that are always written, and what the others may be called.
-_ALWAYS = ("predictions.csv", "report.json", "report.md")
+_ALWAYS = ("predictions.csv", "report.html", "report.json", "report.md")
+# A list of numbers; a text of JSON holds no line break, so none can look like one.
+_NUMBERS = re.compile(r"\[\n(?:\s*(?:-?[\d.]+(?:[eE][+-]?\d+)?|null),?\n)+\s*\]")
+
 _PLOT = re.compile(r"plots/([\w-]+/)?[\w.-]+\.(png|svg)")
 
 
 def write_report(args: argparse.Namespace, results: dict[str, Any], run_: Evaluated) -> None:
-    """Write report.json, report.md, predictions.csv and the plots, in place of an earlier report.
+    """Write the report in its three forms, predictions.csv and plots, in place of earlier ones.
 
     ``files`` of report.json lists them. Plots that only the earlier report lists are removed.
     """
@@ -57,11 +64,18 @@ def write_report(args: argparse.Namespace, results: dict[str, Any], run_: Evalua
     )
     _remove_plots(args.out, _files_of(args.out / "report.json") - set(files))
     results["files"] = files
-    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    atomic_write(args.out / "report.json", text)
+    atomic_write(args.out / "report.json", _json(results))
     atomic_write(args.out / "report.md", report.markdown(results, images))
+    drawings = [args.out / f"{stem}.svg" for stem in stems]
+    atomic_write(args.out / "report.html", report_page(results, drawings))
     first = run_.scored[0]
     atomic_write(args.out / "predictions.csv", predictions_csv(first.truth, first.models))
+
+
+def _json(results: Mapping[str, Any]) -> str:
+    """JSON with a line for each entry, but lists of numbers on one line."""
+    text = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def _files_of(earlier: Path) -> set[str]:

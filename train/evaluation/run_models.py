@@ -11,6 +11,7 @@ import cft
 from train.datasets import DataOptions, table_of
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError
+from train.evaluation.boxes import Boxes, read_boxes
 from train.evaluation.films import Chosen, choose
 from train.evaluation.score_tables import read_readers
 from train.evaluation.scored import (
@@ -47,8 +48,11 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     held_out = _validation_films(args, chosen)
     trained = table.subset(table.split == "train")
     _check_labels(classifiers, table)
+    boxes = _read_boxes(args, chosen.films)
     everything = [*tables, *held_out]
-    films = {name: run(model, everything, args.batch_size) for name, model in classifiers.items()}
+    films = {
+        name: run(model, everything, args.batch_size, boxes) for name, model in classifiers.items()
+    }
     tables = [readable(one, list(films.values())) for one in tables]
 
     def score(one: LabelTable) -> Scored:
@@ -77,7 +81,24 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
             replace(one, models=[*one.models, metadata_control(trained, of, args.films)])
             for one, of in zip(scored, tables, strict=True)
         ]
-    return Evaluated(scored, read_readers(args.radiologists, scored[0].truth, args.key), weights)
+    readers = read_readers(args.radiologists, scored[0].truth, args.key)
+    patients = dict(zip(map(_stem, table.names), map(str, table.patients), strict=True))
+    configs = [model.config for model in classifiers.values()]
+    return Evaluated(scored, readers, weights, boxes, configs, patients)
+
+
+def _read_boxes(args: argparse.Namespace, films: LabelTable) -> Boxes | None:
+    """The boxes of --boxes; those of films that are not scored only help to choose the floor."""
+    if args.boxes is None:
+        return None
+    boxes = read_boxes(args.boxes, args.box_side)
+    if not boxes.films & set(map(_stem, films.names)):
+        raise EvaluationError(f"{args.boxes} has no box on any film that is scored")
+    return boxes
+
+
+def _stem(film: object) -> str:
+    return Path(str(film)).stem
 
 
 def _other_labels(chosen: Chosen) -> list[LabelTable]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from train.errors import EvaluationError
+from train.evaluation.boxes import Boxes
 from train.evaluation.combine import combine, greedy_weights
 from train.evaluation.cross_fit import cross_fitted_points
 from train.evaluation.of_run import band_of
@@ -32,6 +34,9 @@ class Evaluated:
     scored: list[Scored]
     readers: list[Predictions]
     weights: dict[str, float]  # of the ensemble's members, where they were chosen
+    boxes: Boxes | None = None
+    configs: Sequence[Mapping[str, Any]] = ()  # of the models' folders
+    patients: dict[str, str] = dataclasses.field(default_factory=dict)  # of films with boxes
 
 
 # --- Ensembles ----------------------------------------------------------------------------------

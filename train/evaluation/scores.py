@@ -19,8 +19,9 @@ from train.metrics.bootstrap import (
     bootstrap_totals,
     percentiles,
 )
+from train.metrics.calibration import calibration_figures
 from train.metrics.comparison import Comparison, compare_bootstrap, compare_delong, compare_means
-from train.metrics.decisions import calibration_figures, finite_or_none, rates
+from train.metrics.decisions import finite_or_none, rates
 from train.metrics.delong import delong
 from train.tables import counted
 

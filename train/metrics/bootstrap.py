@@ -17,6 +17,7 @@ __all__ = [
     "Bootstrap",
     "bootstrap_auroc",
     "bootstrap_average_precision",
+    "bootstrap_bins",
     "bootstrap_totals",
     "draw_groups",
     "percentiles",
@@ -290,3 +291,40 @@ def bootstrap_totals(
     np.add.at(by_group, index, values)
     blocks = draw_groups(len(names), replicates, seed, block=max(64, _BLOCK // len(names)))
     return np.concatenate([counts.T @ by_group for counts in blocks])
+
+
+def bootstrap_bins(
+    bins: np.ndarray, n_bins: int, groups: np.ndarray, replicates: int = 1000, seed: int = 0
+) -> np.ndarray:
+    """How many films fall into each bin in each replicate, for curves that are made of counts.
+
+    Parameters
+    ----------
+    bins
+        (N, C) bin of each film in each category, in [0, n_bins); below 0: not counted.
+    n_bins
+        Number of bins.
+    groups, replicates, seed
+        As in `bootstrap_auroc`, whose draws these are.
+
+    Returns
+    -------
+    numpy.ndarray
+        (C, R, n_bins) float32 counts: 4 bytes each, whatever the number of films.
+    """
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    sorted_ = []
+    for column in np.asarray(bins).T:
+        order = np.argsort(column, kind="stable")
+        order = order[column[order] >= 0]
+        used, starts = np.unique(column[order], return_index=True)
+        sorted_.append((used, starts, index[order]))
+    result = np.zeros((len(sorted_), replicates, n_bins), np.float32)
+    done = 0
+    for counts in draw_groups(len(names), replicates, seed, block=max(64, _BLOCK // len(index))):
+        block = slice(done, done + counts.shape[1])
+        for c, (used, starts, owners) in enumerate(sorted_):
+            if len(used):
+                result[c, block, used] = np.add.reduceat(counts[owners], starts, axis=0)
+        done = block.stop
+    return result

@@ -11,7 +11,14 @@ import numpy as np
 from train.metrics.bootstrap import Bootstrap, percentiles
 from train.metrics.delong import delong
 
-__all__ = ["Comparison", "compare_bootstrap", "compare_delong", "compare_means", "holm"]
+__all__ = [
+    "Comparison",
+    "compare_bootstrap",
+    "compare_delong",
+    "compare_means",
+    "compare_replicates",
+    "holm",
+]
 
 
 # --- Comparisons --------------------------------------------------------------------------------
@@ -94,7 +101,7 @@ def compare_bootstrap(first: Bootstrap, second: Bootstrap) -> tuple[Comparison, 
     (Comparison, Comparison)
         Over the C categories; and of the mean (arrays of length 1).
     """
-    per_category = _compare_replicates(
+    per_category = compare_replicates(
         first.estimate - second.estimate, first.replicates - second.replicates, first.level
     )
     return per_category, compare_means(first, second, np.arange(len(first.estimate)))
@@ -111,10 +118,11 @@ def compare_means(first: Bootstrap, second: Bootstrap, columns: np.ndarray) -> C
         difference[0] = first.estimate[columns].mean() - second.estimate[columns].mean()
         change = first.replicates[:, columns] - second.replicates[:, columns]
         replicates = change.mean(axis=1, keepdims=True)
-    return _compare_replicates(difference, replicates, first.level)
+    return compare_replicates(difference, replicates, first.level)
 
 
-def _compare_replicates(difference: np.ndarray, replicates: np.ndarray, level: float) -> Comparison:
+def compare_replicates(difference: np.ndarray, replicates: np.ndarray, level: float) -> Comparison:
+    """Interval and p-value of (C,) differences from their (R, C) replicates."""
     low, high = percentiles(replicates, level)
     defined = np.count_nonzero(~np.isnan(replicates), axis=0)
     not_positive = np.count_nonzero(replicates <= 0, axis=0)

@@ -1,8 +1,10 @@
-"""Whether a map of evidence points into a radiologist's box, beside a floor that sees no film.
+"""Whether a map of evidence lies in a radiologist's box, beside a floor that sees no film.
 
 A chest looks much the same in every film, so a point that never moves hits many boxes: a map that
 hits fewer shows nothing. The pointing game counts a film once for each finding that has boxes on
-it; a hit is a peak inside one of them (Zhang et al., IJCV 2018).
+it; a hit is a peak inside one of them (Zhang et al., IJCV 2018). The map above a level is compared
+with the boxes by IoU, the common area over the area of both, and by IoBB, the common area over that
+of the map (Wang et al., CVPR 2017).
 """
 
 from __future__ import annotations
@@ -11,7 +13,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["fixed_point_hits", "inside", "peak"]
+__all__ = [
+    "LEVELS",
+    "cross_fitted",
+    "fixed_box_overlaps",
+    "fixed_point_hits",
+    "inside",
+    "map_overlaps",
+    "peak",
+]
+
+#: Levels at which a map is cut, as shares of its range.
+LEVELS = np.arange(1, 20) / 20
+
+# What the fixed box must reach, so that as many films as possible count.
+_COUNTS_FROM = 0.1
 
 
 def peak(heat: np.ndarray) -> tuple[float, float]:
@@ -69,3 +85,113 @@ def fixed_point_hits(
         x, y = peak(total - hits[own].sum(0))
         found[own] = hits[own, int(y * grid), int(x * grid)]
     return found
+
+
+def map_overlaps(heat: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How a map, cut at each of `LEVELS`, overlaps a film's boxes.
+
+    Parameters
+    ----------
+    heat
+        (H, W) map. A level is a share of the way from its smallest to its largest value; the
+        pixels at or above it are what the map points to. A flat map points to the whole film.
+    boxes
+        (n, 4) boxes (x, y, width, height) as shares of the film's sides; together they are the
+        truth, a pixel counting by its centre.
+
+    Returns
+    -------
+    (iou, iobb)
+        (levels,) each, in [0, 1].
+    """
+    height, width = heat.shape
+    x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    truth = np.zeros(heat.shape, bool)
+    for left, top, across, down in boxes:
+        rows, columns = (y >= top) & (y <= top + down), (x >= left) & (x <= left + across)
+        truth |= rows[:, None] & columns
+    low, high = float(heat.min()), float(heat.max())
+    share = (heat - low) / (high - low) if high > low else np.ones(heat.shape)
+    # Each pixel belongs to the highest level that it reaches; 0 is below all.
+    level = np.searchsorted(LEVELS, share.ravel(), side="right")
+    area, common = (
+        np.bincount(of, minlength=len(LEVELS) + 1)[::-1].cumsum()[::-1][1:]
+        for of in (level, level[truth.ravel()])
+    )
+    return common / (area + truth.sum() - common), common / area
+
+
+def cross_fitted(values: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """For each film the level whose mean value is largest over the films of *other* patients.
+
+    Parameters
+    ----------
+    values
+        (N, levels) of one finding.
+    patients
+        (N,) whose film it is.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) index of a level; the middle one where there is no other patient.
+    """
+    chosen = np.full(len(values), values.shape[1] // 2)
+    names, total = np.asarray(patients), values.sum(axis=0)
+    for name in np.unique(names):
+        own = names == name
+        if not own.all():
+            chosen[own] = (total - values[own].sum(axis=0)).argmax()
+    return chosen
+
+
+def fixed_box_overlaps(
+    boxes: Sequence[np.ndarray], patients: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What one box overlaps that is the same for all films of a finding.
+
+    It is the box of another patient that has an IoU of at least 0.1 on most films of the other
+    patients; of several, the one with the largest mean IoU. On a film with several boxes the one
+    that it overlaps best counts.
+
+    Parameters
+    ----------
+    boxes
+        For each of N films, (n, 4) boxes as shares of its width and height.
+    patients
+        (N,) whose film it is.
+
+    Returns
+    -------
+    (iou, iobb)
+        (N,) each; 0 where there is no other patient.
+    """
+    iou, iobb = np.zeros(len(boxes)), np.zeros(len(boxes))
+    if not len(boxes):
+        return iou, iobb
+    owner = np.repeat(np.arange(len(boxes)), [len(film) for film in boxes])
+    every, names = np.concatenate(boxes), np.asarray(patients)
+    common, joint, area = _areas(every, every)
+    starts = np.searchsorted(owner, np.arange(len(boxes)))
+    by_film = np.maximum.reduceat(common / joint, starts, axis=1)  # (boxes, N)
+    over_box = np.maximum.reduceat(common / area[:, None], starts, axis=1)
+    worth = (by_film >= _COUNTS_FROM) + 1e-4 * by_film
+    total = worth.sum(axis=1)
+    for name in np.unique(names):
+        own = names == name
+        if own.all():
+            break
+        value = np.where(own[owner], -1, total - worth[:, own].sum(axis=1))
+        best = int(value.argmax())
+        iou[own], iobb[own] = by_film[best, own], over_box[best, own]
+    return iou, iobb
+
+
+def _areas(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Areas of boxes (A, 4) and (B, 4): common (A, B), joint (A, B), and of the first (A,)."""
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    ends = [of[:, :2] + of[:, 2:] for of in (first, second)]
+    high = np.minimum(ends[0][:, None], ends[1][None])
+    common = np.clip(high - low, 0, None).prod(axis=-1)
+    areas = [of[:, 2:].prod(axis=-1) for of in (first, second)]
+    return common, areas[0][:, None] + areas[1] - common, areas[0]

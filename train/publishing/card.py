@@ -10,6 +10,7 @@ from cft import NOT_A_MEDICAL_DEVICE
 from cft.labels import DATASETS
 from cft.model.calibration import GOAL
 from train.datasets.labels import SMOOTH
+from train.evaluation.checklist import checklist_parts, checklist_rows, facts_of_config
 from train.evaluation.report import (
     calibration_table,
     category_table,
@@ -61,6 +62,8 @@ def model_card(config: Mapping[str, Any]) -> str:
         *_how_to_use(config),
         *_citation(provenance),
         *_environment(provenance),
+        "## Checklist",
+        *map(str, checklist_parts(checklist_rows(facts_of_config(config)))),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -287,8 +290,8 @@ def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iter
                 yield stages_table(result)
         if "uncalibrated" in result:
             yield f"Before and after Platt scaling: {scaling_sentence(result)}"
-            yield calibration_table(result)
-        yield category_table(result["categories"])
+            yield str(calibration_table(result))
+        yield str(category_table(result["categories"]))
         yield (
             "AP: average precision. Brier: mean squared error of the probability. ECE: expected "
             "calibration error. DeLong: its 95 % interval of the AUROC."
@@ -297,8 +300,8 @@ def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iter
         decisions = decision_table(result["categories"], shown_subsets(result))
         if decisions:
             yield "At the operating points, which were chosen on validation films:"
-            yield decisions
-            yield from point_parts(result)
+            yield str(decisions)
+            yield from map(str, point_parts(result))
         if result["notes"]:
             yield "\n".join(f"- {note}" for note in result["notes"])
 

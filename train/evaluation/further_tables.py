@@ -1,0 +1,81 @@
+"""Tables of localisation and of subgroups' gaps, from the dict of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from train.evaluation.subgroup_gaps import GAPS
+from train.tables import Table, interval_cell, p_cell, range_cell
+
+__all__ = ["gap_parts", "localisation_parts"]
+
+
+def localisation_parts(
+    result: Mapping[str, Any], boxes: Mapping[str, Any] | None
+) -> list[str | Table]:
+    """Where a model's maps point to, beside the floor that sees no film."""
+    micro = result.get("localisation")
+    if not micro or boxes is None:
+        return []
+    floor = boxes["floor"]
+    rows = {label: row["localisation"] for label, row in result["categories"].items()}
+    framed = {**{label: row for label, row in rows.items() if row}, "All together": micro}
+    table = [["Finding", "Films", *(f"{x}{y}" for x in ("Hit", "IoU") for y in _COLUMNS)]]
+    for label, row in framed.items():
+        cells = [f"{row['n']:,}"]
+        for name in ("hit", "iou"):
+            cells += [interval_cell(row, x, x) for x in (name, f"floor_{name}")]
+            ends = {end: row[f"{name}_difference_{end}"] for end in ("low", "high")}
+            cells.append(_gap_cell({"difference": row[f"{name}_difference"], **ends}))
+        table.append([label, *cells])
+    shares = [["Overlap of at least", *(f"{t:g}" for t, *_ in micro["at_iou"])]]
+    for name, title in (("at_iou", "IoU"), ("at_iobb", "IoBB")):
+        shares.append([f"{title}, map", *(f"{x:.3f}" for _, x, _ in micro[name])])
+        shares.append([f"{title}, floor", *(f"{x:.3f}" for *_, x in micro[name])])
+    known = ", ".join(f"{x:.3f} (IoU {t:g})" for t, x in floor["at_iou"] if t in (0.1, 0.3, 0.5))
+    return [
+        f"Maps against the boxes of {boxes['name']}:",
+        Table(table),
+        "Share of the films with at least so much overlap, all findings together:",
+        Table(shares),
+        "Hit: the map's largest value lies in a box (pointing game). IoU: mean overlap of the map, "
+        "cut at one level for each finding, with the boxes. The floor sees no film: one point and "
+        "one box for each finding. Level, point and box are those that are best on the *other* "
+        f"patients. On all {floor['n']:,} boxes of the file the floor hits {floor['hit']:.3f}, and "
+        f"its box reaches {known}. A map that is not above the floor shows no localisation.",
+    ]
+
+
+_COLUMNS = ("", ", floor", ", difference")
+
+
+def gap_parts(result: Mapping[str, Any], explain: bool = True) -> list[str | Table]:
+    """What a subgroup has more or less than the other films; `explain`: say what a gap is."""
+    parts: list[str | Table] = []
+    for attribute, values in result.get("gaps", {}).items():
+        rows = [["Value", "Films", "Category", *GAPS.values(), "Smallest p (Holm)"]]
+        for value, row in values.items():
+            name = f"{value} minus {row['against']}"
+            mean = _gap_cell(row["mean"])
+            rows.append([name, f"{row['films']:,}", "Mean AUROC", mean, "", "", "", ""])
+            for label, gaps in row["categories"].items():
+                p = [x["p_holm"] for x in gaps.values() if x["p_holm"] is not None]
+                if p:
+                    cells = map(_gap_cell, gaps.values())
+                    rows.append([name, f"{row['films']:,}", label, *cells, p_cell(min(p))])
+        parts += [f"Gaps by {attribute}:", Table(rows)]
+    if parts and explain:
+        parts.append(
+            "A gap is the figure of the subgroup minus that of the other films. Categories with "
+            "fewer than ten patients of a class on either side are left out. p is corrected by "
+            "Holm over all categories and values of the attribute, for each figure by itself."
+        )
+    return parts
+
+
+def _gap_cell(row: Mapping[str, Any]) -> str:
+    if row["difference"] is None:
+        return ""
+    limits = range_cell(row["low"], row["high"], signed=True)
+    return f"{row['difference']:+.4f}" + (f" ({limits})" if limits else "")
