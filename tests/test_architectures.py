@@ -29,7 +29,7 @@ from cft.model.folder import read_model_folder, write_model_folder
 from tests.conftest import ROOT, random_model_config
 
 NAMES = ("ctranscnn", "chexnet_hybrid")
-TINY = {"width": 4, "depth": 3}
+TINY = {"width": 8, "depth": 3}
 
 # --- Literal references: loops over offsets, places, heads and queries --------------------------
 
@@ -380,10 +380,10 @@ def test_the_tokens_tell_the_map_what_they_should(stride):
 @pytest.mark.parametrize("depth", [3, 6])
 def test_the_whole_network_is_its_formula(memsp, ib, iim, depth):
     parts = {"memsp": memsp, "ib": ib, "iim": iim}
-    built = timm.create_model("ctranscnn", num_classes=3, in_chans=1, width=4, depth=depth, **parts)
+    built = timm.create_model("ctranscnn", num_classes=3, in_chans=1, width=8, depth=depth, **parts)
     agrees(
         *(built, [randn(2, 1, 70, 64)], lambda x: torch.stack(built(x))),
-        lambda p, x: network(p, x, 4, depth, **parts),
+        lambda p, x: network(p, x, 8, depth, **parts),
     )
 
 
@@ -459,7 +459,8 @@ def test_a_batch_can_be_learnt_by_heart(name):
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ({"width": 6}, "width is 6, which is no multiple of 4"),
+        ({"width": 4}, "width is 4, which is no multiple of 4 from 8 on"),
+        ({"width": 10}, "width is 10, which is no multiple of 4 from 8 on"),
         ({"depth": 4}, "depth is 4, which is no multiple of 3"),
         ({"global_pool": "max"}, "global_pool is 'max'"),
     ],
@@ -473,9 +474,9 @@ def test_other_labels_get_new_heads_and_tokens():
     built = timm.create_model("chexnet_hybrid", num_classes=3, **TINY)
     built.reset_classifier(5)
     assert built.train()(randn(2, 3, 64, 64))[1].shape == (2, 5)
-    assert built.label_tokens.shape == (5, 24)
+    assert built.label_tokens.shape == (5, 48)
     built.reset_classifier(0)
-    assert built.eval()(randn(2, 3, 64, 64)).shape == (2, 16 + 24)
+    assert built.eval()(randn(2, 3, 64, 64)).shape == (2, 32 + 48)
 
 
 def test_importing_cft_does_not_import_the_networks():
@@ -495,7 +496,7 @@ def two_heads(request, tmp_path):
         nn.init.normal_(head.weight)
         nn.init.normal_(head.bias)
     config = random_model_config()
-    config |= {"architecture": request.param, "num_features": 40}
+    config |= {"architecture": request.param, "num_features": 80}
     config["model_args"] |= TINY
     config["pretrained_cfg"] |= {"input_size": [1, 96, 64], "classifier": ["head_conv"]}
     folder = write_model_folder(
@@ -551,11 +552,11 @@ def test_another_network_is_not_touched():
 def test_heads_that_do_not_fit_are_refused_by_name(two_heads, tmp_path):
     _, folder = two_heads
     parent = read_model_folder(folder)
-    tensors = {**parent.state_dict, "head_conv.weight": torch.zeros(2, 16)}
+    tensors = {**parent.state_dict, "head_conv.weight": torch.zeros(2, 32)}
     wrong = write_model_folder(
         tmp_path / "wrong", state_dict=tensors, config=parent.config, card=""
     )
-    with pytest.raises(ModelFolderError, match=r"first: head_conv\.weight is \(2, 16\)"):
+    with pytest.raises(ModelFolderError, match=r"first: head_conv\.weight is \(2, 32\)"):
         cft.load(wrong, "cpu")
 
 
@@ -587,14 +588,14 @@ def test_a_small_one_trains_goes_on_and_passes_through_stage_2(name, tmp_path, f
     from train.publishing.check import check_folder
 
     words = [
-        *("--preset", name, "--model-args", "width=4,depth=3", "--image-size", "64"),
+        *("--preset", name, "--model-args", "width=8,depth=3", "--image-size", "64"),
         *("--phantoms", "120", "--phantom-size", "64", "--batch-size", "16", "--epochs", "2"),
         *("--threads", "1", "--device", "cpu", "--workers", "1", "--valid", "0.3", "--lr", "3e-3"),
     ]
     assert stage_1([*words, "--out", str(tmp_path / "whole")]) == 0
     whole = read_model_folder(tmp_path / "whole")
     assert whole.config["model_args"] == {
-        "width": 4, "depth": 3, "in_chans": 1, "folded": True
+        "width": 8, "depth": 3, "in_chans": 1, "folded": True
     }  # fmt: skip
     assert "head.weight" in whole.state_dict
     # Its checkpoint has two heads; gone on with at its end, it gives the same folder.

@@ -43,7 +43,9 @@ class Tape:
 
     def depthwise(self, name, x, size, stride=1, padding="valid"):
         kernel = self.random.normal(0, 1 / size, (size, size, x.shape[1], 1))
-        (kernel,) = self.layer("DepthwiseConv2D", name, {"depthwise_kernel": kernel})
+        # Keras 3 calls it a kernel; the first stage here is as Keras 2 wrote it.
+        variable = "depthwise_kernel" if name.startswith("block1") else "kernel"
+        (kernel,) = self.layer("DepthwiseConv2D", name, {variable: kernel})
         edge = size // 2 if padding == "same" else 0
         weight = kernel.permute(2, 3, 0, 1)
         return F.conv2d(x, weight, stride=stride, padding=edge, groups=x.shape[1])

@@ -57,7 +57,7 @@ def test_biases_and_normalisation_have_no_weight_decay_whatever_the_layer(decay)
 
 
 def test_tokens_have_no_weight_decay_and_the_first_moment_forgets_as_asked():
-    network = timm.create_model("chexnet_hybrid", num_classes=3, width=4, depth=3)
+    network = timm.create_model("chexnet_hybrid", num_classes=3, width=8, depth=3)
     optimizer = optimizer_for(network, Settings(weight_decay=0.3, beta1=0.5))
     decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     found = {name: decays[id(p)] for name, p in network.named_parameters()}

@@ -116,7 +116,7 @@ class CTransCNN(nn.Module):
         Largest probability of leaving out a residual part in training; the published value is 0.1.
     width
         Channels of the first third of the levels; twice and four times as many follow. A multiple
-        of 4. A token is six times as long.
+        of 4, at least 8. A token is six times as long.
     depth
         Number of levels, a multiple of 3.
     memsp
@@ -140,6 +140,12 @@ class CTransCNN(nn.Module):
     do; after the stem it is padded with zeros to a multiple of 16 pixels.
     """
 
+    pretrained_cfg: dict[str, Any]
+    head: nn.Module
+    head_conv: nn.Module
+    head_transformer: nn.Module
+    label_tokens: nn.Parameter
+
     def __init__(
         self,
         num_classes: int = 14,
@@ -157,8 +163,10 @@ class CTransCNN(nn.Module):
         super().__init__()
         if global_pool != "avg":
             raise ValueError(f"global_pool is {global_pool!r}, but this network has only 'avg'")
-        if width < 4 or width % 4:
-            raise ValueError(f"width is {width}, which is no multiple of 4")
+        # A quarter of the channels goes through the blocks. One alone makes PyTorch 2.14 write
+        # beyond its memory in the backward pass (channels last, on a CPU).
+        if width < 8 or width % 4:
+            raise ValueError(f"width is {width}, which is no multiple of 4 from 8 on")
         if depth < 3 or depth % 3:
             raise ValueError(f"depth is {depth}, which is no multiple of 3")
         dim = width * _ATTENTION_HEADS
@@ -243,7 +251,7 @@ class CTransCNN(nn.Module):
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
         patches = self.patches(x)
         grid = (patches.shape[2], patches.shape[3])
-        special = self.class_token
+        special: torch.Tensor = self.class_token
         if self.memsp:
             special = torch.cat([special, self.label_tokens[None]], 1)
         special = special.expand(len(x), -1, -1)

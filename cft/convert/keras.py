@@ -95,6 +95,8 @@ def converted(model: KerasModel, asked: str | None = None) -> Converted:
         place = names[layer]
         if variable == "moving_variance":
             array = array + np.float32(config["epsilon"] - eps[place])
+        if kind == "DepthwiseConv2D":  # (h, w, channels, 1), under a name of its own until Keras 3
+            array = array.swapaxes(2, 3)
         tensors[f"{place}.{_VARIABLES[variable]}"] = torch.from_numpy(_turned(variable, array))
     height, width, channels = _input(model)
     outputs = len(tensors["classifier.bias"])
@@ -176,9 +178,7 @@ def _efficientnet(name: str) -> str | None:
 
 def _turned(variable: str, array: np.ndarray) -> np.ndarray:
     """An array in PyTorch's order of axes."""
-    if variable == "depthwise_kernel":  # (h, w, channels, 1)
-        array = array.transpose(2, 3, 0, 1)
-    elif variable == "kernel":  # (h, w, in, out), or (in, out)
+    if variable in ("kernel", "depthwise_kernel"):  # (h, w, in, out), or (in, out)
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
     return np.ascontiguousarray(array)
 

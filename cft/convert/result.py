@@ -18,7 +18,7 @@ from cft.model.network import build_network, new_network
 from cft.model.preprocess import Preprocess
 
 #: ImageNet's mean and standard deviation, per colour.
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+IMAGENET: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 _SETS = {
     "nih-14": label_sets.NIH_14,

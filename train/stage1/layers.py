@@ -26,7 +26,7 @@ def optimizer_for(network: nn.Module, settings: Settings) -> torch.optim.Optimiz
     below ``--freeze-below`` are in no group, and their ``requires_grad`` is off.
     """
     if settings.layer_decay == 1:
-        spared = network.no_weight_decay() if hasattr(network, "no_weight_decay") else set()
+        spared: set[str] = getattr(network, "no_weight_decay", set)()
         decays = [(p.ndim > 1 and n not in spared, p) for n, p in network.named_parameters()]
         groups = [
             {"params": [p for yes, p in decays if yes], "weight_decay": settings.weight_decay},

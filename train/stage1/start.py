@@ -146,7 +146,7 @@ def take_over(
     new = np.array([label not in place for label in label_names])
     rows = torch.tensor([place[label] for label in label_names if label in place])
     heads = tuple(f"{name}." for name in heads_of(network))
-    beside = network.label_parameters() if hasattr(network, "label_parameters") else ()
+    beside: set[str] = getattr(network, "label_parameters", set)()
     for name, own in network.state_dict().items():
         if not name.startswith(heads) and name not in beside:
             tensors[name] = _summed(theirs[name], own, channels)
