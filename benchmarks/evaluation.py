@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--films", type=int, nargs="+", default=[1600, 6400, 25_596])
     parser.add_argument("--replicates", type=int, default=1000)
     options = parser.parse_args(argv)
-    rows = [["films", "part", "s", "CPU s", "CPU s by n log n", "peak memory, MB"]]
+    rows = [["films", "part", "s", "CPU s", "growth beyond n log n", "peak memory, MB"]]
     first: dict[str, float] = {}
     for n in options.films:
         for name, work in parts_of(n, options.replicates).items():

@@ -65,16 +65,20 @@ def essentials(
     bins = [Bins.of(p[:, c], y[:, c], THRESHOLDS) if ok else None for c, ok in enumerate(usable)]
     draws = {"replicates": replicates, "seed": seed}
     skill = _skill(p, y, groups, usable, draws, level)
+    # Negatives and positives have bins of their own, so that one draw counts both.
+    most = max((of.n for of in bins if of is not None), default=0)
+    index = np.full(y.shape, -1)
+    for c, of in enumerate(bins):
+        if of is not None:
+            index[:, c] = np.where(of.index < 0, -1, of.index + most * (y[:, c] == 1))
+    counts = bootstrap_bins(index, 2 * most, groups, **draws) if most else None
     result: dict[str, dict[str, Any]] = {}
     for c, (label, of) in enumerate(zip(label_names, bins, strict=True)):
-        if of is None:
+        if of is None or counts is None:
             result[label] = dict.fromkeys(_NAMES)
             continue
-        # Negatives and positives have bins of their own, so that one draw counts both.
-        index = np.where(of.index < 0, -1, of.index + of.n * (y[:, c] == 1))
-        counts = bootstrap_bins(index[:, None], 2 * of.n, groups, **draws)[0]
-        positives = counts[:, of.n :].astype(np.float64)
-        films = counts[:, : of.n] + positives
+        positives = counts[c, :, most : most + of.n].astype(np.float64)
+        films = counts[c, :, : of.n] + positives
         result[label] = {
             **_recalibration(p[:, c], y[:, c], groups, level),
             **skill[c],
