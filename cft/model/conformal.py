@@ -40,17 +40,17 @@ class Band:
     positives: int | None = None
     negatives: int | None = None
 
-    def verdict(self, probability: float) -> str:
-        """``"in"``, ``"out"`` or ``"unsure"``.
+    def verdict(self, probability: float) -> str | None:
+        """``"in"``, ``"out"`` or ``"unsure"``; None where a limit that is not there would decide.
 
         Also unsure is what both limits claim, where the two cross: such a film is unlike those
         with the finding and unlike those without.
         """
         out = self.rule_out is not None and probability < self.rule_out
         into = self.rule_in is not None and probability >= self.rule_in
-        if out == into:
-            return "unsure"
-        return "in" if into else "out"
+        if out != into:
+            return "in" if into else "out"
+        return None if self.rule_out is None or self.rule_in is None else "unsure"
 
 
 def conformal_band(

@@ -93,8 +93,8 @@ def style(classifier: Model) -> str:
     depends on the operating points what belongs to the chosen ones.
     """
     chosen_rows = (
-        f".contain .film:has(.choose-{row}:checked)"
-        f" .by-finding > :nth-child({row}) {{ display: block; }}\n"
+        f".contain .film:not(:has(.choose-{row}:checked))"
+        f" .by-finding > :nth-child({row}) {{ display: none; }}\n"
         for row in range(1, len(classifier.label_names) + 1)
     )
     # Where there is no choice, the first is what there is.

@@ -7,6 +7,7 @@ see `cft.page.render.style`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import cft
@@ -24,7 +25,7 @@ __all__ = ["finding_rows"]
 
 # Longest side of a heat map in pixels. It is smooth, being made of a few local scores across, so
 # that the browser may enlarge it.
-_MAP_SIDE = 160
+_MAP_SIDE = 96
 
 _ROWS = {"film": "films", "study": "studies"}
 
@@ -67,6 +68,8 @@ def _view(classifier: Model, findings: cft.Findings, label: str) -> dict[str, An
     category, point = classifier.categories[label], findings.operating_points[label]
     distance, tested = findings.distances[label], findings.tested(label)
     decided = point is not None and category.evidence is None
+    known = category.prevalence is not None
+    values = findings.predictive_values(label) if known else None
     return {
         "point": point,
         "positive": decided and label in findings.positives,
@@ -76,7 +79,7 @@ def _view(classifier: Model, findings: cft.Findings, label: str) -> dict[str, An
         "zone": None if point is None or category.evidence else _zone(category.band, point),
         "rates": _rates(tested),
         "tests": [_test(each) for each in category.tested(findings.point)],
-        "values": findings.predictive_values(label) if category.prevalence is not None else None,
+        "worth": values and asdict(values),
         "sensitivity": _ends(tested.sensitivity if tested else None),
         "specificity": _ends(tested.specificity if tested else None),
     }
