@@ -14,11 +14,11 @@ from cft import RadiographError, results
 def test_a_cell_that_begins_like_a_formula_is_text(first):
     table = "".join(results.csv_rows(["=A"], [(first + "1.png", RadiographError("- no film"))]))
     header, row = table.split("\n", 1)
-    assert header == "file,'=A,view,notes,no_evidence,error"
+    assert header == "file,'=A,operating_point,above,unsure,sentence,view,notes,no_evidence,error"
     assert row.lstrip('"').startswith("'" + first + "1.png")
     assert row.endswith(",,,,,'- no film\n")
 
 
 def test_other_cells_stay_as_they_are():
     table = "".join(results.csv_rows(["A"], [("a=1-2, b.png", RadiographError("no film"))]))
-    assert list(csv.reader(io.StringIO(table)))[1] == ["a=1-2, b.png", *[""] * 4, "no film"]
+    assert list(csv.reader(io.StringIO(table)))[1] == ["a=1-2, b.png", *[""] * 8, "no film"]

@@ -56,6 +56,9 @@ _DRAINED = 256 * 2**20  # of an upload that is refused, so that the sentence arr
 
 _COOKIE = "cft_visitor"
 
+# Inputs of the API after the films: the name of the operating points.
+_UNASKED = ("",)
+
 _SELF_TEST = {True: "passed", False: "failed", None: "not possible"}
 
 
@@ -202,6 +205,7 @@ class Gate:
         if scope["path"] not in (JOIN, CALL):
             await self.app(scope, _replayed(body, receive), send)
             return
+        body = _completed(scope["path"], document, body)
         paths = list(_named(document.get("data")))
         joined = False
         try:
@@ -356,6 +360,14 @@ def _parsed(body: bytes) -> dict[str, Any]:
                 raise _Stop(413, "The request names more files than are answered.")
             values += inside
     return document
+
+
+def _completed(path: str, document: dict[str, Any], body: bytes) -> bytes:
+    """A call that names only films, with the other inputs as they are if nothing is asked for."""
+    data = document.get("data")
+    if path != CALL or not isinstance(data, list) or not 0 < len(data) <= len(_UNASKED):
+        return body
+    return json.dumps({**document, "data": [*data, *_UNASKED[len(data) - 1 :]]}).encode()
 
 
 def _named(data: Any) -> Iterator[str]:
