@@ -21,7 +21,7 @@ from timm.layers import BatchNormAct2d
 
 import cft
 from cft.model.folder import WEIGHTS, read_model_folder
-from train import negative
+from train import complete, negative
 from train.command import Stop
 from train.datasets.labels import SHUFFLED, LabelTable
 from train.datasets.pixels import Pixels
@@ -123,6 +123,40 @@ def test_a_control_on_shuffled_labels_learns_nothing_and_says_what_it_is(data, t
     assert SHUFFLED in (out / "README.md").read_text()
     mean = [one["metrics"]["csv"]["subsets"]["all"]["auroc"] for one in (control, whole)]
     assert mean[0] < mean[1] - 0.1
+
+
+def test_an_older_folder_is_completed_to_what_a_run_writes_today(trained, tmp_path, capsys):
+    older = shutil.copytree(
+        trained, tmp_path / "older", ignore=shutil.ignore_patterns("checkpoint")
+    )
+    whole = json.loads((trained / "config.json").read_text())
+    config = json.loads((trained / "config.json").read_text())
+    for row in config["cft"]["categories"].values():
+        del row["band"], row["training"]
+    del config["cft"]["reference"], config["cft"]["metrics"]["csv"]["band"]
+    (older / "config.json").write_text(json.dumps(config))
+    assert cft.load(older, "cpu").categories["Bright"].band is None
+    assert complete.main([str(older), "--device", "cpu"]) == 0
+    completed = json.loads((older / "config.json").read_text())
+    for label, row in completed["cft"]["categories"].items():
+        expected = whole["cft"]["categories"][label]
+        assert row["training"] == expected["training"]
+        assert sum(row["training"].values()) == 96
+        assert row["band"] == pytest.approx(expected["band"], abs=1e-3)
+        for limit in ("rule_out", "rule_in"):
+            found, stored = (
+                one["cft"]["metrics"]["csv"]["band"][limit]["categories"][label]
+                for one in (completed, whole)
+            )
+            assert found == pytest.approx(stored, abs=1e-3)
+    assert completed["cft"]["reference"] == whole["cft"]["reference"]
+    assert completed["cft"]["metrics"]["csv"]["points"] == config["cft"]["metrics"]["csv"]["points"]
+    assert "## Ruled in, ruled out, unsure" in (older / "README.md").read_text()
+    # Films that are not those of the run: the ones that trained the model would judge it.
+    lines = (older / "splits.csv").read_text().replace("valid", "train", 1)
+    (older / "splits.csv").write_text(lines)
+    assert complete.main([str(older), "--device", "cpu"]) == 1
+    assert "32 films of the split 'valid', and here are 31" in capsys.readouterr().err
 
 
 def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, data):

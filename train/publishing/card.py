@@ -57,6 +57,7 @@ def model_card(config: Mapping[str, Any]) -> str:
         *_measured(ours.get("categories", {}), metrics),
         *_calibration(config, ours.get("categories", {}), metrics),
         *_operating_points(ours.get("categories", {})),
+        *_bands(ours.get("categories", {}), metrics),
         *_how_to_use(config),
         *_citation(provenance),
         *_environment(provenance),
@@ -354,6 +355,36 @@ def _operating_points(categories: Mapping[str, Any]) -> Iterator[str]:
                 figures = (figure_cell(of[name][x]) for x in ("sensitivity", "specificity"))
                 rows.append([label, f"{of[name]['threshold']:.4g}", *figures])
         yield markdown_table(rows)
+
+
+def _bands(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Where findings are ruled in and out, and how often that was wrong on test films."""
+    bands = {label: row["band"] for label, row in categories.items() if (row or {}).get("band")}
+    if not bands:
+        return
+    first = next(iter(bands.values()))
+    yield "## Ruled in, ruled out, unsure"
+    yield (
+        "Limits on the probability by class-conditional split-conformal prediction on validation "
+        f"films: of films with a finding at most {100 * first['rule_out_error']:g} % are to be "
+        f"ruled out, of those without at most {100 * first['rule_in_error']:g} % ruled in; between "
+        "the limits the finding is unsure. That holds for films that are exchangeable with those; "
+        "the last columns say how often it was wrong on test films."
+    )
+    tested = {name: result["band"] for name, result in metrics.items() if "band" in result}
+    rows = [["Finding", "Ruled out below", "Ruled in from"]]
+    for name in tested:
+        title = DATASETS.get(name, name)
+        rows[0] += [f"{title}: wrongly out", f"{title}: wrongly in"]
+    for label, band in bands.items():
+        limits = [band["rule_out"], band["rule_in"]]
+        row = [label, *("never" if x is None else f"{x:.4g}" for x in limits)]
+        for result in tested.values():
+            for limit, rate in (("rule_out", "sensitivity"), ("rule_in", "specificity")):
+                right = result[limit]["categories"].get(label, {}).get(rate)
+                row.append(figure_cell(None if right is None else 1 - right))
+        rows.append(row)
+    yield markdown_table(rows)
 
 
 def _has_points(category: Mapping[str, Any] | None) -> bool:
