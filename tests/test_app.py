@@ -143,8 +143,8 @@ def test_a_single_file_that_cannot_be_read_gets_its_sentence(classifier):
 def test_the_page_shows_the_numbers_of_the_classifier(classifier, films):
     findings = classifier.predict(films[0])
     html = server.show(classifier, [("film.png", films[0])])
-    shown = re.findall(r"<span>([\d.]+)\N{NARROW NO-BREAK SPACE}%</span>", html)
-    expected = sorted(findings.probabilities.values(), reverse=True)
+    shown = re.findall(r'"probability">([\d.]+)\N{NARROW NO-BREAK SPACE}%</td>', html)
+    expected = [findings.probabilities[label] for label in findings.order]
     assert [float(number) for number in shown] == pytest.approx(
         [100 * p for p in expected], abs=0.051
     )
@@ -168,7 +168,7 @@ def test_a_large_film_is_made_smaller_for_the_screen(classifier):
     pictures = Elements(server.show(classifier, [("film.png", film)])).all("img")
     sizes = [Image.open(io.BytesIO(content(picture["src"]))).size for picture in pictures]
     assert sizes[0] == (512, 1024)
-    assert sizes[1] == (80, 160)
+    assert sizes[1] == (48, 96)
 
 
 def test_the_downloads_hold_the_document_and_the_table(classifier, films):

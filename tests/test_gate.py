@@ -525,7 +525,7 @@ def test_the_health_check_says_how_the_page_is(served, monkeypatch):
     assert health["ok"]
     assert set(health) == {
         "ok", "files", "bytes", "seconds_since_sweep", "sweeper_error", "queue_runs",
-        "seconds_to_wait",
+        "seconds_to_wait", "self_test",
     }  # fmt: skip
     monkeypatch.setattr(served.demo.app.middleware_stack, "queue_runs", lambda: False)
     answer = served.client.get(f"{served.address}health")
