@@ -125,17 +125,19 @@ def completed(
     for label, row in categories.items():
         for name, point in (row.get("operating_points") or {}).items():
             points.setdefault(name, {})[label] = point and point["threshold"]
+    in_use = {
+        label: (row.get("operating_point") or {}).get("threshold")
+        for label, row in categories.items()
+    }
     for table in tests:
         if not len(table):
             continue
-        columns = [names.index(label) for label in labels]
+        columns = [names.index(label) for label in table.label_names]
         found = with_band(
             evaluate_scores(
-                *(_chances(scores, table, names)[:, columns], table.y, table.patients, labels),
-                operating_points={
-                    label: (row.get("operating_point") or {}).get("threshold")
-                    for label, row in categories.items()
-                },
+                _chances(scores, table, names)[:, columns],
+                *(table.y, table.patients, table.label_names),
+                operating_points=in_use,
                 named_points={**points, **limits},
             )
         )
@@ -171,14 +173,17 @@ def _films_of_the_run(
         logger.info("%s", note)
     judged = np.ones(len(table), bool)
     if ran.get("judge_width"):
+        if "width" not in table.attributes:
+            raise TrainingError(f"{table.dataset} does not say how wide films are")
         judged = table.attributes["width"] >= ran["judge_width"]
     sides = {
         side: table.subset((table.split == side) & (judged | (side == "train")))
         for side in ("train", "valid", "test")
     }
     also = args.also_test or ran.get("also_test")
-    others = [read_dataset(also, data.data).with_labels(shared)] if also else []
-    return sides, others
+    others = [read_dataset(also, data.data)] if also else []
+    kept = [[label for label in shared if label in other.label_names] for other in others]
+    return sides, [other.with_labels(of) for other, of in zip(others, kept, strict=True) if of]
 
 
 def _among(other: LabelTable, films: LabelTable) -> LabelTable:
