@@ -107,8 +107,8 @@ def completed(
     scores
         What the model says of the validation and test films.
     """
-    config = copy.deepcopy(dict(config))
-    ours = config.setdefault("cft", {})
+    result: dict[str, Any] = copy.deepcopy(dict(config))
+    ours = result.setdefault("cft", {})
     names, labels = list(config["label_names"]), valid.label_names
     chances = _chances(scores, valid, names)
     stored = {label: ours.get("categories", {}).get(label) or {} for label in labels}
@@ -145,7 +145,7 @@ def completed(
         ours["metrics"][table.dataset] = rounded(
             {**there, "band": found["band"], "points": there.get("points") or found["points"]}
         )
-    return config
+    return result
 
 
 def _chances(scores: FilmScores, table: LabelTable, names: Sequence[str]) -> np.ndarray:

@@ -113,7 +113,8 @@ class Category:
     def tested(self, name: str | None) -> list[Tested]:
         """What each test set says of the category at the operating point of that name."""
         point = self.at(name)
-        return tested_at(self.test_sets, self.label, point and point.threshold, name)
+        threshold = None if point is None else point.threshold
+        return tested_at(self.test_sets, self.label, threshold, name)
 
     @property
     def threshold(self) -> float | None:

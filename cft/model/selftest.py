@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cft.errors import ModelFolderError
+from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
 from cft.film.read import read_radiograph
 from cft.model.folder import CONFIG, parse_config, read_config
@@ -21,6 +21,7 @@ from cft.model.folder import CONFIG, parse_config, read_config
 if TYPE_CHECKING:
     from cft.model.classifier import Classifier
     from cft.model.ensemble import Ensemble
+    from cft.model.findings import Findings
 
     Model = Classifier | Ensemble
 
@@ -74,7 +75,7 @@ def self_test(model: Model) -> SelfTest:
         return SelfTest(None, "the model folder holds no reference figures")
     if reference.film_sha256 != _hash_of_example():
         return SelfTest(None, "the reference figures are of another example film than this one")
-    found = model.predict(read_radiograph(EXAMPLE))
+    found = _of_example(model)
     far = []
     for label in model.label_names:
         score = abs(found.scores[label] - reference.scores[label])
@@ -112,7 +113,7 @@ def write_reference(folder: str | os.PathLike, model: Model) -> None:
         If the folder cannot be written.
     """
     folder = Path(folder)
-    found = model.predict(read_radiograph(EXAMPLE))
+    found = _of_example(model)
     config = read_config(folder)
     config.setdefault("cft", {})["reference"] = {
         "film_sha256": _hash_of_example(),
@@ -124,6 +125,13 @@ def write_reference(folder: str | os.PathLike, model: Model) -> None:
         atomic_write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         raise ModelFolderError(f"{folder / CONFIG} cannot be written ({error.strerror})") from error
+
+
+def _of_example(model: Model) -> Findings:
+    (result,) = model.stream([read_radiograph(EXAMPLE)])
+    if isinstance(result, RadiographError):
+        raise result
+    return result
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, Any]:

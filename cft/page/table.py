@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import cft
 from cft import heatmap, results
 from cft.labels import DATASETS, DESCRIPTIONS
@@ -101,10 +103,14 @@ def _zone(band: Band | None, point: float) -> dict[str, float] | None:
     if band is None:
         return None
     ends = [
-        edge if limit is None else _place(float(logit(limit) - logit(point)))
+        edge if limit is None else _place(_distance(limit, point))
         for limit, edge in ((band.rule_out, 0.0), (band.rule_in, 100.0))
     ]
     return {"left": min(ends), "width": max(ends) - min(ends)}
+
+
+def _distance(probability: float, point: float) -> float:
+    return float(logit(np.float64(probability)) - logit(np.float64(point)))
 
 
 def _heatmaps(views: Sequence[cft.Findings], label: str) -> list[str]:
