@@ -12,12 +12,14 @@ from PIL import Image
 
 import cft
 from cft.labels import NIH_14
+from cft.model.config import ModelConfig
 from cft.model.folder import write_model_folder
 from cft.page import server
 from cft.page.uploads import MAX_FILMS
 from tests import chromium
 from tests.conftest import random_model_config
 from tests.films import dataset, dicom, phantom
+from tests.test_meaning import measured
 from train.datasets.phantom_drawing import draw_phantom
 
 pytestmark = pytest.mark.slow
@@ -217,3 +219,38 @@ def test_the_page_is_legible_and_its_warning_stays_in_sight(visit):
     other, above = "tr:not(:has(:checked))", "tr:not(:has(:checked)):has(.positive)"
     for text in (".banner", ".facts", ".caution", f"{other} .verdict", f"{above} .verdict"):
         assert visit.locator(text).first.evaluate(CONTRAST) >= 4.5, text
+
+
+def test_the_choice_of_points_and_the_prevalence_change_what_is_shown(browser, tiny_model_folder):
+    classifier = cft.load(tiny_model_folder, "cpu")
+    facts = ModelConfig.read(measured(random_model_config()), "config.json")
+    classifier.facts, classifier.categories = facts, facts.categories
+    with server.serve(classifier) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.click("#example")
+        page.wait_for_selector("#answer table")
+        found = classifier.predict(server.EXAMPLE)
+        for name in ("sensitive", "specific", "sensitive"):
+            page.get_by_label(name).check()
+            at = found.at(name)
+            assert page.locator("#answer [role=status]").inner_text() == at.sentence
+            shown = [row.strip() for row in page.locator("#answer tbody th").all_inner_texts()]
+            assert shown == at.order
+            with page.expect_download() as started:
+                page.get_by_text("Download JSON").locator("visible=true").click()
+            document = json.loads(started.value.path().read_text())
+            assert document["films"][0]["operating_point"] == name
+        page.locator("tbody tr", has_text="Cardiomegaly").click()
+        for percent in (50, 0, 100):
+            page.locator(".predictive input:visible").fill(str(percent))
+            values = at.predictive_values("Cardiomegaly", percent / 100)
+            for name in ("ppv", "npv"):
+                text = page.locator(f"output[data-value={name}]:visible").inner_text()
+                assert float(text.split()[0]) == pytest.approx(
+                    100 * getattr(values, name), abs=0.51
+                )
+        for wrong in ("", "101", "-1"):
+            page.locator(".predictive input:visible").fill(wrong)
+            assert page.locator("output[data-value=ppv]:visible").inner_text() == "–"
+        page.close()
