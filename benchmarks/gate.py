@@ -10,8 +10,9 @@ takes beyond the prediction.
 
 SHARED holds ``nih`` (the compact ChestX-ray14) and, as far as they are there, the folders of
 ``ood`` with their ``sources.csv``. Of NIH, only patients of the test side take part, one film each.
-Nothing of ``ood`` that takes part chose anything of the gate. ``--pictures`` names a folder of photographs and
-other pictures, such as the data folder of scikit-image, which is used by itself if it is installed.
+Nothing of ``ood`` that takes part chose anything of the gate. ``--pictures`` names a folder of
+photographs and other pictures, such as the data folder of scikit-image, which is used by itself if
+it is installed.
 
 ``--lists`` writes train.txt and valid.txt, the films of NIH that `cft gate-fit` may learn from and
 check with: those of no test patient, and no patient in both.
