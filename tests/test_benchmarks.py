@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gate, gpu
 
 
 @pytest.mark.slow
@@ -41,3 +41,14 @@ def test_a_machine_without_a_gpu_is_told_so(capsys, monkeypatch):
     assert said.out == ""
     assert said.err.startswith("benchmarks.gpu: torch sees no GPU on this machine; ")
     assert said.err.count("\n") == 1
+
+
+def test_shares_of_the_gate_have_wilsons_interval():
+    z = 1.959964
+    assert gate._share(0, 40) == f"0.000 (0.000 to {z**2 / (40 + z**2):.3f})"  # the closed form
+    assert gate._share(40, 40) == f"1.000 ({40 / (40 + z**2):.3f} to 1.000)"
+    assert gate._share(20, 40).startswith("0.500 (")
+
+
+def test_a_kind_of_picture_that_is_not_there_has_a_row_that_says_so():
+    assert gate._row(gate.Kind("pictures", []), gate.Counter())[2::5] == ["0", "not there"]

@@ -422,3 +422,40 @@ def test_gate_fit_says_what_is_wrong(capsys, tiny_model_folder, phantoms, tmp_pa
     status, _, err = run(capsys, "gate-fit", tmp_path / "none", tmp_path / "film.png")
     assert status == 2
     assert "is not a folder" in err
+
+
+class _Packed:
+    """Films as a run has them packed."""
+
+    def __init__(self, films: np.ndarray):
+        self.films = films
+
+    def batches(self, rows):
+        for batch in rows:
+            yield torch.from_numpy(self.films[batch])[:, None]
+
+
+def test_training_fits_its_gate_on_training_films_and_checks_with_validation_films(
+    tiny_model_folder, phantoms, monkeypatch, caplog
+):
+    from train.publishing.gate import gate_of_run
+
+    folder = read_model_folder(tiny_model_folder)
+    network, preprocess = build_network(folder), folder.facts.preprocess
+    rows = {"train": np.arange(60), "valid": np.arange(60, 90), "test": np.arange(90, 150)}
+    spoilt = phantoms.copy()
+    spoilt[90:] = 0  # test films have no say
+    found = [
+        gate_of_run(network, preprocess, _Packed(films), rows, seed=3)  # type: ignore[arg-type]
+        for films in (phantoms, spoilt)
+    ]
+    assert found[0] is not None
+    assert found[1] is not None
+    assert (found[0].fitted, found[0].checked) == (60, 30)
+    assert found[0].to_config() == found[1].to_config()
+    few = {**rows, "valid": np.arange(60, 65)}
+    packed = _Packed(phantoms)
+    assert gate_of_run(network, preprocess, packed, few, seed=3) is None  # type: ignore[arg-type]
+    assert "no gate of its own: 5 films to check the gate with" in caplog.text
+    monkeypatch.setenv("CFT_GATE", "off")
+    assert gate_of_run(network, preprocess, packed, rows, seed=3) is None  # type: ignore[arg-type]

@@ -235,13 +235,14 @@ def _text(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
     dark = random.random() < 0.7
     image = Image.new("L", (width, height), 255 if dark else 0)
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=float(random.uniform(6, 40)))
+    size = float(random.uniform(6, 40))
+    font = ImageFont.load_default(size)
     y = random.uniform(0, 20)
     while y < height:
         letters = "".join(chr(int(c)) for c in random.integers(33, 123, 60))
         words = " ".join(letters[i : i + 5] for i in range(0, 60, 5))
         draw.text((random.uniform(0, 30), y), words, fill=0 if dark else 255, font=font)
-        y += font.size * random.uniform(1, 2)
+        y += size * random.uniform(1, 2)
     return np.asarray(image, np.float32) / 255
 
 
@@ -271,7 +272,8 @@ def _lines(shape: tuple[int, int], random: np.random.Generator) -> np.ndarray:
         if random.random() < 0.5:
             draw.line((x0, random.uniform(0, height), x1, y1), fill=ink, width=thick)
         else:
-            draw.arc((x0, y0, x1 + 1, y1 + 1), *random.uniform(0, 360, 2), fill=ink, width=thick)
+            start, end = random.uniform(0, 360, 2)
+            draw.arc((x0, y0, x1 + 1, y1 + 1), start, end, fill=ink, width=thick)
     return np.asarray(image, np.float32) / 255
 
 

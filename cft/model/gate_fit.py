@@ -34,8 +34,9 @@ _MOST_COMPONENTS, _MOST_NUMBERS = 64, 2**14
 
 # Of the films that checked, so many are let pass; less is left to chance and to other hospitals.
 _PASSING = 0.99
-# Of those mirrored, so many are to be caught; beyond it, other hospitals' films are spared.
-_CAUGHT = 0.94
+# A film is called mirrored beyond so many times the limit that lets them pass, so that the films of
+# other hospitals are spared; but of those that are mirrored, so many are to be caught.
+_SPARED, _CAUGHT = 2.0, 0.82
 # Least chance of "upright" that a film needs, whatever the films that checked needed.
 _LEAST, _MOST_NEEDED = 0.1, 0.5
 _CERTAIN = 0.9
@@ -204,11 +205,15 @@ def statistics_of(
     return replace(
         statistics,
         passes=float(np.clip(np.quantile(upright, 1 - _PASSING), _LEAST, _MOST_NEEDED)),
-        mirrored=float(
-            max(np.quantile(right_way, _PASSING), np.quantile(wrong_way, 1 - _CAUGHT), 0)
-        ),
+        mirrored=_limit_of_mirrored(right_way, wrong_way),
         far=float(_MARGIN * max(1, np.quantile(distance, _PASSING))),
     )
+
+
+def _limit_of_mirrored(right_way: np.ndarray, wrong_way: np.ndarray) -> float:
+    """From which sum on a film is called mirrored; of films as they are, and of mirrored ones."""
+    passing = max(float(np.quantile(right_way, _PASSING)), 0.0)
+    return max(passing, min(_SPARED * passing, float(np.quantile(wrong_way, 1 - _CAUGHT))))
 
 
 def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:
@@ -257,7 +262,7 @@ def _as_stored(array: np.ndarray) -> np.ndarray:
 
 
 # Of the penalty on the weights, relative to that on one picture; see `_regression`.
-_STRENGTH, _SIDE_STRENGTH = 30.0, 300.0
+_STRENGTH, _SIDE_STRENGTH = 30.0, 1000.0
 _STEPS = 60
 
 
@@ -281,7 +286,7 @@ def _regression(tables: Sequence[np.ndarray], strength: float) -> tuple[np.ndarr
         total.backward()
         return total
 
-    solver.step(loss)  # type: ignore[arg-type]  # torch's types want a float
+    solver.step(loss)
     if not math.isfinite(float(weights.abs().sum().detach())):
         raise ValueError("the gate could not be fitted: the network's features are not finite")
     return weights.detach().numpy(), bias.detach().numpy()
