@@ -71,18 +71,20 @@ class Joined(nn.Module):
         if global_pool != "avg":
             raise ValueError(f"global_pool is {global_pool!r}, but this network has only 'avg'")
         self.global_pool, self.drop_rate = "avg", drop_rate
-        self.networks = nn.ModuleList(
+        networks: list[Any] = [
             timm.create_model(of, pretrained=False, num_classes=0, in_chans=in_chans, **arguments)
             for _ in range(copies)
-        )
-        stages = getattr(self.networks[0], "feature_info", None)
+        ]
+        self.networks = nn.ModuleList(networks)
+        stages = getattr(networks[0], "feature_info", None)
         #: Stages of the first network, as timm lists them.
         self.feature_info = [
             {**stage, "module": f"networks.0.{stage['module']}"}
             for stage in (stages if isinstance(stages, list) else [])
             if stage.get("module")
         ]
-        self.num_features = self.head_hidden_size = copies * self.networks[0].num_features
+        self.num_features: int = copies * networks[0].num_features
+        self.head_hidden_size = self.num_features
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
@@ -96,7 +98,8 @@ class Joined(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features, h, w)."""
-        return torch.cat([network.forward_features(x) for network in self.networks], 1)
+        networks: Any = self.networks
+        return torch.cat([network.forward_features(x) for network in networks], 1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature map -> scores, (B, C); with `pre_logits` the pooled features."""
