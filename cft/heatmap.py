@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -57,6 +57,33 @@ def spread(
         smooth[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
     )
     return heat
+
+
+def beside_normal(
+    local: np.ndarray, normal: Sequence[Sequence[float]] | np.ndarray | None
+) -> np.ndarray:
+    """Local scores as they differ from those of films without findings in the same place.
+
+    A place that gives a high score in every film, such as an edge, is no evidence in this one. The
+    mean over the positions, which is the film's score, stays what it is.
+
+    Parameters
+    ----------
+    local
+        (h, w) scores at the positions of the last feature map.
+    normal
+        (h, w), their mean in films without findings. None, or one of another size, which belongs
+        to another network, changes nothing.
+
+    Returns
+    -------
+    numpy.ndarray
+        (h, w) float32.
+    """
+    if normal is None or np.shape(normal) != local.shape:
+        return local
+    usual = np.asarray(normal, np.float32)
+    return local - (usual - usual.mean())
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray, operating_point: float | None) -> np.ndarray:

@@ -53,6 +53,7 @@ from train.metrics.ranking import METRICS
 from train.processes import processes
 from train.publishing.card import model_card
 from train.publishing.export import provenance_of, rounded, usable
+from train.publishing.normal_maps import kept_normal_maps
 from train.publishing.push_options import (
     add_push_arguments,
     check_login,
@@ -316,7 +317,9 @@ def write_folder(
     config = copy.deepcopy(parent.config)
     config["cft"] = {
         **config.get("cft", {}),
-        "categories": outcome.categories,
+        "categories": kept_normal_maps(
+            outcome.categories, config.get("cft", {}).get("categories", {}), methods
+        ),
         "provenance": {**provenance, "methods": methods},
         "metrics": rounded(outcome.metrics),
     }

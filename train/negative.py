@@ -39,6 +39,7 @@ from train.losses import loss_named
 from train.processes import processes
 from train.publishing.export import export, provenance_of, round_weights
 from train.publishing.gate import gate_of_run
+from train.publishing.normal_maps import normal_maps, with_normal_maps
 from train.publishing.push_options import (
     add_push_arguments,
     check_login,
@@ -233,6 +234,7 @@ def conclude(
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names
+        categories = with_normal_maps(categories, normal_maps(run, network))
         gate = gate_of_run(network, run.preprocess, run.films, run.rows, run.settings.seed)
         export(
             *(run.work.out, network, run.preprocess, names, categories, metrics, provenance, gate),

@@ -41,6 +41,7 @@ _LONGEST_LABEL = 200
 _HEAVIEST = 1e9  # of a member of an ensemble
 # Largest scale and bias of a calibration: far beyond any that was fitted, far below an overflow.
 _STEEPEST = 1e6
+_WIDEST_MAP = 128  # positions of a feature map in a row: a film of 2,048 pixels at stride 16
 
 # Entries of the provenance that others look into, by kind.
 _TEXTS = ("trained_on", "dataset", "stage", "command", "parent", "date")
@@ -97,6 +98,9 @@ class Category:
         Where the probability rules the finding in or out; None where the folder has no band.
     prevalence
         The share of the training films with the finding, in [0, 1]; None if that is not stated.
+    normal_map
+        h rows of w numbers: the mean local scores of films without findings, which heat maps are
+        compared with; None if that is not stated.
     test_sets
         What was measured of the model.
     """
@@ -109,6 +113,7 @@ class Category:
     evidence: str | None = None
     band: Band | None = None
     prevalence: float | None = None
+    normal_map: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
     test_sets: tuple[TestSet, ...] = field(default=(), repr=False)
 
     def tested(self, name: str | None) -> list[Tested]:
@@ -376,8 +381,28 @@ def _category(label: str, stored: Fields | None, test_sets: tuple[TestSet, ...])
         evidence=stored.choice("evidence", ("none",)),
         band=_band(stored.optional_object("band")),
         prevalence=_prevalence(stored.optional_object("training")),
+        normal_map=_normal_map(stored),
         test_sets=test_sets,
     )
+
+
+def _normal_map(stored: Fields) -> tuple[tuple[float, ...], ...] | None:
+    rows = stored.entries.get("normal_map")
+    if rows is None:
+        return None
+    expected = f"rows of as many numbers each, at most {_WIDEST_MAP} x {_WIDEST_MAP}"
+    fits = isinstance(rows, list) and 1 <= len(rows) <= _WIDEST_MAP
+    if not fits or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+        raise stored.refuse("normal_map", expected, rows)
+    flat = [value for row in rows for value in row]
+    if not flat or len(rows[0]) > _WIDEST_MAP or not all(map(_is_score, flat)):
+        raise stored.refuse("normal_map", expected, rows)
+    return tuple(tuple(map(float, row)) for row in rows)
+
+
+def _is_score(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and abs(value) <= _STEEPEST  # false of NaN, too
 
 
 def _band(stored: Fields | None) -> Band | None:

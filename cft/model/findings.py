@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cft.film.gate import PASS, Gate
-from cft.heatmap import spread
+from cft.heatmap import beside_normal, spread
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
 from cft.model.measured import Tested
@@ -220,8 +220,10 @@ class Findings:
 
         The class activation map (Zhou et al., CVPR 2016): the logistic regression of the category
         applied to each position of the last feature map instead of to their mean. The mean of the
-        map's scores over the positions is the film's score. The scores are spread over the film
-        and calibrated like it, so that the same colour means the same in every film.
+        map's scores over the positions is the film's score. Where the model folder knows what films
+        without findings give in each place, the map shows the difference to that. The scores are
+        spread over the film and calibrated like it, so that the same colour means the same in
+        every film.
 
         Parameters
         ----------
@@ -247,6 +249,7 @@ class Findings:
         if self._maps is None:
             raise ValueError("this network has no class activation maps: its head is not linear")
         local = self._maps[list(self.scores).index(label)]
+        local = beside_normal(local, self._categories[label].normal_map)
         shape = shape or self.shape
         down, across = shape[0] / self.shape[0], shape[1] / self.shape[1]
         top, left, bottom, right = self._region

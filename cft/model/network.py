@@ -287,10 +287,19 @@ def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool
             )
         if not torch.isfinite(scores).all():
             raise ModelFolderError(f"{where}: the network's scores of a grey film are not finite")
-        return _has_linear_head(network, features)
+        return has_linear_head(network, features)
 
 
-def _has_linear_head(network: Network, features: torch.Tensor) -> bool:
+def has_linear_head(network: Network, features: torch.Tensor) -> bool:
+    """Whether a network's scores are the mean over positions of a linear function of its features.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    features
+        What its ``forward_features`` gave of some films; only the shape counts.
+    """
     head, shape = network.get_classifier(), features.shape
     if not isinstance(head, nn.Linear) or head.bias is None:
         return False
