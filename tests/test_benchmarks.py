@@ -1,4 +1,4 @@
-"""The benchmark of a GPU runs without one, and says so where there is none."""
+"""Benchmarks run and measure every row of their tables; that of a GPU without one as well."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import evaluation, gpu
 
 
 @pytest.mark.slow
@@ -41,3 +41,11 @@ def test_a_machine_without_a_gpu_is_told_so(capsys, monkeypatch):
     assert said.out == ""
     assert said.err.startswith("benchmarks.gpu: torch sees no GPU on this machine; ")
     assert said.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_measured_at_each_size(capsys):
+    assert evaluation.main(["--films", "60", "120", "--replicates", "20"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["films", *["60"] * 3, *["120"] * 3]
+    assert "everything" in lines[-1]
