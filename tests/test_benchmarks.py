@@ -1,4 +1,4 @@
-"""The benchmark of a GPU runs without one, and says so where there is none."""
+"""Benchmarks run and measure every row of their tables; that of a GPU without one as well."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from benchmarks import gate, gpu
+from benchmarks import evaluation, gate, gpu
 
 
 @pytest.mark.slow
@@ -52,3 +52,11 @@ def test_shares_of_the_gate_have_wilsons_interval():
 
 def test_a_kind_of_picture_that_is_not_there_has_a_row_that_says_so():
     assert gate._row(gate.Kind("pictures", []), gate.Counter())[2::5] == ["0", "not there"]
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_measured_at_each_size(capsys):
+    assert evaluation.main(["--films", "60", "120", "--replicates", "20"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["films", *["60"] * 3, *["120"] * 3]
+    assert "everything" in lines[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import (
     average_precision_score,
     f1_score,
@@ -17,6 +18,7 @@ from sklearn.metrics import (
 from train.metrics.bootstrap import (
     bootstrap_auroc,
     bootstrap_average_precision,
+    bootstrap_bins,
     bootstrap_totals,
     draw_groups,
 )
@@ -393,3 +395,24 @@ def test_holm_corrects_as_by_hand():
 def test_holm_stays_at_most_one_and_passes_over_nan():
     np.testing.assert_allclose(holm([0.9, np.nan, 0.8]), [1.0, np.nan, 1.0])
     assert holm(np.full(3, np.nan)).shape == (3,)
+
+
+def test_threads_change_no_bit_of_a_replicate():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, (5000, 3)).astype(float)
+    scores, groups = generator.random((5000, 3)), np.arange(5000) // 3
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(
+                (
+                    bootstrap_auroc(scores, labels, groups, replicates=70).replicates,
+                    bootstrap_bins((4 * scores).astype(int), 4, groups, replicates=70),
+                )
+            )
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        assert (one == other).all()

@@ -100,7 +100,9 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _preprocessing(config: Mapping[str, Any]) -> str:
     cfg = config.get("pretrained_cfg", {})
-    size = cfg.get("input_size", ["?"] * 3)
+    size = cfg.get("input_size")
+    if size is None:
+        return "that of each member"
     return (
         f"grey levels by the film's own rendering, {size[1]} x {size[2]} pixels, mean "
         f"{cfg.get('mean')}, std {cfg.get('std')}"

@@ -6,10 +6,12 @@ films of one patient are not independent, and an interval that treats them so is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from train.metrics.ranking import auroc, average_precision
 
@@ -25,6 +27,9 @@ __all__ = [
 
 # Weights handled at once, (films x replicates): small enough to stay in a processor's cache.
 _BLOCK = 2**18
+
+# With fewer films, starting threads costs more than it saves.
+_WORTH_THREADS = 2**12
 
 
 @dataclass(frozen=True)
@@ -155,11 +160,25 @@ def _bootstrap(
     done = 0
     for counts in draw_groups(n_groups, replicates, seed, block=max(64, _BLOCK // len(scores))):
         block = slice(done, done + counts.shape[1])
-        for column, category in presorted.items():
-            values[block, column] = weighted(category, counts)
+
+        def work(column: int, block: slice = block, counts: np.ndarray = counts) -> None:
+            values[block, column] = weighted(presorted[column], counts)
+
+        _for_each(work, columns, len(scores))
         done = block.stop
     varied = [c for c, category in presorted.items() if category.varies()]
     return _summary(estimate, values, level, varied)
+
+
+def _for_each(work: Callable[[int], None], columns: Sequence[int], films: int) -> None:
+    """Do the work of each category, on torch's threads: numpy lets go of Python's lock in it."""
+    workers = min(torch.get_num_threads(), len(columns))
+    if workers < 2 or films < _WORTH_THREADS:
+        for column in columns:
+            work(column)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, columns))
 
 
 def draw_groups(n_groups: int, replicates: int, seed: int, block: int) -> Iterator[np.ndarray]:
@@ -323,8 +342,12 @@ def bootstrap_bins(
     done = 0
     for counts in draw_groups(len(names), replicates, seed, block=max(64, _BLOCK // len(index))):
         block = slice(done, done + counts.shape[1])
-        for c, (used, starts, owners) in enumerate(sorted_):
+
+        def work(c: int, block: slice = block, counts: np.ndarray = counts) -> None:
+            used, starts, owners = sorted_[c]
             if len(used):
                 result[c, block, used] = np.add.reduceat(counts[owners], starts, axis=0)
+
+        _for_each(work, range(len(sorted_)), len(index))
         done = block.stop
     return result
