@@ -223,7 +223,6 @@ def test_the_packages_densenet_keeps_its_trained_outputs_and_operating_points(xr
 
 @pytest.mark.slow
 def test_the_packages_resnet_reads_films_of_512_pixels(xrv, tmp_path):
-    weights = xray_vision.WEIGHTS["resnet50-res512-all"]
     file = tmp_path / "resnet50-res512-all.pt"  # as whoever saves the tensors again may call it
     torch.save(xrv[1].state_dict(), file)
     assert convert("torchxrayvision", file, tmp_path / "out") == 0
