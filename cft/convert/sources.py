@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickletools
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,13 +103,15 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
             raise ConversionError(f"{path} is not readable safetensors ({_line(error)})") from None
     try:
-        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # an old file without a zip archive; the next reader says what is wrong
-        named = []
-    try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in named]):
+        with torch.serialization.safe_globals([(_Inert, name) for name in _classes_in(path)]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged or hostile pickle makes of the reader
+        if "persistent_load of storage" in str(error):
+            raise ConversionError(
+                f"{path} is a whole module as PyTorch saved it before 1.6, which is not read "
+                "without running its code; save its tensors where it is used: "
+                "torch.save(model.state_dict(), FILE)"
+            ) from None
         raise ConversionError(
             f"{path} cannot be read without running code that is in it ({_line(error)})"
         ) from None
@@ -115,6 +119,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not tensors:
         raise ConversionError(f"{path} holds no tensors by name")
     return tensors
+
+
+def _classes_in(path: Path) -> set[str]:
+    """Names of what a pickle would import, found without importing it."""
+    if zipfile.is_zipfile(path):
+        return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    names = set()
+    with path.open("rb") as file:
+        # Before PyTorch 1.6: a number, a version, facts of the machine, the object, its storages.
+        for _ in range(5):
+            for code, argument, _ in pickletools.genops(file):
+                if code.name == "GLOBAL":
+                    names.add(str(argument).replace(" ", ".").replace("__builtin__", "builtins"))
+    return names
 
 
 def _unwrapped(content: Any) -> dict[str, torch.Tensor]:

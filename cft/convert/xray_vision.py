@@ -131,11 +131,12 @@ WEIGHTS = {
 def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]:
     """Convert a file, or the weights of that name that the package has downloaded.
 
-    Which weights a file holds is told by its name; under another one its 18 outputs are taken for
-    the package's ``default_pathologies``, without operating points.
+    Which weights a file holds is told by its name: that of the release, or the package's name of
+    the weights. Under another one its 18 outputs are taken for the package's
+    ``default_pathologies``, without operating points.
     """
     file = _cached(source) if source in WEIGHTS else find(source)
-    known = next((w for w in WEIGHTS.values() if w.file == file.name), None)
+    known = next((w for n, w in WEIGHTS.items() if file.name == w.file or file.stem == n), None)
     tensors = read_tensors(file)
     return converted(tensors, known, asked), file
 
