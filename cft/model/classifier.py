@@ -21,7 +21,8 @@ from cft.film.read import as_radiograph
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
 from cft.model.gate import gatekeeper_of
-from cft.model.network import build_network, try_out, with_one_head
+from cft.model.heads import with_one_head
+from cft.model.network import build_network, try_out
 
 _LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 

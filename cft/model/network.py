@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
@@ -17,7 +16,6 @@ from torch.nn.modules.module import (
 )
 
 import cft.architectures  # noqa: F401  # registers its networks with timm
-from cft.architectures.heads import fold_heads
 from cft.errors import ModelFolderError
 from cft.model.fields import Fields, shown
 from cft.model.folder import CONFIG, ModelFolder, parse_config
@@ -101,15 +99,6 @@ def build_network(folder: ModelFolder) -> Network:
         network = new_network(architecture, **arguments)
     network.load_state_dict(folder.state_dict, strict=True, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def with_one_head(folder: ModelFolder) -> ModelFolder:
-    """A folder whose network has two heads, as one with a single linear layer; others as they are.
-
-    See `cft.architectures.heads.fold_heads`. The hash stays that of the file.
-    """
-    config, tensors = fold_heads(folder.config, folder.state_dict)
-    return replace(folder, config=config, state_dict=tensors)
 
 
 def lay_out(folder: ModelFolder, arguments: Mapping[str, Any]) -> Network:
