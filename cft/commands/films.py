@@ -63,6 +63,13 @@ def parse_arguments(
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N")
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "onnx"),
+        default="auto",
+        help="what runs the network on a CPU: onnx needs the extra `fast` (default: auto, onnx "
+        "where it is installed and agrees with torch)",
+    )
     parser.add_argument("--version", action="version", version=f"cft {__version__}")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
@@ -105,7 +112,7 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
     except KeyboardInterrupt:
         return _interrupted()
     try:
-        classifier = cft.load(options.model, options.device)
+        classifier = cft.load(options.model, options.device, options.engine)
     except KeyboardInterrupt:
         return _interrupted()
     except cft.ModelFolderError as error:

@@ -15,9 +15,10 @@ from torch import nn
 
 from cft.errors import RadiographError
 from cft.film.read import as_radiograph
+from cft.model.engine import make_engine
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
-from cft.model.network import build_network, try_out
+from cft.model.network import build_network, grey_film, identity, try_out
 
 
 class _Streams(Protocol):
@@ -49,6 +50,8 @@ class Classifier:
         The timm network, in evaluation mode.
     device
         Where it runs.
+    engine
+        What runs it, a `cft.model.engine.Engine`; its ``name`` is "torch" or "onnx".
     reference, commit
         The repository and revision on the Hub, and the commit that it was when the model was
         loaded; None for a local folder.
@@ -57,7 +60,12 @@ class Classifier:
     reference: str | None = None
     commit: str | None = None
 
-    def __init__(self, folder: ModelFolder, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: str | torch.device | None = None,
+        engine: str = "torch",
+    ):
         self.config, self.facts = folder.config, folder.facts
         self.label_names = folder.label_names
         self.weights_sha256 = folder.weights_sha256
@@ -67,6 +75,9 @@ class Classifier:
         self.network = build_network(folder)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
         self.has_heatmaps = try_out(self.network, folder, self.device)
+        self.engine = make_engine(
+            self.network, self.device, engine, identity(folder), grey_film(self.preprocess)
+        )
 
     @property
     def name(self) -> str:
@@ -133,8 +144,7 @@ class Classifier:
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) prepared films -> (N, K) scores."""
-        with torch.inference_mode():
-            return self.network(batch.to(self.device, memory_format=torch.channels_last))
+        return self.engine(batch).logits
 
     def _prepare(self, film: Any) -> _Prepared | RadiographError:
         try:
@@ -151,15 +161,12 @@ class Classifier:
     @torch.inference_mode()
     def _forward(self, batch: torch.Tensor) -> tuple[np.ndarray, Iterable[np.ndarray | None]]:
         """(N, C, H, W) -> scores (N, K) and local scores (N, K, h, w), from one pass."""
-        features = self.network.forward_features(
-            batch.to(self.device, memory_format=torch.channels_last)
-        )
-        scores = self.network.forward_head(features)
-        head = self.network.get_classifier()
+        seen = self.engine(batch)
+        scores, head = seen.logits.cpu().numpy(), self.network.get_classifier()
         if not self.has_heatmaps or not isinstance(head, nn.Linear):
-            return scores.cpu().numpy(), [None] * len(scores)
-        maps = torch.einsum("kd,ndhw->nkhw", head.weight, features) + head.bias[:, None, None]
-        return scores.cpu().numpy(), maps.cpu().numpy()
+            return scores, [None] * len(scores)
+        maps = torch.einsum("kd,ndhw->nkhw", head.weight, seen.features)
+        return scores, (maps + head.bias[:, None, None]).cpu().numpy()
 
     def _findings(
         self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None

@@ -1,0 +1,151 @@
+"""A network by ONNX Runtime, on a CPU: the extra ``fast``.
+
+The graph is exported from the network in memory, once: it is kept in the user's cache folder under
+a hash of all that decides what it is. It computes in float32. Every time a model is loaded its
+logits are compared with torch's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from cft import __version__, cache
+from cft.errors import EngineError
+from cft.model.engine import TOLERANCE, Outputs, Pass, TorchEngine, threads
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = ["OnnxEngine"]
+
+#: Largest sum of a network's tensors in bytes. A file of this format has less than 2 GiB.
+MAX_BYTES = 2**30
+
+_MISSING = 'the engine onnx is not installed: pip install "cft[fast]"'
+
+
+class OnnxEngine:
+    """Runs an exported network; make one with `of`."""
+
+    name = "onnx"
+
+    def __init__(self, graph: bytes, modules: Sequence[str]):
+        self._modules = tuple(modules)
+        self._session = _session(graph)
+
+    @classmethod
+    def of(
+        cls, outputs: Outputs, plain: TorchEngine, identity: Sequence[str], example: torch.Tensor
+    ) -> OnnxEngine:
+        """The engine of a network, checked against torch; see `cft.model.engine.make_engine`.
+
+        Raises
+        ------
+        EngineError
+            If ONNX Runtime is not installed, or cannot run this network as torch does.
+        """
+        _needs("onnxruntime")
+        name = f"{_key(outputs, identity, example)}.onnx"
+        expected = plain(example).logits
+        if (graph := cache.fetch(name)) is not None:
+            try:
+                engine = cls(graph, outputs.modules_kept)
+                engine._check(example, expected)
+                return engine
+            except EngineError:
+                pass  # of other code under the same names: made anew
+        _needs("onnx")
+        graph = _export(outputs, example)
+        engine = cls(graph, outputs.modules_kept)
+        engine._check(example, expected)
+        noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+        several = torch.cat([example, noise])
+        engine._check(several, plain(several).logits)
+        cache.keep(name, graph)
+        return engine
+
+    def __call__(self, batch: torch.Tensor) -> Pass:
+        films = np.ascontiguousarray(batch.numpy())
+        logits, features, *others = map(torch.from_numpy, self._session.run(None, {"films": films}))
+        return Pass(logits, features, dict(zip(self._modules, others, strict=True)))
+
+    def _check(self, batch: torch.Tensor, expected: torch.Tensor) -> None:
+        try:
+            found = self(batch).logits
+        except Exception as error:  # ONNX Runtime's own, of many kinds
+            raise EngineError(f"ONNX Runtime cannot run this network ({error})") from error
+        most = TOLERANCE * max(1.0, expected.abs().max().item())
+        if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=most):
+            raise EngineError("ONNX Runtime's logits are not those of torch")
+
+
+def _needs(package: str) -> None:
+    try:
+        __import__(package)
+    except ImportError as error:
+        raise EngineError(_MISSING) from error
+
+
+def _key(outputs: Outputs, identity: Sequence[str], example: torch.Tensor) -> str:
+    """Names the graph of a network: other weights, arguments or versions are other graphs."""
+    import timm
+
+    facts = [
+        *identity,
+        list(example.shape[1:]),
+        outputs.modules_kept,
+        [__version__, torch.__version__, timm.__version__],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _export(outputs: Outputs, example: torch.Tensor) -> bytes:
+    """The graph of a network, for any number of films at once.
+
+    By torch's exporter of traces: the one that is built on torch.export needs two more packages and
+    took twenty times as long.
+    """
+    size = sum(x.numel() * x.element_size() for x in outputs.state_dict().values())
+    if size > MAX_BYTES:
+        raise EngineError(f"the engine onnx takes networks of up to {MAX_BYTES / 2**30:g} GiB")
+    names = ["logits", "features", *(f"output {i}" for i in range(len(outputs.modules_kept)))]
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on what a trace fixes: the answers are compared instead
+        try:
+            torch.onnx.export(
+                outputs,
+                (example,),
+                file,
+                dynamo=False,
+                input_names=["films"],
+                output_names=names,
+                dynamic_axes={name: {0: "n"} for name in ("films", *names)},
+            )
+        except Exception as error:  # whatever an exporter makes of a network it does not know
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EngineError(f"this network cannot be exported to ONNX ({first})") from error
+    return file.getvalue()
+
+
+def _session(graph: bytes) -> InferenceSession:
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # only builds for Windows have any
+    options: Any = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    options.log_severity_level = 4  # what matters is raised
+    # Threads that wait in a loop take the processor from the process beside them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime cannot read this network ({error})") from error
