@@ -34,7 +34,7 @@ def cache_folder() -> Path | None:
 
 
 def fetch(name: str) -> bytes | None:
-    """What was kept under a name; None if there is nothing, or it is damaged."""
+    """What was kept under a name; None if there is nothing, or not what was kept under it."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -43,7 +43,7 @@ def fetch(name: str) -> bytes | None:
     except OSError:
         return None
     content = data[_DIGEST:]
-    if hashlib.sha256(content).digest() != data[:_DIGEST]:
+    if _digest(name, content) != data[:_DIGEST]:
         return None
     with contextlib.suppress(OSError):  # of another user: it can be read all the same
         os.utime(folder / name)
@@ -57,8 +57,12 @@ def keep(name: str, content: bytes) -> None:
         return
     with contextlib.suppress(OSError):  # no place, or no right to write: it is computed again
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        atomic_write(folder / name, hashlib.sha256(content).digest() + content)
+        atomic_write(folder / name, _digest(name, content) + content)
         _forget_oldest(folder, Path(name).suffix)
+
+
+def _digest(name: str, content: bytes) -> bytes:
+    return hashlib.sha256(name.encode() + b"\0" + content).digest()
 
 
 def _forget_oldest(folder: Path, suffix: str) -> None:

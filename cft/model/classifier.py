@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from cft.errors import RadiographError
 from cft.film.read import as_radiograph
 from cft.model.engine import make_engine
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
-from cft.model.network import build_network, grey_film, identity, try_out
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
 
 class _Streams(Protocol):
@@ -46,8 +49,6 @@ class Classifier:
         The model's own `cft.model.preprocess.Preprocess`.
     weights_sha256
         Hash of the weights file: names the exact weights.
-    network
-        The timm network, in evaluation mode.
     device
         Where it runs.
     engine
@@ -72,12 +73,25 @@ class Classifier:
         self.categories = folder.facts.categories
         self.preprocess = folder.facts.preprocess
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = build_network(folder)
-        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
-        self.has_heatmaps = try_out(self.network, folder, self.device)
-        self.engine = make_engine(
-            self.network, self.device, engine, identity(folder), grey_film(self.preprocess)
-        )
+        self._folder = folder
+        example = self.preprocess.grey_film()
+        facts = [self.facts.architecture, self.facts.arguments, len(self.label_names)]
+        identity = (folder.weights_sha256, json.dumps(facts))
+        self.engine = make_engine(lambda: self._built, identity, example, self.device, engine)
+        self.has_heatmaps = self.engine.has_maps
+
+    @property
+    def network(self) -> Network:
+        """The timm network, in evaluation mode; built when it is first asked for."""
+        return self._built[0]
+
+    @cached_property
+    def _built(self) -> tuple[Network, bool]:
+        from cft.model.network import build_network, try_out  # slow to import
+
+        network = build_network(self._folder)
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
+        return network, try_out(network, self._folder, self.device)
 
     @property
     def name(self) -> str:
@@ -158,15 +172,13 @@ class Classifier:
             radiograph.pixels.shape,
         )
 
-    @torch.inference_mode()
     def _forward(self, batch: torch.Tensor) -> tuple[np.ndarray, Iterable[np.ndarray | None]]:
         """(N, C, H, W) -> scores (N, K) and local scores (N, K, h, w), from one pass."""
         seen = self.engine(batch)
-        scores, head = seen.logits.cpu().numpy(), self.network.get_classifier()
-        if not self.has_heatmaps or not isinstance(head, nn.Linear):
+        scores = seen.logits.cpu().numpy()
+        if not self.has_heatmaps or seen.maps is None:
             return scores, [None] * len(scores)
-        maps = torch.einsum("kd,ndhw->nkhw", head.weight, seen.features)
-        return scores, (maps + head.bias[:, None, None]).cpu().numpy()
+        return scores, seen.maps.cpu().numpy()
 
     def _findings(
         self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None

@@ -7,21 +7,31 @@ numbers, but for rounding; what they answer becomes findings in `cft.model.class
 from __future__ import annotations
 
 import logging
-import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from cft.errors import EngineError
+from cft.model.parallel import processors
 
 if TYPE_CHECKING:
     from cft.model.network import Network
 
-__all__ = ["ENGINES", "TOLERANCE", "Engine", "Outputs", "Pass", "TorchEngine", "make_engine"]
+__all__ = [
+    "ENGINES",
+    "TOLERANCE",
+    "Engine",
+    "Outputs",
+    "Pass",
+    "TorchEngine",
+    "as_pass",
+    "make_engine",
+]
 
 #: What `make_engine` can be asked for.
 ENGINES = ("auto", "torch", "onnx")
@@ -43,12 +53,16 @@ class Pass:
     features
         What goes into the network's head: the last feature map, (N, D, h, w) of a convolutional
         network, (N, T, D) tokens of a transformer.
+    maps
+        (N, K, h, w): the head's logistic regressions applied to each place of the last feature map,
+        whose mean over the places is the logit; None if the head is no such thing.
     outputs
         Module -> its output, of the modules that were asked for. Not pooled.
     """
 
     logits: torch.Tensor
     features: torch.Tensor
+    maps: torch.Tensor | None = None
     outputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -58,6 +72,10 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """ "torch" or "onnx"."""
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether a `Pass` has ``maps``."""
 
     def __call__(self, batch: torch.Tensor) -> Pass:
         """(N, C, H, W) float32 -> what the network makes of it."""
@@ -70,6 +88,9 @@ class Outputs(nn.Module):
     ----------
     network
         The network, in evaluation mode.
+    has_maps
+        Whether its head is the mean over places and one linear layer, see
+        `cft.model.network.try_out`.
     modules
         Names of those of its modules whose output is wanted, too.
 
@@ -79,9 +100,9 @@ class Outputs(nn.Module):
         If it has no module of such a name.
     """
 
-    def __init__(self, network: Network, modules: Sequence[str] = ()):
+    def __init__(self, network: Network, has_maps: bool, modules: Sequence[str] = ()):
         super().__init__()
-        self.network, self.modules_kept = network, tuple(modules)
+        self.network, self.has_maps, self.modules_kept = network, has_maps, tuple(modules)
         self._seen = threading.local()  # passes of other threads are not mixed up
         parts = dict(network.named_modules())
         for name in self.modules_kept:
@@ -96,8 +117,14 @@ class Outputs(nn.Module):
 
         return keep
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What `forward` gives, in order."""
+        maps = ("maps",) if self.has_maps else ()
+        return ("logits", "features", *maps, *(f"output of {name}" for name in self.modules_kept))
+
     def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(N, C, H, W) -> logits, features and an output for each of the modules."""
+        """(N, C, H, W) -> a tensor for each of `names`."""
         self._seen.outputs = {}
         try:
             features = self.network.forward_features(batch)
@@ -105,7 +132,19 @@ class Outputs(nn.Module):
             found = self._seen.outputs
         finally:
             self._seen.outputs = None
-        return (logits, features, *(found[name] for name in self.modules_kept))
+        head = self.network.get_classifier()
+        maps = []
+        if self.has_maps and isinstance(head, nn.Linear):
+            maps = [F.conv2d(features, head.weight[:, :, None, None], head.bias)]
+        return (logits, features, *maps, *(found[name] for name in self.modules_kept))
+
+
+def as_pass(names: Sequence[str], tensors: Sequence[torch.Tensor]) -> Pass:
+    """What `Outputs.forward` gave, by name."""
+    found = dict(zip(names, tensors, strict=True))
+    logits, features, maps = found.pop("logits"), found.pop("features"), found.pop("maps", None)
+    others = {name.removeprefix("output of "): tensor for name, tensor in found.items()}
+    return Pass(logits, features, maps, others)
 
 
 class TorchEngine:
@@ -114,69 +153,66 @@ class TorchEngine:
     name = "torch"
 
     def __init__(self, outputs: Outputs, device: torch.device):
-        self._outputs, self._device = outputs, device
+        self._outputs, self._device, self.has_maps = outputs, device, outputs.has_maps
 
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> Pass:
         on_device = batch.to(self._device, memory_format=torch.channels_last)
-        logits, features, *others = self._outputs(on_device)
-        return Pass(logits, features, dict(zip(self._outputs.modules_kept, others, strict=True)))
+        return as_pass(self._outputs.names, self._outputs(on_device))
 
 
 def make_engine(
-    network: Network,
-    device: torch.device,
-    wanted: str,
+    build: Callable[[], tuple[Network, bool]],
     identity: Sequence[str],
     example: torch.Tensor,
+    device: torch.device,
+    wanted: str,
     modules: Sequence[str] = (),
 ) -> Engine:
     """The engine that runs a network.
 
     Parameters
     ----------
-    network
-        In evaluation mode, on the device.
+    build
+        Gives the network, in evaluation mode on the device, and whether its head makes maps (see
+        `cft.model.network.try_out`). Not called where its exported graph was kept: building it
+        takes longer than all the rest.
+    identity
+        What names the network exactly, such as its weights' hash and its arguments: the graph is
+        kept under it.
+    example
+        (1, C, H, W): a film that the network answers.
     device
         Where it runs.
     wanted
         "torch"; "onnx", ONNX Runtime (CPU only; the extra ``fast``); or "auto": that where it is
         installed, the device is a CPU and it agrees with torch to `TOLERANCE`, else torch.
-    identity
-        What names the network exactly, such as its weights' hash and its arguments: an exported
-        graph is kept under it.
-    example
-        (1, C, H, W): a film that the network answers.
     modules
         Names of modules whose output every `Pass` has to hold.
 
     Raises
     ------
     ValueError
-        If there is no such engine.
+        If there is no such engine, or the network has no such module.
     EngineError
         If "onnx" cannot run this network here.
     """
     if wanted not in ENGINES:
         raise ValueError(f"no engine {wanted!r}; there are {', '.join(ENGINES)}")
-    outputs = Outputs(network, modules).eval()
-    plain = TorchEngine(outputs, device)
-    if wanted == "torch":
-        return plain
-    try:
-        if device.type != "cpu":
-            raise EngineError(f"the engine onnx runs on a CPU only, not on {device}")
-        from cft.model.onnx_engine import OnnxEngine
+    if wanted != "torch":
+        try:
+            if device.type != "cpu":
+                raise EngineError(f"the engine onnx runs on a CPU only, not on {device}")
+            from cft.model.onnx_engine import onnx_engine
 
-        return OnnxEngine.of(outputs, plain, identity, example)
-    except EngineError as error:
-        if wanted == "onnx":
-            raise
-        _log.info("torch runs the network: %s", error)
-        return plain
+            return onnx_engine(build, identity, example, modules)
+        except EngineError as error:
+            if wanted == "onnx":
+                raise
+            _log.info("torch runs the network: %s", error)
+    return TorchEngine(Outputs(*build(), modules).eval(), device)
 
 
 def threads() -> int:
     """How many threads an engine uses: as many as torch, never more than there are processors."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(torch.get_num_threads(), available or 1))
+    return max(1, min(torch.get_num_threads(), processors()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +18,7 @@ from torch.nn.modules.module import (
 from cft.errors import ModelFolderError
 from cft.model.fields import Fields, shown
 from cft.model.folder import CONFIG, ModelFolder, parse_config
-from cft.model.preprocess import MAX_SIDE, Preprocess
+from cft.model.preprocess import MAX_SIDE
 
 if TYPE_CHECKING:
 
@@ -258,7 +257,7 @@ def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool
         If it cannot take such a film, or does not answer with a finite score for each label.
     """
     preprocess, where = folder.facts.preprocess, folder.path
-    grey = grey_film(preprocess).to(device)
+    grey = preprocess.grey_film().to(device)
     with torch.inference_mode():
         try:
             features = network.forward_features(grey)
@@ -276,18 +275,6 @@ def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool
         if not torch.isfinite(scores).all():
             raise ModelFolderError(f"{where}: the network's scores of a grey film are not finite")
         return _has_linear_head(network, features)
-
-
-def grey_film(preprocess: Preprocess) -> torch.Tensor:
-    """A film of all greys, prepared: (1, C, H, W)."""
-    ramp = torch.linspace(0, 1, 64).expand(64, 64)  # one grey alone may be the mean, which is 0
-    return preprocess(ramp)[None]
-
-
-def identity(folder: ModelFolder) -> tuple[str, ...]:
-    """What decides which network a folder describes: its weights' hash and its arguments."""
-    arguments = json.dumps(arguments_in(folder), sort_keys=True, default=str)
-    return (folder.weights_sha256, folder.facts.architecture, arguments)
 
 
 def _has_linear_head(network: Network, features: torch.Tensor) -> bool:

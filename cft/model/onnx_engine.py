@@ -1,17 +1,19 @@
 """A network by ONNX Runtime, on a CPU: the extra ``fast``.
 
-The graph is exported from the network in memory, once: it is kept in the user's cache folder under
-a hash of all that decides what it is. It computes in float32. Every time a model is loaded its
-logits are compared with torch's.
+The graph is exported from the network in memory and its answers are compared with torch's, once:
+then it is kept in the user's cache folder under a hash of all that decides what it is. It computes
+in float32.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,65 +21,71 @@ import torch
 
 from cft import __version__, cache
 from cft.errors import EngineError
-from cft.model.engine import TOLERANCE, Outputs, Pass, TorchEngine, threads
+from cft.model.engine import TOLERANCE, Outputs, Pass, TorchEngine, as_pass, threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["OnnxEngine"]
+    from cft.model.network import Network
+
+__all__ = ["OnnxEngine", "onnx_engine"]
 
 #: Largest sum of a network's tensors in bytes. A file of this format has less than 2 GiB.
 MAX_BYTES = 2**30
 
+# Another number here makes every graph anew: after a change of networks of ours, or of `Outputs`.
+_GRAPH = 1
+
 _MISSING = 'the engine onnx is not installed: pip install "cft[fast]"'
 
 
+def onnx_engine(
+    build: Callable[[], tuple[Network, bool]],
+    identity: Sequence[str],
+    example: torch.Tensor,
+    modules: Sequence[str],
+) -> OnnxEngine:
+    """The engine of a network; the parameters are those of `cft.model.engine.make_engine`.
+
+    Raises
+    ------
+    EngineError
+        If ONNX Runtime is not installed, or cannot run this network as torch does.
+    """
+    _needs("onnxruntime")
+    name = f"{_key(identity, example, modules)}.onnx"
+    if (graph := cache.fetch(name)) is not None:
+        with contextlib.suppress(EngineError):  # of another version of ONNX Runtime: made anew
+            return OnnxEngine(graph)
+    _needs("onnx")
+    outputs = Outputs(*build(), modules).eval()
+    plain = TorchEngine(outputs, torch.device("cpu"))
+    graph = _export(outputs, example)
+    engine = OnnxEngine(graph)
+    noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    for batch in (example, torch.cat([example, noise])):  # any number of films
+        engine.check(batch, plain(batch).logits)
+    cache.keep(name, graph)
+    return engine
+
+
 class OnnxEngine:
-    """Runs an exported network; make one with `of`."""
+    """Runs an exported network; make one with `onnx_engine`."""
 
     name = "onnx"
 
-    def __init__(self, graph: bytes, modules: Sequence[str]):
-        self._modules = tuple(modules)
+    def __init__(self, graph: bytes):
         self._session = _session(graph)
-
-    @classmethod
-    def of(
-        cls, outputs: Outputs, plain: TorchEngine, identity: Sequence[str], example: torch.Tensor
-    ) -> OnnxEngine:
-        """The engine of a network, checked against torch; see `cft.model.engine.make_engine`.
-
-        Raises
-        ------
-        EngineError
-            If ONNX Runtime is not installed, or cannot run this network as torch does.
-        """
-        _needs("onnxruntime")
-        name = f"{_key(outputs, identity, example)}.onnx"
-        expected = plain(example).logits
-        if (graph := cache.fetch(name)) is not None:
-            try:
-                engine = cls(graph, outputs.modules_kept)
-                engine._check(example, expected)
-                return engine
-            except EngineError:
-                pass  # of other code under the same names: made anew
-        _needs("onnx")
-        graph = _export(outputs, example)
-        engine = cls(graph, outputs.modules_kept)
-        engine._check(example, expected)
-        noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
-        several = torch.cat([example, noise])
-        engine._check(several, plain(several).logits)
-        cache.keep(name, graph)
-        return engine
+        self._names = [output.name for output in self._session.get_outputs()]
+        self.has_maps = "maps" in self._names
 
     def __call__(self, batch: torch.Tensor) -> Pass:
         films = np.ascontiguousarray(batch.numpy())
-        logits, features, *others = map(torch.from_numpy, self._session.run(None, {"films": films}))
-        return Pass(logits, features, dict(zip(self._modules, others, strict=True)))
+        found = self._session.run(self._names, {"films": films})
+        return as_pass(self._names, [torch.from_numpy(x) for x in found])
 
-    def _check(self, batch: torch.Tensor, expected: torch.Tensor) -> None:
+    def check(self, batch: torch.Tensor, expected: torch.Tensor) -> None:
+        """Refuse a graph whose logits are not the expected ones, to `TOLERANCE`."""
         try:
             found = self(batch).logits
         except Exception as error:  # ONNX Runtime's own, of many kinds
@@ -94,16 +102,10 @@ def _needs(package: str) -> None:
         raise EngineError(_MISSING) from error
 
 
-def _key(outputs: Outputs, identity: Sequence[str], example: torch.Tensor) -> str:
+def _key(identity: Sequence[str], example: torch.Tensor, modules: Sequence[str]) -> str:
     """Names the graph of a network: other weights, arguments or versions are other graphs."""
-    import timm
-
-    facts = [
-        *identity,
-        list(example.shape[1:]),
-        outputs.modules_kept,
-        [__version__, torch.__version__, timm.__version__],
-    ]
+    versions = [_GRAPH, __version__, version("torch"), version("timm")]
+    facts = [*identity, list(example.shape[1:]), list(modules), versions]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -116,7 +118,7 @@ def _export(outputs: Outputs, example: torch.Tensor) -> bytes:
     size = sum(x.numel() * x.element_size() for x in outputs.state_dict().values())
     if size > MAX_BYTES:
         raise EngineError(f"the engine onnx takes networks of up to {MAX_BYTES / 2**30:g} GiB")
-    names = ["logits", "features", *(f"output {i}" for i in range(len(outputs.modules_kept)))]
+    names = list(outputs.names)
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on what a trace fixes: the answers are compared instead
