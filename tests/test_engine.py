@@ -19,7 +19,8 @@ from cft import cache
 from cft.__main__ import main
 from cft.errors import EngineError
 from cft.model import onnx_engine
-from cft.model.engine import Outputs, TorchEngine, make_engine
+from cft.model.engine import Outputs, TorchEngine
+from cft.model.engines import make_engine
 from cft.model.ensemble import write_ensemble
 from cft.model.folder import write_model_folder
 from tests.conftest import ROOT, random_model_config

@@ -86,16 +86,16 @@ class Unfinished:
         try:
             with (
                 open(self.path, encoding="utf-8", newline="") as old,
-                atomic_file(self.path) as new,
+                atomic_file(self.path) as kept,
             ):
-                rows = _whole_rows(old, len(self.header))
-                first = next(rows, self.header)
-                if first != self.header:
+                expected = _text(self.header)
+                start = old.read(len(expected))  # less of it, if a run was killed at once
+                if not expected.startswith(start):
                     raise TableError(f"{self.path} is no table of this model: its columns differ")
-                new.write(_text(first).encode())
-                for row in rows:
+                kept.write(expected.encode())
+                for row in _whole_rows(old, len(self.header)):
                     self._count(row)
-                    new.write(_text(row).encode())
+                    kept.write(_text(row).encode())
         except (UnicodeDecodeError, csv.Error) as error:
             raise TableError(f"{self.path} is no table of cft ({error})") from None
 
@@ -138,7 +138,7 @@ class Unfinished:
         rows = len(self.names)
         try:
             with open(self.path, "a", encoding="utf-8", newline="") as file:
-                if not file.tell():
+                if not file.tell():  # there was no file
                     file.write(_text(self.header))
                 for line in lines:
                     file.write(line)

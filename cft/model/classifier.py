@@ -16,7 +16,7 @@ import torch
 
 from cft.errors import RadiographError
 from cft.film.read import as_radiograph
-from cft.model.engine import make_engine
+from cft.model.engines import make_engine
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
 

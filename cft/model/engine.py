@@ -6,9 +6,8 @@ numbers, but for rounding; what they answer becomes findings in `cft.model.class
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,30 +15,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cft.errors import EngineError
 from cft.model.parallel import processors
 
 if TYPE_CHECKING:
     from cft.model.network import Network
 
 __all__ = [
-    "ENGINES",
     "TOLERANCE",
     "Engine",
     "Outputs",
     "Pass",
     "TorchEngine",
     "as_pass",
-    "make_engine",
 ]
-
-#: What `make_engine` can be asked for.
-ENGINES = ("auto", "torch", "onnx")
 
 #: Largest difference from torch's logits; of the largest of them, where that is above 1.
 TOLERANCE = 1e-3
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -159,58 +150,6 @@ class TorchEngine:
     def __call__(self, batch: torch.Tensor) -> Pass:
         on_device = batch.to(self._device, memory_format=torch.channels_last)
         return as_pass(self._outputs.names, self._outputs(on_device))
-
-
-def make_engine(
-    build: Callable[[], tuple[Network, bool]],
-    identity: Sequence[str],
-    example: torch.Tensor,
-    device: torch.device,
-    wanted: str,
-    modules: Sequence[str] = (),
-) -> Engine:
-    """The engine that runs a network.
-
-    Parameters
-    ----------
-    build
-        Gives the network, in evaluation mode on the device, and whether its head makes maps (see
-        `cft.model.network.try_out`). Not called where its exported graph was kept: building it
-        takes longer than all the rest.
-    identity
-        What names the network exactly, such as its weights' hash and its arguments: the graph is
-        kept under it.
-    example
-        (1, C, H, W): a film that the network answers.
-    device
-        Where it runs.
-    wanted
-        "torch"; "onnx", ONNX Runtime (CPU only; the extra ``fast``); or "auto": that where it is
-        installed, the device is a CPU and it agrees with torch to `TOLERANCE`, else torch.
-    modules
-        Names of modules whose output every `Pass` has to hold.
-
-    Raises
-    ------
-    ValueError
-        If there is no such engine, or the network has no such module.
-    EngineError
-        If "onnx" cannot run this network here.
-    """
-    if wanted not in ENGINES:
-        raise ValueError(f"no engine {wanted!r}; there are {', '.join(ENGINES)}")
-    if wanted != "torch":
-        try:
-            if device.type != "cpu":
-                raise EngineError(f"the engine onnx runs on a CPU only, not on {device}")
-            from cft.model.onnx_engine import onnx_engine
-
-            return onnx_engine(build, identity, example, modules)
-        except EngineError as error:
-            if wanted == "onnx":
-                raise
-            _log.info("torch runs the network: %s", error)
-    return TorchEngine(Outputs(*build(), modules).eval(), device)
 
 
 def threads() -> int:

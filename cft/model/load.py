@@ -31,7 +31,7 @@ def load(
         Such as "cpu" or "cuda"; None takes a GPU if there is one.
     engine
         What runs the network: "torch"; "onnx" (ONNX Runtime, CPU only, the extra ``fast``); or
-        "auto", the faster of those that can, see `cft.model.engine.make_engine`.
+        "auto", the faster of those that can, see `cft.model.engines.make_engine`.
 
     Raises
     ------

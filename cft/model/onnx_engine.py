@@ -45,7 +45,7 @@ def onnx_engine(
     example: torch.Tensor,
     modules: Sequence[str],
 ) -> OnnxEngine:
-    """The engine of a network; the parameters are those of `cft.model.engine.make_engine`.
+    """The engine of a network; the parameters are those of `cft.model.engines.make_engine`.
 
     Raises
     ------

@@ -7,12 +7,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from cft.results import Model, Result
+    from cft.errors import RadiographError
+    from cft.model.findings import Findings
 
 __all__ = ["processors", "share_processors", "stream"]
+
+
+class _Streams(Protocol):
+    """A classifier or an ensemble."""
+
+    def stream(
+        self, films: Iterable[Any], batch_size: int
+    ) -> Iterator[Findings | RadiographError]: ...
 
 
 def processors() -> int:
@@ -41,8 +50,8 @@ def share_processors(jobs: int | None, pieces: int) -> int:
 
 
 def stream(
-    model: Model, films: Iterable[Any], batch_size: int = 16, jobs: int = 1
-) -> Iterator[Result]:
+    model: _Streams, films: Iterable[Any], batch_size: int = 16, jobs: int = 1
+) -> Iterator[Findings | RadiographError]:
     """Predict film by film, in order, as `Classifier.stream` does, with several batches at once.
 
     Decoders and networks run without Python's lock, so that threads suffice. Before the model is
@@ -65,9 +74,9 @@ def stream(
         yield from model.stream(films, batch_size)
         return
     films = iter(films)
-    waiting: deque[Future[list[Result]]] = deque()
+    waiting: deque[Future[list[Findings | RadiographError]]] = deque()
 
-    def work(batch: list[Any]) -> list[Result]:
+    def work(batch: list[Any]) -> list[Findings | RadiographError]:
         return list(model.stream(batch, batch_size))
 
     pool = ThreadPoolExecutor(jobs)
