@@ -126,7 +126,7 @@ def _export(outputs: Outputs, example: torch.Tensor) -> bytes:
             torch.onnx.export(
                 outputs,
                 (example,),
-                file,
+                file,  # type: ignore[arg-type]  # its types know the other exporter
                 dynamo=False,
                 input_names=["films"],
                 output_names=names,
