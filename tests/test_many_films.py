@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import threading
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import cft
 from cft.__main__ import main
 from cft.commands.films import parse_arguments
-from cft.model import parallel
+from cft.model import gate, parallel
 
 
 @pytest.fixture(autouse=True)
@@ -188,7 +190,7 @@ def test_the_table_of_another_model_is_refused(run, model_folder, tmp_path):
         (b"a film\nand another\n", "its columns differ"),
         (b"\x89PNG\r\n\x1a\n\0", "is no table of cft"),
         (b"{header}1.png,0.5,0.5\nx,y\n", "a row has too few or many cells"),
-        (b"{header}{film},high,0.5,0.5,,,,\n", "Cardiomegaly is no number"),
+        (b"{header}{film},high,0.5,0.5,,,,,,,,,\n", "Cardiomegaly is no number"),
     ],
 )
 def test_another_file_is_refused_and_stays(run, folder, tmp_path, content, reason):
@@ -202,3 +204,51 @@ def test_another_file_is_refused_and_stays(run, folder, tmp_path, content, reaso
     assert reason in said
     assert said.count("\n") == 1
     assert (tmp_path / "t.csv").read_bytes() == content
+
+
+def test_films_that_the_gate_refused_are_done_and_the_status_says_so(
+    run, films, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("CFT_GATE")
+    monkeypatch.setattr(gate, "BUNDLED", tmp_path / "none")  # the plain picture decides
+    gate.bundled_gatekeeper.cache_clear()
+    place, read = tmp_path / "some", []
+    place.mkdir()
+    shutil.copy(films[0], place / "a.png")
+    Image.new("L", (64, 64)).save(place / "b.png")  # a blank picture
+    table = tmp_path / "t.csv"
+    assert run("--csv", table, "--resume", films=place)[0] == 1
+    _, film, blank = rows(table)
+    at = rows(table)[0].index("gate")
+    assert (film[at], blank[at].split(":")[0]) == ("pass", "refuse")
+    assert blank[1:4] == ["", "", ""]
+    before = table.read_bytes()
+    prepare = cft.Classifier._prepare
+    monkeypatch.setattr(
+        cft.Classifier, "_prepare", lambda self, film: read.append(film) or prepare(self, film)
+    )
+    assert run("--csv", table, "--resume", films=place)[0] == 1  # not answered, as before
+    assert [Path(film).name for film in read] == ["a.png"]  # read again to compare
+    assert table.read_bytes() == before
+    shutil.copy(films[1], place / "c.png")
+    assert run("--csv", table, "--resume", films=place)[0] == 1
+    assert [row[at].split(":")[0] for row in rows(table)[1:]] == ["pass", "refuse", "pass"]
+    gate.bundled_gatekeeper.cache_clear()
+
+
+def test_rows_at_other_operating_points_are_not_added(run, tmp_path, tiny_model_folder):
+    """Columns such as `above` would mean two things."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for category in config["cft"]["categories"].values():
+        point = category["operating_point"]
+        category["operating_points"] = {"specific": point, "sensitive": point}
+    (folder / "config.json").write_text(json.dumps(config))
+    table = tmp_path / "t.csv"
+    assert run("--csv", table, "--point", "specific", model=folder)[0] == 1
+    before = table.read_bytes()
+    status, said = run("--csv", table, "--point", "sensitive", "--resume", model=folder)
+    assert (status, table.read_bytes()) == (2, before)
+    assert "has the operating points specific, not sensitive" in said
+    assert run("--csv", table, "--point", "specific", "--resume", model=folder)[0] == 1
+    assert table.read_bytes() == before
