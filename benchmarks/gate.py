@@ -278,7 +278,7 @@ def _time(reference: str, films: list[Film]) -> str:
         times.append(pair)
     with_gate, without = np.median(times[3:], axis=0)
     more = np.median(np.subtract(*np.transpose(times[3:])))
-    own = "in the same pass" if gated.gatekeeper.network is gated.network else "the bundled model's"
+    own = "in the same pass" if gated.gatekeeper.engine is gated.engine else "the bundled model's"
     return (
         f"CPU time of a film, {torch.get_num_threads()} threads: {with_gate:.1f} ms with the gate "
         f"({own}), {without:.1f} ms without; {more:+.1f} ms (median of {len(times) - 3} pairs)"

@@ -1,27 +1,35 @@
-"""One film, file to probabilities: ours beside torchxrayvision's, with the same network.
+"""One film, file to probabilities: ours by each engine, beside torchxrayvision's.
 
     pip install torchxrayvision scikit-image     # the peer, in any environment that runs ours
-    python -m benchmarks.inference [--repeats 50] [--threads 2]
+    python -m benchmarks.inference [--arch densenet121] [--size 224] [--repeats 50] [--threads 2]
+    python -m benchmarks.inference --busy 2      # beside so many other processes that are busy
 
-Both read the same 1024 x 1024 PNG of 8 bits (drawn by code) and run a DenseNet-121 at 224 x 224
+All read the same 1024 x 1024 PNG of 8 bits (drawn by code) and run the same network, at 224 x 224
 with 18 outputs and the same random weights:
 
-- ours: `Classifier.predict(path)`, with the class activation maps that come along;
-- torchxrayvision: its own script's steps, `utils.load_image`, `XRayCenterCrop`, `XRayResizer(224)`
-  and `models.DenseNet(apply_sigmoid=True)` under `torch.no_grad()`.
+- ours: `Classifier.predict(path)`, with the class activation maps that come along, by torch and,
+  where the extra `fast` is installed, by ONNX Runtime;
+- torchxrayvision (DenseNet-121 alone): its own script's steps, `utils.load_image`,
+  `XRayCenterCrop`, `XRayResizer(224)` and `models.DenseNet(apply_sigmoid=True)` under
+  `torch.no_grad()`.
 
-The two take turns film by film, so that other work on the machine falls on both. The second row of
-each is its network alone, on a prepared film. Below the table: by how much the networks differ on
-the same input (rounding), and the prepared films from each other (the resizing filters differ).
+They take turns film by film, so that other work on the machine falls on all. The second row of each
+is its network alone, on a prepared film. The last column compares within the turns: the median of
+the ratio to the first row of the kind. Below it: where our milliseconds go, by how much the
+networks differ on the same input (rounding), and the prepared films from each other (the resizing
+filters differ).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +38,8 @@ import torch
 from PIL import Image
 
 import cft
+from cft.film.read import read_radiograph
+from cft.model.engine import TOLERANCE
 from cft.model.folder import write_model_folder
 from train.datasets.phantom_drawing import draw_phantom
 
@@ -50,21 +60,48 @@ _WARM_UP = 5
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--arch", default="densenet121", help="the network, by timm's name")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of its input")
     parser.add_argument("--repeats", type=int, default=50, help="films of each")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the networks")
+    parser.add_argument("--busy", type=int, default=0, help="other processes that are busy")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.png"
         Image.fromarray(draw_phantom((), SIDE, np.random.default_rng(0))).save(film)
-        classifier = random_classifier(Path(folder) / "model")
-        peer = Peer(classifier) if has_peer() else None
-        seconds = measure(candidates(classifier, peer, film), options.repeats)
+        torchs = random_classifier(Path(folder) / "model", options.arch, options.size)
+        models = {"ours, torch": torchs}
+        with contextlib.suppress(cft.ModelFolderError):
+            models["ours, onnx"] = cft.load(Path(folder) / "model", "cpu", "onnx")
+        is_theirs = (options.arch, options.size) == ("densenet121", SIZE)
+        peer = Peer(torchs) if is_theirs and has_peer() else None
+        with busy(options.busy):
+            seconds = measure(candidates(models, peer, film), options.repeats)
+            parts = measure(stages(models, film), options.repeats)
         print(table(seconds, options))
-        if peer is None:
-            print("\ntorchxrayvision is not installed: pip install torchxrayvision scikit-image")
+        print(table_of_stages(parts))
+        if "ours, onnx" not in models:
+            print('\nONNX Runtime is not installed: pip install ".[fast]"')
         else:
-            print(agreement(classifier, peer, film))
+            print(agreement_of_engines(models, film))
+        if peer is not None:
+            print(agreement(torchs, peer, film))
+        elif is_theirs:
+            print("\ntorchxrayvision is not installed: pip install torchxrayvision scikit-image")
+
+
+@contextlib.contextmanager
+def busy(count: int) -> Iterator[None]:
+    """Other processes that compute all the time."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def random_classifier(
@@ -84,7 +121,7 @@ def random_classifier(
         "pretrained_cfg": {**_PRETRAINED_CFG, "input_size": [1, size, size]},
     }
     write_model_folder(folder, state_dict=network.state_dict(), config=config, card="Random.\n")
-    return cft.load(folder, device=device)
+    return cft.load(folder, device=device, engine="torch")
 
 
 def has_peer() -> bool:
@@ -125,18 +162,37 @@ class Peer:
 
 
 def candidates(
-    classifier: cft.Classifier, peer: Peer | None, film: Path
+    models: dict[str, cft.Classifier], peer: Peer | None, film: Path
 ) -> dict[str, Callable[[], object]]:
-    """What is measured, by the name of its row."""
-    ours = classifier.preprocess(cft.read_radiograph(film).pixels)[None]
-    rows: dict[str, Callable[[], object]] = {
-        "ours": lambda: classifier.predict(film).probabilities,
-        "ours, network alone": lambda: classifier.logits(ours),
-    }
+    """What is measured, by the name of its row; first what the others are compared with."""
+    rows: dict[str, Callable[[], object]] = {}
     if peer is not None:
         theirs = peer.prepare(film)
         rows["torchxrayvision"] = lambda: peer.probabilities(peer.prepare(film))
         rows["torchxrayvision, network alone"] = lambda: peer.probabilities(theirs)
+    for name, model in models.items():
+        prepared = model.preprocess(read_radiograph(film).pixels)[None]
+        rows[name] = lambda model=model: model.predict(film).probabilities
+        rows[f"{name}, network alone"] = lambda model=model, x=prepared: model.logits(x)
+    return rows
+
+
+def stages(models: dict[str, cft.Classifier], film: Path) -> dict[str, Callable[[], object]]:
+    """The steps from file to findings, by name."""
+    first = next(iter(models.values()))
+    data, radiograph = film.read_bytes(), read_radiograph(film)
+    items = {name: [model._prepare(radiograph)] for name, model in models.items()}
+    item = first._prepare(radiograph)
+    scores, maps, gates = (x[0] for x in first._forward([item]))
+    rows: dict[str, Callable[[], object]] = {
+        "read the file": film.read_bytes,
+        "decode, by Pillow alone": lambda: Image.open(film).load(),
+        "decode to grey in [0, 1]": lambda: read_radiograph(data),
+        "resize and normalise": lambda: first.preprocess(radiograph.pixels),
+    }
+    for name, model in models.items():
+        rows[f"network and activation maps, {name}"] = lambda m=model, x=items[name]: m._forward(x)
+    rows["findings"] = lambda: first._findings(item, scores, maps, gates)
     return rows
 
 
@@ -153,20 +209,42 @@ def measure(rows: dict[str, Callable[[], object]], repeats: int) -> dict[str, li
 
 
 def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
-    """Median and the middle half of the repetitions, in Markdown."""
-    ours = statistics.median(seconds["ours"])
+    """Medians, the middle half and paired ratios, in Markdown."""
     lines = [
-        f"DenseNet-121 at {SIZE} px, one {SIDE} x {SIDE} PNG, {options.threads} CPU threads, "
-        f"{options.repeats} films each; torch {torch.__version__}, timm {timm.__version__}",
+        f"{options.arch} at {options.size} px, one {SIDE} x {SIDE} PNG, {options.threads} CPU "
+        f"threads, {options.repeats} films each, beside {options.busy} busy processes; "
+        f"torch {torch.__version__}, timm {timm.__version__}",
         "",
-        "| file to probabilities | median ms | middle half ms | times ours |",
+        "| file to probabilities | median ms | middle half ms | times as fast as the first |",
         "|---|---|---|---|",
     ]
+    first: dict[bool, list[float]] = {}
     for name, values in seconds.items():
-        low, median, high = (1000 * x for x in statistics.quantiles(values, n=4))
-        times = "" if "alone" in name else f"{median / 1000 / ours:.2f}"
-        lines.append(f"| {name} | {median:.1f} | {low:.1f} to {high:.1f} | {times} |")
+        base = first.setdefault("alone" in name, values)
+        ratio = statistics.median(x / y for x, y in zip(base, values, strict=True))
+        times = "1" if base is values else f"{ratio:.2f}"
+        lines.append(f"| {name} | {_milliseconds(values)} | {times} |")
     return "\n".join(lines)
+
+
+def table_of_stages(seconds: dict[str, list[float]]) -> str:
+    """Where the milliseconds go, in Markdown."""
+    lines = ["", "| step | median ms | middle half ms |", "|---|---|---|"]
+    lines += [f"| {name} | {_milliseconds(values)} |" for name, values in seconds.items()]
+    return "\n".join(lines)
+
+
+def _milliseconds(values: list[float]) -> str:
+    low, median, high = (1000 * x for x in statistics.quantiles(values, n=4))
+    return f"{median:.1f} | {low:.1f} to {high:.1f}"
+
+
+def agreement_of_engines(models: dict[str, cft.Classifier], film: Path) -> str:
+    """How far the engines are from each other on the same film."""
+    batch = models["ours, torch"].preprocess(read_radiograph(film).pixels)[None]
+    one, other = (model.logits(batch) for model in models.values())
+    apart = (one - other).abs().max().item()
+    return f"\nThe engines' logits differ by at most {apart:.1e} (allowed: {TOLERANCE:g})."
 
 
 def agreement(classifier: cft.Classifier, peer: Peer, film: Path) -> str:

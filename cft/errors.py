@@ -25,5 +25,9 @@ class ModelFolderError(ValueError):
         super().__init__(text)
 
 
+class EngineError(ModelFolderError):
+    """The engine that was asked for cannot run a model here; the message is one sentence."""
+
+
 class ConversionError(ValueError):
     """A checkpoint of another project cannot be converted; the message is one sentence."""

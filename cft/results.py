@@ -96,8 +96,13 @@ def withheld(findings: Findings, gate: str) -> bool:
 
 
 def _entry(findings: Findings, gate: str) -> dict[str, Any]:
-    entry = findings.to_dict()
+    entry = {**findings.to_dict(), "sentence": _sentence(findings, gate)}
     return {**entry, "findings": []} if withheld(findings, gate) else entry
+
+
+def _sentence(findings: Findings, gate: str) -> str:
+    """What stands first; `gate` is one of `GATES`."""
+    return findings.sentence if gate == "refuse" else findings.sentence_of_numbers
 
 
 def gate_lines(findings: Findings) -> list[str]:
@@ -141,17 +146,18 @@ def csv_rows(
             verdict = ": ".join(filter(None, [result.gate.verdict, " ".join(result.gate.reasons)]))
             unproven = "; ".join(label for label in labels if result.evidence[label])
             notes = "; ".join(result.notes)
-            words = _in_words(result, hidden)
+            words = _in_words(result, gate)
             facts = [result.view or "", notes, unproven, verdict, ""]
             yield _csv_line([name, *numbers, *words, *facts])
 
 
-def _in_words(findings: Findings, hidden: bool) -> list[str]:
+def _in_words(findings: Findings, gate: str) -> list[str]:
     """The cells of the columns `_WORDS`; of a film that is refused, the sentence alone."""
-    if hidden:
-        return ["", "", "", findings.sentence]
+    sentence = _sentence(findings, gate)
+    if withheld(findings, gate):
+        return ["", "", "", sentence]
     above, unsure = ("; ".join(labels) for labels in (findings.positives, findings.unsure))
-    return [findings.point or "", above, unsure, findings.sentence]
+    return [findings.point or "", above, unsure, sentence]
 
 
 def _csv_line(cells: list[str]) -> str:
@@ -180,7 +186,7 @@ def table(name: str, findings: Findings, gate: str = "refuse") -> str:
         lines += [f"  {line}" for line in gate_lines(findings)]
     if withheld(findings, gate):
         return "\n".join(lines) + "\n"
-    lines.append(f"{findings.sentence}.")
+    lines.append(f"{_sentence(findings, gate)}.")
     rows = findings.to_dict()["findings"]
     width = max(len(label) for label in findings.probabilities)
     tested = [row["test"] for row in rows if row["test"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,11 @@ os.environ["PYTHONPATH"] = os.pathsep.join(_OURS)
 for _name in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ[_name] = os.environ[_name.upper()] = "http://127.0.0.1:9"
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
+
+
+# Graphs that the engine of the extra `fast` keeps lie in a folder that goes with the tests.
+_KEPT = tempfile.TemporaryDirectory(prefix="cft-tests-")
+os.environ["CFT_CACHE"] = _KEPT.name
 
 
 @pytest.fixture(scope="session")

@@ -90,15 +90,18 @@ def test_the_wheel_states_the_version_and_every_dependency(wheel):
         (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         stated = Parser().parsestr(archive.read(file).decode())
     assert stated["Version"] == cft.__version__
-    assert set(stated.get_all("Provides-Extra")) == {"page", "convert", "train", "dev"}
+    assert set(stated.get_all("Provides-Extra")) == {"page", "fast", "convert", "train", "dev"}
     requirements: dict[str, set[str]] = {}
     for line in stated.get_all("Requires-Dist"):
         name, _, extra = line.partition("; extra == ")
         requirements.setdefault(extra.strip("'"), set()).add(re.match(r"[\w.-]+", name)[0].lower())
     assert {"gradio", "jinja2"} == requirements["page"]
+    assert {"onnxruntime", "onnx"} == requirements["fast"]
     assert {"torch", "timm", "imagecodecs", "huggingface-hub"} <= requirements[""]
-    assert not {"gradio", "jinja2", "scikit-learn", "matplotlib"} & requirements[""]
-    assert requirements["page"] | requirements["train"] <= requirements["dev"]
+    assert not {"gradio", "jinja2", "onnxruntime", "scikit-learn", "matplotlib"} & requirements[""]
+    assert (
+        requirements["page"] | requirements["fast"] | requirements["train"] <= requirements["dev"]
+    )
     files = [ROOT / f"requirements{part}.txt" for part in ("", "-convert", "-train", "-dev")]
     assert {name for file in files for name in names(file)} == set().union(*requirements.values())
 

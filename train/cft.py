@@ -31,7 +31,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cft.files import atomic_write
 from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder, read_model_folder, write_model_folder
-from cft.model.network import with_one_head
+from cft.model.heads import with_one_head
 from train.command import (
     POSITIVE,
     WHOLE,

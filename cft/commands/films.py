@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 import sys
 import tempfile
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cft import NOT_A_MEDICAL_DEVICE, __version__
+from cft.commands.table import TableError
 
 if TYPE_CHECKING:
     from cft.model.findings import Findings
@@ -72,12 +75,35 @@ def parse_arguments(
         help="write a PNG per film and finding above its operating point (the nearest one if "
         "none is)",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="with --csv FILE: go on with the table that an earlier run began, after its last row; "
+        "rows are written as they come",
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="how many batches are worked on at once (default: one for each processor)",
+    )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "torch", "onnx"),
+        default="auto",
+        help="what runs the network on a CPU: onnx needs the extra `fast` (default: auto, onnx "
+        "where it is installed and agrees with torch)",
+    )
     parser.add_argument("--version", action="version", version=f"cft {__version__}")
     options = parser.parse_args(arguments)
     if options.batch_size < 1:
         parser.error("--batch-size must be at least 1")
+    if options.jobs is not None and options.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    if options.resume and options.csv in (None, "-"):
+        parser.error("--resume needs --csv FILE")
     return options
 
 
@@ -113,10 +139,13 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
     try:
         import cft  # heavy: after the arguments are known to be right
         from cft.model.config import point_names
+        from cft.model.parallel import share_processors
     except KeyboardInterrupt:
         return _interrupted()
+    # A batch or less is one piece of work, and takes all processors.
+    options.jobs = share_processors(options.jobs, -(-len(paths) // options.batch_size))
     try:
-        classifier = cft.load(options.model, options.device)
+        classifier = cft.load(options.model, options.device, options.engine)
     except KeyboardInterrupt:
         return _interrupted()
     except cft.ModelFolderError as error:
@@ -134,6 +163,8 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
     except KeyboardInterrupt:
         print("interrupted: the films after the last one shown were not read", file=sys.stderr)
         return 130
+    except TableError as error:
+        return _usage_error(str(error))
     except BrokenPipeError:
         raise  # nobody reads on: see `cft.__main__`
     except OSError as error:
@@ -157,8 +188,7 @@ class _Run:
             answer = results.document(self.classifier, self._results(paths), self.options.gate)
             print(json.dumps(answer, indent=2, ensure_ascii=False))
         elif self.options.csv:
-            names, gate = self.classifier.label_names, self.options.gate
-            self._write_csv(results.csv_rows(names, self._results(paths), gate))
+            self._write_csv(paths)
         else:
             self._print_text(self._results(paths), several=len(paths) > 1)
         if self.options.heatmaps:
@@ -172,14 +202,15 @@ class _Run:
 
         from cft import results
         from cft.errors import RadiographError
+        from cft.model.parallel import stream
 
         point = self.options.operating_point
-        stream = (
+        predicted = (
             result if isinstance(result, RadiographError) else result.at(point)
-            for result in self.classifier.stream(paths, self.options.batch_size)
+            for result in stream(self.classifier, paths, self.options.batch_size, self.options.jobs)
         )
         progress = tqdm(
-            zip(paths, stream, strict=True), total=len(paths), unit="film", leave=False,
+            zip(paths, predicted, strict=True), total=len(paths), unit="film", leave=False,
             disable=len(paths) == 1 or not sys.stderr.isatty(),
         )  # fmt: skip
         for number, (path, result) in enumerate(progress, start=1):
@@ -225,19 +256,29 @@ class _Run:
             if any(category.evidence for category in self.classifier.categories.values()):
                 print(results.ABOUT_EVIDENCE)
 
-    def _write_csv(self, lines: Iterator[str]) -> None:
-        if self.options.csv == "-":
-            for line in lines:
-                sys.stdout.write(line)
-            return
-        from cft.files import atomic_write
+    def _write_csv(self, paths: list[Path]) -> None:
+        from cft import results
+        from cft.commands.table import Unfinished, write_whole
 
-        done: list[str] = []
-        try:
-            done.extend(lines)
-        finally:  # an interrupted run keeps the rows that are finished
-            atomic_write(self.options.csv, "".join(done))
-            print(f"{max(0, len(done) - 1)} films: {self.options.csv}", file=sys.stderr)
+        labels, table, gate = self.classifier.label_names, self.options.csv, self.options.gate
+        if not self.options.resume:
+            write_whole(table, results.csv_rows(labels, self._results(paths), gate))
+            return
+        (header,) = csv.reader(results.csv_rows(labels, ()))
+        begun = Unfinished(table, header, labels)
+        begun.check(self._read)
+        self.failed += begun.failed
+        left = [path for path in paths if str(path) not in begun.names]
+        rows = results.csv_rows(labels, self._results(left), gate)
+        begun.go_on(islice(rows, 1, None))
+
+    def _read(self, film: str) -> Result:
+        """One film at the operating points in use."""
+        from cft.errors import RadiographError
+
+        result = next(self.classifier.stream([film]))
+        point = self.options.operating_point
+        return result if isinstance(result, RadiographError) else result.at(point)
 
     def _write_heatmaps(self, number: int, path: Path, findings) -> None:
         import cft

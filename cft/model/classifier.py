@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 
 from cft.errors import RadiographError
 from cft.film.gate import Gate, of_pixels
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
+from cft.model.engines import FolderNetwork
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
-from cft.model.gate import gatekeeper_of
-from cft.model.network import build_network, try_out, with_one_head
+from cft.model.gate import depths_in, gatekeeper_of
+from cft.model.heads import with_one_head
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
+
+_LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 
 _LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 
@@ -51,10 +55,10 @@ class Classifier:
         The model's own `cft.model.preprocess.Preprocess`.
     weights_sha256
         Hash of the weights file: names the exact weights.
-    network
-        The timm network, in evaluation mode.
     device
         Where it runs.
+    engine
+        What runs it, a `cft.model.engine.Engine`; its ``name`` is "torch" or "onnx".
     gatekeeper
         The `cft.model.gate.Gatekeeper` that looks at films: of this model, else of the bundled one;
         None where there is neither, or where the gate is switched off (``CFT_GATE=off``).
@@ -66,7 +70,12 @@ class Classifier:
     reference: str | None = None
     commit: str | None = None
 
-    def __init__(self, folder: ModelFolder, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        folder: ModelFolder,
+        device: str | torch.device | None = None,
+        engine: str = "torch",
+    ):
         folder = with_one_head(folder)
         self.config, self.facts = folder.config, folder.facts
         self.label_names = folder.label_names
@@ -74,13 +83,19 @@ class Classifier:
         self.categories = folder.facts.categories
         self.preprocess = folder.facts.preprocess
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = build_network(folder)
-        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
-        self.has_heatmaps = try_out(self.network, folder, self.device)
         self._is_gated = os.environ.get("CFT_GATE") != "off"
+        depths = depths_in(folder.facts.gate) if self._is_gated else ()
+        self._network = FolderNetwork(folder, self.device, engine, depths)
+        self.engine = self._network.engine
+        self.has_heatmaps = self.engine.has_maps
         self.gatekeeper = (
-            gatekeeper_of(folder, self.network, self.device) if self._is_gated else None
+            gatekeeper_of(folder, self.engine, self.device, engine) if self._is_gated else None
         )
+
+    @property
+    def network(self) -> Network:
+        """The timm network, in evaluation mode; built when it is first asked for."""
+        return self._network.network
 
     @property
     def name(self) -> str:
@@ -147,8 +162,7 @@ class Classifier:
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) prepared films -> (N, K) scores."""
-        with torch.inference_mode():
-            return self.network(batch.to(self.device, memory_format=torch.channels_last))
+        return self.engine(batch).logits
 
     def _prepare(self, film: Any) -> _Prepared | RadiographError:
         try:
@@ -169,7 +183,7 @@ class Classifier:
         """What the gatekeeper looks at: the network's own input, if it is the same network."""
         if self.gatekeeper is None or radiograph.synthetic:
             return None
-        if self.gatekeeper.network is self.network:
+        if self.gatekeeper.engine is self.engine:
             return seen
         return self.gatekeeper.preprocess(radiograph.pixels)
 
@@ -182,36 +196,24 @@ class Classifier:
         gate = radiograph.gate & of_pixels(radiograph.pixels)
         return gate if self._knows(radiograph.view) else gate & _LATERAL_GATE
 
-    @torch.inference_mode()
     def _forward(
         self, films: Sequence[_Prepared]
     ) -> tuple[np.ndarray, Iterable[np.ndarray | None], list[Gate]]:
         """N films -> scores (N, K), local scores (N, K, h, w) and gates, from one pass."""
-        batch = torch.stack([film.input for film in films])
-        own = self.gatekeeper is not None and self.gatekeeper.network is self.network
-        with self.gatekeeper.listening() if own else nullcontext({}) as heard:  # type: ignore[union-attr]  # it is not None
-            features = self.network.forward_features(
-                batch.to(self.device, memory_format=torch.channels_last)
-            )
-        gates = self._gates(films, heard if own else None)
-        scores = self.network.forward_head(features)
-        head = self.network.get_classifier()
-        if not self.has_heatmaps or not isinstance(head, nn.Linear):
-            return scores.cpu().numpy(), [None] * len(scores), gates
-        maps = torch.einsum("kd,ndhw->nkhw", head.weight, features) + head.bias[:, None, None]
-        return scores.cpu().numpy(), maps.cpu().numpy(), gates
+        seen = self.engine(torch.stack([film.input for film in films]))
+        scores, gates = seen.logits.cpu().numpy(), self._gates(films, seen.fields)
+        if seen.maps is None:
+            return scores, [None] * len(scores), gates
+        return scores, seen.maps.cpu().numpy(), gates
 
-    def _gates(
-        self, films: Sequence[_Prepared], heard: Mapping[str, torch.Tensor] | None
-    ) -> list[Gate]:
-        """The gates of films with all evidence; `heard`: of this network's pass, if that counts."""
+    def _gates(self, films: Sequence[_Prepared], fields: Mapping[str, torch.Tensor]) -> list[Gate]:
+        """The gates of films with all evidence; `fields`: of this network's pass over them."""
         if self.gatekeeper is None:
             return [film.gate for film in films]
-        looked_at = [film for film in films if film.seen_by_gate is not None]
-        if heard is not None:
-            every = self.gatekeeper.judge(heard, len(films))
+        if self.gatekeeper.engine is self.engine:
+            every = self.gatekeeper.judge(fields)
         else:
-            batch = [film.seen_by_gate for film in looked_at if film.seen_by_gate is not None]
+            batch = [film.seen_by_gate for film in films if film.seen_by_gate is not None]
             answers = iter(self.gatekeeper.look(torch.stack(batch)) if batch else ())
             every = [next(answers) if film.seen_by_gate is not None else Gate() for film in films]
         return [

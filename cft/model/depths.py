@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 __all__ = ["GRID", "Depth", "depths_of", "listening"]
@@ -69,7 +68,6 @@ def listening(network: nn.Module, depths: tuple[Depth, ...]) -> Iterator[dict[st
     """
     heard: dict[str, torch.Tensor] = {}
     hooks = []
-    modules: dict[str, nn.Module] = dict(network.named_modules())
     prefix = int(getattr(network, "num_prefix_tokens", 0) or 0)
     thread = threading.get_ident()
 
@@ -81,7 +79,7 @@ def listening(network: nn.Module, depths: tuple[Depth, ...]) -> Iterator[dict[st
             if fields is not None:
                 heard[depth.module] = fields
 
-        hooks.append(modules[depth.module].register_forward_hook(keep))
+        hooks.append(network.get_submodule(depth.module).register_forward_hook(keep))
 
     try:
         for depth in depths:
@@ -98,13 +96,26 @@ def _fields(output: Any, channels: int, prefix: int) -> torch.Tensor | None:
         return None
     if output.ndim == 3 and output.shape[2] == channels:  # tokens, row by row after some others
         tokens = output[:, prefix:]
-        side = math.isqrt(tokens.shape[1])
-        if side * side != tokens.shape[1]:
+        side = math.isqrt(int(tokens.shape[1]))
+        if side * side != int(tokens.shape[1]):
             return None
         output = tokens.transpose(1, 2).unflatten(2, (side, side))
     elif output.ndim == 4 and output.shape[1] != channels and output.shape[3] == channels:
         output = output.permute(0, 3, 1, 2)
     if output.ndim != 4 or output.shape[1] != channels:
         return None
-    pooled = F.adaptive_avg_pool2d(output.float(), GRID)
+    rows, columns = (_shares(int(side), output.device) for side in output.shape[2:])
+    pooled = rows @ output.float() @ columns.T
     return pooled.flatten(2).transpose(1, 2)
+
+
+def _shares(side: int, device: torch.device) -> torch.Tensor:
+    """(GRID, side): a position's share in the mean of each field, as in adaptive average pooling.
+
+    A product with it can be exported to ONNX for any side; that pooling only for multiples of GRID.
+    """
+    shares = torch.zeros(GRID, side)
+    for field in range(GRID):
+        first, end = field * side // GRID, -(-(field + 1) * side // GRID)
+        shares[field, first:end] = 1 / (end - first)
+    return shares.to(device)

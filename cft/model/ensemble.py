@@ -78,7 +78,12 @@ class Ensemble:
     reference: str | None = None
     commit: str | None = None
 
-    def __init__(self, path: str | os.PathLike, device: str | torch.device | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        device: str | torch.device | None = None,
+        engine: str = "auto",
+    ):
         path = Path(path)
         self.config = read_config(path)
         self.facts = parse_config(self.config, path)
@@ -86,7 +91,9 @@ class Ensemble:
         if self.facts.average is None:
             raise ModelFolderError(f"{path / CONFIG} names no members, so it is no ensemble")
         self.average, entries = self.facts.average, self.facts.members
-        self.members = [Classifier(read_model_folder(path / m.folder), device) for m in entries]
+        self.members = [
+            Classifier(read_model_folder(path / m.folder), device, engine) for m in entries
+        ]
         total = sum(m.weight for m in entries)
         self.weights = tuple(m.weight / total for m in entries)
         self._check_members(path)

@@ -147,20 +147,30 @@ class Findings:
 
     @property
     def sentence(self) -> str:
-        """What is found, in one sentence: what is above the operating point, what is unsure."""
+        """What is found, in one sentence: what is above the operating point, what is unsure.
+
+        Of a film that the gate refuses, why it is not answered.
+        """
+        return self._sentence(self._refused)
+
+    @property
+    def sentence_of_numbers(self) -> str:
+        """The same, of a film that the gate refuses as well."""
+        return self._sentence("")
+
+    def _sentence(self, refused: str) -> str:
         return first_sentence(
             self.positives,
             self.unsure,
             decided=any(self._positive(label) is not None for label in self.probabilities),
-            refused=self._refused,
+            refused=refused,
         )
 
     @property
     def _refused(self) -> str:
         """Why the numbers mean nothing; empty if they may mean something."""
-        gate = getattr(self, "gate", None)
-        if gate is not None and gate.verdict == "refuse":
-            return str(gate.reasons[0])
+        if self.gate.verdict == "refuse":
+            return self.gate.reasons[0]
         return LATERAL_FILM if LATERAL in self.notes else ""
 
     def tested(self, label: str) -> Tested | None:

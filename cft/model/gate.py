@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,16 +22,15 @@ import torch
 from cft.errors import ModelFolderError
 from cft.film.gate import Gate, Turn
 from cft.model.bundled import BUNDLED
-from cft.model.depths import GRID, Depth, listening
-from cft.model.folder import CONFIG, ModelFolder, read_model_folder
+from cft.model.depths import GRID, Depth
+from cft.model.engine import Engine
+from cft.model.engines import FolderNetwork
+from cft.model.folder import ModelFolder, read_model_folder
 from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics
-from cft.model.network import build_network
+from cft.model.heads import with_one_head
 from cft.model.preprocess import Preprocess
 
-if TYPE_CHECKING:
-    from cft.model.network import Network
-
-__all__ = ["Gatekeeper", "evidence", "probabilities", "verdicts"]
+__all__ = ["Gatekeeper", "depths_in", "evidence", "probabilities", "verdicts"]
 
 # What a look is called, and what makes the film upright again.
 _TURNED: dict[str, tuple[str, Turn]] = {
@@ -54,78 +51,70 @@ class Gatekeeper:
 
     Parameters
     ----------
-    network, preprocess
-        The network, and how its input is made.
     statistics
-        From its folder.
-    where
-        What messages call the folder's configuration.
-
-    Raises
-    ------
-    ModelFolderError
-        If the statistics are of another network.
+        From the network's folder.
+    preprocess
+        How the network's input is made.
+    engine
+        What runs the network, listening at `depths_in` these statistics.
     """
 
-    def __init__(
-        self, network: Network, preprocess: Preprocess, statistics: GateStatistics, where: str
-    ):
-        self.network, self.preprocess, self.statistics = network, preprocess, statistics
-        self.depths = tuple(Depth(x.module, x.channels) for x in statistics.depths)
-        modules = dict(network.named_modules())
-        for depth in self.depths:
-            if depth.module not in modules:
-                raise ModelFolderError(
-                    f'"cft.gate" in {where} is of another network: this one has no part '
-                    f"{depth.module[:100]!r}"
-                )
+    def __init__(self, statistics: GateStatistics, preprocess: Preprocess, engine: Engine):
+        self.statistics, self.preprocess, self.engine = statistics, preprocess, engine
 
-    def listening(self) -> AbstractContextManager[dict[str, torch.Tensor]]:
-        """A context in which passes of the network are heard; see `cft.model.depths.listening`."""
-        return listening(self.network, self.depths)
+    def judge(self, fields: Mapping[str, torch.Tensor]) -> list[Gate]:
+        """The ``fields`` of a `cft.model.engine.Pass` of this network -> a gate for each film."""
+        return verdicts(self.statistics, {name: x.cpu().numpy() for name, x in fields.items()})
 
-    def judge(self, heard: Mapping[str, torch.Tensor], count: int) -> list[Gate]:
-        """What was heard of a pass over `count` pictures -> a gate each."""
-        if set(heard) != {depth.module for depth in self.depths}:  # not maps, as was promised
-            return [Gate()] * count
-        features = {name: x.cpu().numpy() for name, x in heard.items()}
-        return verdicts(self.statistics, features)
-
-    @torch.inference_mode()
     def look(self, batch: torch.Tensor) -> list[Gate]:
         """(N, C, H, W) inputs of this network -> a gate each, by a pass of its own."""
-        device = next(self.network.parameters()).device
-        with self.listening() as heard:
-            self.network.forward_features(
-                batch.to(device, memory_format=torch.channels_last)  # as the classifier does
-            )
-        return self.judge(heard, len(batch))
+        return self.judge(self.engine(batch).fields)
+
+
+def depths_in(statistics: GateStatistics | None) -> tuple[Depth, ...]:
+    """Where a gate listens; nowhere if there is none."""
+    depths = () if statistics is None else statistics.depths
+    return tuple(Depth(depth.module, depth.channels) for depth in depths)
 
 
 @functools.lru_cache(maxsize=2)
-def bundled_gatekeeper(device: torch.device) -> Gatekeeper | None:
-    """The gate of the bundled model, for models that have none; None if it has none itself."""
+def bundled_gatekeeper(device: torch.device, wanted: str) -> Gatekeeper | None:
+    """The gate of the bundled model, for models that have none; None if it has none itself.
+
+    Parameters
+    ----------
+    device, wanted
+        As of `cft.model.engines.make_engine`.
+    """
     try:
-        folder = read_model_folder(BUNDLED)
+        folder = with_one_head(read_model_folder(BUNDLED))
     except ModelFolderError:  # a Space with a model of its own comes without
         return None
-    if folder.facts.gate is None:
+    statistics, preprocess = folder.facts.gate, folder.facts.preprocess
+    if statistics is None:
         return None
-    network = build_network(folder)
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
-    return _gatekeeper(folder, network, folder.facts.gate)
+    engine = FolderNetwork(folder, device, wanted, depths_in(statistics)).engine
+    return Gatekeeper(statistics, preprocess, engine)
 
 
-def gatekeeper_of(folder: ModelFolder, network: Network, device: torch.device) -> Gatekeeper | None:
-    """The gate of a model: its own, else the bundled one's; None if there is neither."""
-    if folder.facts.gate is None:
-        return bundled_gatekeeper(device)
-    return _gatekeeper(folder, network, folder.facts.gate)
+def gatekeeper_of(
+    folder: ModelFolder, engine: Engine, device: torch.device, wanted: str
+) -> Gatekeeper | None:
+    """The gate of a model: its own, else the bundled one's; None if there is neither.
 
-
-def _gatekeeper(folder: ModelFolder, network: Network, statistics: GateStatistics) -> Gatekeeper:
-    where = str(folder.path / CONFIG)
-    return Gatekeeper(network, folder.facts.preprocess, statistics, where)
+    Parameters
+    ----------
+    folder
+        The model.
+    engine
+        What runs it, listening where its own gate does.
+    device, wanted
+        As of `cft.model.engines.make_engine`.
+    """
+    statistics = folder.facts.gate
+    if statistics is not None:
+        return Gatekeeper(statistics, folder.facts.preprocess, engine)
+    return bundled_gatekeeper(device, "torch" if wanted == "torch" else "auto")
 
 
 # ----------------------------------------------------------------------------- evidence

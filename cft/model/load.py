@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def load(
-    reference: str | os.PathLike | None = None, device: str | torch.device | None = None
+    reference: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    engine: str = "auto",
 ) -> Classifier | Ensemble:
     """Load a model, or an ensemble of models, which is used in the same way.
 
@@ -27,18 +29,24 @@ def load(
         named by the environment variable ``CFT_MODEL``, else the model bundled with the project.
     device
         Such as "cpu" or "cuda"; None takes a GPU if there is one.
+    engine
+        What runs the network: "torch"; "onnx" (ONNX Runtime, CPU only, the extra ``fast``); or
+        "auto", the faster of those that can, see `cft.model.engines.make_engine`.
 
     Raises
     ------
     ModelFolderError
-        If there is no such folder, it cannot be fetched, or it does not fit.
+        If there is no such folder, it cannot be fetched, or it does not fit. An `EngineError`,
+        which is one, if ``engine="onnx"`` cannot run it here.
+    ValueError
+        If there is no such engine.
     """
     source = resolve(reference)
     if parse_config(read_config(source.path), source.path).members:
         from cft.model.ensemble import Ensemble  # which is made of classifiers
 
-        model: Classifier | Ensemble = Ensemble(source.path, device)
+        model: Classifier | Ensemble = Ensemble(source.path, device, engine)
     else:
-        model = Classifier(read_model_folder(source.path), device)
+        model = Classifier(read_model_folder(source.path), device, engine)
     model.reference, model.commit = source.reference, source.commit
     return model

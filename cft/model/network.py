@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
@@ -17,8 +16,8 @@ from torch.nn.modules.module import (
 )
 
 import cft.architectures  # noqa: F401  # registers its networks with timm
-from cft.architectures.heads import fold_heads
 from cft.errors import ModelFolderError
+from cft.model.depths import Depth, listening
 from cft.model.fields import Fields, shown
 from cft.model.folder import CONFIG, ModelFolder, parse_config
 from cft.model.preprocess import MAX_SIDE
@@ -101,15 +100,6 @@ def build_network(folder: ModelFolder) -> Network:
         network = new_network(architecture, **arguments)
     network.load_state_dict(folder.state_dict, strict=True, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def with_one_head(folder: ModelFolder) -> ModelFolder:
-    """A folder whose network has two heads, as one with a single linear layer; others as they are.
-
-    See `cft.architectures.heads.fold_heads`. The hash stays that of the file.
-    """
-    config, tensors = fold_heads(folder.config, folder.state_dict)
-    return replace(folder, config=config, state_dict=tensors)
 
 
 def lay_out(folder: ModelFolder, arguments: Mapping[str, Any]) -> Network:
@@ -253,8 +243,12 @@ def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
         )
 
 
-def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool:
+def try_out(
+    network: Network, folder: ModelFolder, device: torch.device, depths: Sequence[Depth] = ()
+) -> bool:
     """Give a network a film of all greys, and see what it makes of it.
+
+    `depths`: where its gate listens.
 
     Returns
     -------
@@ -266,14 +260,22 @@ def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool
     Raises
     ------
     ModelFolderError
-        If it cannot take such a film, or does not answer with a finite score for each label.
+        If it cannot take such a film, does not answer with a finite score for each label, or shows
+        no map of features at one of the depths.
     """
     preprocess, where = folder.facts.preprocess, folder.path
-    ramp = torch.linspace(0, 1, 64).expand(64, 64)  # one grey alone may be the mean, which is 0
-    grey = preprocess(ramp)[None].to(device)
+    grey = preprocess.grey_film().to(device)
+    parts = {name for name, _ in network.named_modules()}
+    for depth in depths:
+        if depth.module not in parts:
+            raise ModelFolderError(
+                f'"cft.gate" in {where / CONFIG} is of another network: this one has no part '
+                f"{depth.module[:100]!r}"
+            )
     with torch.inference_mode():
         try:
-            features = network.forward_features(grey)
+            with listening(network, tuple(depths)) as heard:
+                features = network.forward_features(grey)
             scores = network.forward_head(features)
         except Exception as error:  # an input that the architecture cannot take, in its own words
             size = " x ".join(map(str, preprocess.input_size))
@@ -287,6 +289,12 @@ def try_out(network: Network, folder: ModelFolder, device: torch.device) -> bool
             )
         if not torch.isfinite(scores).all():
             raise ModelFolderError(f"{where}: the network's scores of a grey film are not finite")
+        for depth in depths:
+            if depth.module not in heard:
+                raise ModelFolderError(
+                    f'"cft.gate" in {where / CONFIG} is of another network: in this one the part '
+                    f"{depth.module[:100]!r} shows no map of {depth.channels} features"
+                )
         return has_linear_head(network, features)
 
 

@@ -193,6 +193,11 @@ class Preprocess:
         """(H, W) float32 in [0, 1] -> (C, H, W) float32, the input of the network."""
         return self.normalize(self.geometry(pixels)[None])
 
+    def grey_film(self) -> torch.Tensor:
+        """A film of all greys, prepared: (1, C, H, W)."""
+        # One grey alone may be the mean, which is 0.
+        return self(torch.linspace(0, 1, 64).expand(64, 64))[None]
+
 
 def _offset(resized: int, wanted: int) -> int:
     """Where a centred crop starts; negative where the film is padded. Rounds as timm does."""

@@ -362,7 +362,7 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
     `place` is Gradio's ``server_name`` and ``server_port``; without them its variables of the
     environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
     """
-    torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
+    _limit_threads()
     listening = place.get("server_name") or os.environ.get("GRADIO_SERVER_NAME")
     with upload_folder() as folder:
         uploads, line, tested = Uploads(folder), Line(), self_tested(classifier)
@@ -423,12 +423,17 @@ def _theme() -> gr.themes.Base:
     )
 
 
+def _limit_threads() -> None:
+    torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
+
+
 def load_model() -> tuple[Model, str]:
     """The model that ``CFT_MODEL`` names, else the bundled one.
 
     With ``CFT_FALLBACK=bundled`` in the environment also where the named one cannot be had; the
     reason is then the second value, for the page to show, and otherwise it is empty.
     """
+    _limit_threads()  # an engine takes as many as torch when a model is loaded
     try:
         return cft.load(), ""
     except cft.ModelFolderError as error:
