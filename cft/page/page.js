@@ -1,6 +1,16 @@
 // What a style sheet cannot do: rows change places with the choice of operating points, and
 // predictive values follow the number that a visitor types. Nothing is sent or stored.
 
+// New results come into sight where they lie below what is seen, as on a phone.
+let shown = null;
+new MutationObserver(() => {
+  const summary = document.querySelector("#answer [role=status]");
+  if (summary === shown) return;
+  shown = summary;
+  const answer = document.querySelector("#answer");
+  if (summary && answer.getBoundingClientRect().top > window.innerHeight / 2) answer.scrollIntoView();
+}).observe(document, { childList: true, subtree: true });
+
 document.addEventListener("change", (event) => {
   const choice = event.target;
   if (!(choice instanceof Element) || !choice.matches("#answer .points input")) return;

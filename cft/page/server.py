@@ -30,7 +30,7 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 import cft
-from cft import heatmap, results
+from cft import results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
 from cft.film.turn import turned
@@ -42,13 +42,11 @@ from cft.page.addresses import Addresses
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
 from cft.page.line import Line
+from cft.page.picture import Picture
 from cft.page.uploads import MAX_FILES_OF_ONE, MAX_FILMS, Film, Refused, Transfer, Uploads
 
 if TYPE_CHECKING:
     from cft.results import Model
-
-# Longest side in pixels of the film that the browser gets.
-_FILM_SIDE = 1024
 
 # A free Space has two cores; more threads than cores make every film slower.
 _THREADS = 2
@@ -77,7 +75,7 @@ def predict(
 
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
-    offers: dict[int, render.Shown] = {}
+    films, offers = list(films), dict[int, render.Shown]()
     return render.films_html(classifier, list(examine(classifier, films, offers)), offers)
 
 
@@ -103,11 +101,13 @@ def self_tested(classifier: Model) -> SelfTest:
 def examine(
     classifier: Model, films: Iterable[Film], offers: dict[int, render.Shown] | None = None
 ) -> Iterator[render.Shown]:
-    """Film by film: name, findings or error, and the film for the screen, (h, w) uint8.
+    """Film by film: name, findings or error, and the film for the screen.
 
-    Only one film is in memory at its full size, however many there are. Into `offers` goes, by its
+    A film that is the only one is shown at its full depth. Only one film is in memory at its full size, however many there are. Into `offers` goes, by its
     number, how a film would be answered that certainly lies wrongly, if it were turned.
     """
+    films = list(films)
+    alone = len(films) == 1
     for number, (name, film) in enumerate(films):
         try:
             radiograph = as_radiograph(film)
@@ -115,7 +115,7 @@ def examine(
             yield name, error, None
             continue
         findings = next(iter(classifier.stream([radiograph])))
-        picture = heatmap.rendering(radiograph.pixels, _FILM_SIDE)
+        picture = Picture.of(radiograph, alone)
         if offers is not None and (offer := _offer(classifier, name, radiograph, findings)):
             offers[number] = offer
         del radiograph  # before the next one is read
@@ -132,7 +132,7 @@ def _offer(
     answer = next(iter(classifier.stream([other])))
     if isinstance(answer, cft.RadiographError) or answer.gate.verdict == "refuse":
         return None
-    return name, answer, heatmap.rendering(other.pixels, _FILM_SIDE)
+    return name, answer, Picture.of(other, alone=False)
 
 
 def example_film() -> Film:
