@@ -37,6 +37,14 @@ if TYPE_CHECKING:
     from cft.results import Model
 
 _HERE = Path(__file__).resolve().parent
+
+#: Title of a program that asks the page -> its file in the folder `snippets`.
+SNIPPETS = {
+    "Python (pip install gradio_client)": "predict.py",
+    "curl": "predict.sh",
+    "JavaScript (Node.js)": "predict.mjs",
+}
+
 _SCRIPTS = ("page.js", "contour.js", "viewer.js")
 
 
@@ -290,6 +298,16 @@ def about_html(classifier: Model) -> str:
         points=point_names(classifier.categories),
         unproven=[plain_label(label) for label in classifier.label_names if label in unproven],
     )
+
+
+def api_html(max_films: int) -> str:
+    """How programs ask the page."""
+    snippets = [
+        (title, (_HERE / "snippets" / name).read_text(encoding="utf-8"))
+        for title, name in SNIPPETS.items()
+    ]
+    schema = data_address((_HERE / "schema.json").read_bytes(), "application/schema+json")
+    return _html("api", snippets=snippets, schema=schema, max_films=max_films)
 
 
 def _test_set(tested: TestSet, unproven: set[str]) -> dict[str, Any]:

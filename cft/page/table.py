@@ -11,6 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 import cft
 from cft import heatmap, results
@@ -119,8 +121,19 @@ def _heatmaps(views: Sequence[cft.Findings], label: str, body: np.ndarray) -> di
     """
     heat = views[0].heatmap(label, (body.shape[0], body.shape[1])) * body
     layers = (heatmap.layer(heat, view.operating_points[label]) for view in views)
-    shares = np.round(255 * heat / max(float(heat.max()), 1e-12)).astype(np.uint8)
+    shares = np.round(255 * _softened(heat, body) / max(float(heat.max()), 1e-12)).astype(np.uint8)
     return {"layers": [_address(layer) for layer in layers], "shares": _address(shares)}
+
+
+def _softened(heat: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """A heat map that fades towards the edge of the body, so that no outline follows its steps."""
+    mask = torch.from_numpy(body).float()[None]
+    soft = F.avg_pool2d(mask, 2 * _FADING + 1, 1, _FADING, count_include_pad=False)
+    return heat * soft[0].numpy()
+
+
+# Half the width in map pixels over which a heat map fades.
+_FADING = 4
 
 
 def _address(picture: np.ndarray) -> str:

@@ -7,7 +7,7 @@ const DRAGGED = 1024; // longest side of the film that is drawn while something 
 // Okabe and Ito's colours, which people without colour vision tell apart, the dark ones left out.
 const COLOURS = ["#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#00b98a", "#ff7043", "#ffffff"];
 const ICONS = {
-  window: "M10 2a8 8 0 1 0 0 16zM10 2a8 8 0 0 1 0 16",
+  window: "M10 2a8 8 0 1 0 0 16a8 8 0 1 0 0-16zM10 2v16a8 8 0 1 1 0-16z",
   pan: "M10 2v16M2 10h16M10 2 7.5 4.5M10 2l2.5 2.5M10 18l-2.5-2.5M10 18l2.5-2.5M2 10l2.5-2.5M2 10l2.5 2.5M18 10l-2.5-2.5M18 10l-2.5 2.5",
   ruler: "M2 13 13 2l5 5L7 18zM5 10l2 2M8 7l3 3M11 4l2 2",
   invert: "M3 3h14v14H3zM3 17 17 3v14z",
@@ -133,7 +133,7 @@ class Viewer {
       nearer: () => this.near(this.zoom * 1.25), farther: () => this.near(this.zoom / 1.25),
       reset: () => this.restore(), clear: () => (this.rulers = []),
       stored: () => this.range(0, 1), range: () => this.range(this.ranks(0), this.ranks(1)),
-      lung: () => this.range(this.ranks(0.01), this.ranks(0.6)), bone: () => this.range(this.ranks(0.4), this.ranks(0.999)),
+      lung: () => this.range(this.ranks(0.005), this.ranks(0.7)), bone: () => this.range(this.ranks(0.4), this.ranks(0.999)),
       off: () => this.show("off"), outline: () => this.show("outline"), wash: () => this.show("wash"), all: () => this.show("all"),
       fainter: () => this.fade(-0.1), stronger: () => this.fade(0.1),
       next: () => this.step(1), previous: () => this.step(-1),
