@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from pathlib import Path
@@ -10,10 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import cft
+from cft.page import render, server
 from tests import chromium
 from tests.conftest import ROOT
 from tests.films import dataset, dicom, phantom
-from tests.test_browser import address, browser, film, visit  # noqa: F401
+from tests.test_browser import address as address
+from tests.test_browser import browser as browser
+from tests.test_browser import film
+from tests.test_browser import visit as visit
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +28,7 @@ AXE = Path(os.environ.get("CFT_AXE", ROOT / "node_modules" / "axe-core" / "axe.m
 
 
 @pytest.fixture
-def viewer(visit):  # noqa: F811
+def viewer(visit):
     """The page with a film of 12 bits, 200 by 160 pixels, half a millimetre apart."""
     data = dicom(dataset(phantom(12, 200, 160), PixelSpacing=[0.5, 0.5]))
     chromium.drop(visit, [("deep.dcm", data)])
@@ -41,8 +47,6 @@ def seen(page) -> np.ndarray:
     """The canvas, (H, W, 3)."""
     settle(page)
     address = page.evaluate("document.querySelector('canvas').toDataURL()")
-    import base64
-
     return np.asarray(
         Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))).convert("RGB")
     ).astype(int)
@@ -76,8 +80,6 @@ def pull(page, start: tuple[float, float], end: tuple[float, float], **options) 
 
 
 def test_the_viewer_holds_the_greys_of_the_film_in_all_their_depth(viewer):
-    import cft
-
     data = dicom(dataset(phantom(12, 200, 160), PixelSpacing=[0.5, 0.5]))
     expected = np.round(65535 * cft.read_radiograph(data).pixels.astype(float)).astype(int)
     grey = viewer.evaluate("[...document.querySelector('.viewing').viewer.grey]")
@@ -130,9 +132,7 @@ def test_a_turned_and_mirrored_film_follows_the_pointer(viewer):
         "(([v]) => v.onFilm({x: 100, y: 100}))([document.querySelector('.viewing').viewer])"
     )
     viewer.evaluate("document.querySelector('.viewing').viewer.shift(30, 20)")
-    after = viewer.evaluate(
-        "document.querySelector('.viewing').viewer.onFilm({x: 130, y: 120})"
-    )
+    after = viewer.evaluate("document.querySelector('.viewing').viewer.onFilm({x: 130, y: 120})")
     assert (after["x"], after["y"]) == pytest.approx((before["x"], before["y"]))
 
 
@@ -158,7 +158,9 @@ def test_the_wheel_scrolls_the_page_until_the_film_is_clicked_and_then_zooms_to_
 def test_the_ruler_measures_millimetres(viewer):
     key(viewer, "r")
     pull(viewer, (0.25, 0.5), (0.75, 0.5))  # half of 160 pixels of half a millimetre
-    texts = "(v => v.rulers.map((r) => v.length(r).text))(document.querySelector('.viewing').viewer)"
+    texts = (
+        "(v => v.rulers.map((r) => v.length(r).text))(document.querySelector('.viewing').viewer)"
+    )
     (text,) = viewer.evaluate(texts)
     assert text.endswith(" mm")
     assert float(text.split()[0]) == pytest.approx(40, abs=0.6)
@@ -166,12 +168,14 @@ def test_the_ruler_measures_millimetres(viewer):
     assert viewer.evaluate(texts) == []
 
 
-def test_the_ruler_measures_pixels_where_the_file_states_no_spacing(visit):  # noqa: F811
+def test_the_ruler_measures_pixels_where_the_file_states_no_spacing(visit):
     chromium.drop(visit, [("plain.png", film(1))])  # 256 pixels across
     visit.wait_for_selector(".viewing canvas")
     key(visit, "r")
     pull(visit, (0.25, 0.5), (0.75, 0.5))
-    text = visit.evaluate("(v => v.length(v.rulers[0]).text)(document.querySelector('.viewing').viewer)")
+    text = visit.evaluate(
+        "(v => v.length(v.rulers[0]).text)(document.querySelector('.viewing').viewer)"
+    )
     assert text.endswith(" px")
     assert float(text.split()[0]) == pytest.approx(128, abs=2)
 
@@ -268,11 +272,8 @@ def test_full_screen_has_the_findings_beside_the_film_and_the_warning(viewer):
     assert viewer.locator(".frame").bounding_box()["height"] < 600
 
 
-def test_without_scripts_the_picture_and_its_heat_map_are_shown(browser, address):  # noqa: F811
+def test_without_scripts_the_picture_and_its_heat_map_are_shown(browser, address):
     """Gradio itself needs scripts: what the server sends is laid out in a page without any."""
-    import cft
-    from cft.page import render, server
-
     classifier = cft.load(device="cpu")
     html = server.show(classifier, [("film.png", film(1))])
     page = browser.new_context(java_script_enabled=False).new_page()
@@ -288,7 +289,7 @@ def test_without_scripts_the_picture_and_its_heat_map_are_shown(browser, address
     page.context.close()
 
 
-def test_on_a_phone_results_come_into_sight_and_the_film_stays_there(browser, address):  # noqa: F811
+def test_on_a_phone_results_come_into_sight_and_the_film_stays_there(browser, address):
     context = browser.new_context(
         viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True,
         reduced_motion="reduce",
@@ -330,7 +331,7 @@ def test_two_fingers_zoom(viewer):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation(browser, address, scheme):  # noqa: F811
+def test_axe_finds_no_violation(browser, address, scheme):
     if not AXE.exists():
         pytest.skip(f"no axe-core at {AXE} (npm install --no-save axe-core, or set CFT_AXE)")
     page = browser.new_context(color_scheme=scheme, reduced_motion="reduce").new_page()

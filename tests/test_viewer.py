@@ -63,7 +63,7 @@ def test_a_film_comes_with_its_depth_and_its_spacing(classifier):
     html = server.show(classifier, [("film.dcm", data)])
     assert 'data-spacing="0.25 0.5"' in html
     film = cft.read_radiograph(data)
-    deep = shown(html, '<img src').astype(int) * 256 + shown(html, "data-lower")
+    deep = shown(html, "<img src").astype(int) * 256 + shown(html, "data-lower")
     assert (deep == np.round(65535 * film.pixels.astype(float))).all()
 
 

@@ -64,7 +64,9 @@ def gates(classifier: Model, films: Iterable[Film]) -> list[dict[str, Any]]:
         except cft.RadiographError as error:
             found = error
         failed = isinstance(found, cft.RadiographError)
-        answers.append({"file": name, **({"error": str(found)} if failed else found.gate.to_dict())})
+        answers.append(
+            {"file": name, **({"error": str(found)} if failed else found.gate.to_dict())}
+        )
     return answers
 
 
