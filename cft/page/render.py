@@ -40,9 +40,9 @@ _HERE = Path(__file__).resolve().parent
 
 #: Title of a program that asks the page -> its file in the folder `snippets`.
 SNIPPETS = {
-    "Python (pip install gradio_client)": "predict.py",
-    "curl": "predict.sh",
-    "JavaScript (Node.js)": "predict.mjs",
+    "Python (pip install gradio_client)": "python.txt",
+    "curl": "curl.txt",
+    "JavaScript (Node.js)": "javascript.txt",
 }
 
 _SCRIPTS = ("page.js", "contour.js", "viewer.js")

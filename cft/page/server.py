@@ -109,8 +109,9 @@ def examine(
 ) -> Iterator[render.Shown]:
     """Film by film: name, findings or error, and the film for the screen.
 
-    A film that is the only one is shown at its full depth. Only one film is in memory at its full size, however many there are. Into `offers` goes, by its
-    number, how a film would be answered that certainly lies wrongly, if it were turned.
+    A film that is the only one is shown at its full depth. Only one film is in memory at its full
+    size, however many there are. Into `offers` goes, by its number, how a film would be answered
+    that certainly lies wrongly, if it were turned.
     """
     films = list(films)
     alone = len(films) == 1

@@ -121,19 +121,24 @@ def _heatmaps(views: Sequence[cft.Findings], label: str, body: np.ndarray) -> di
     """
     heat = views[0].heatmap(label, (body.shape[0], body.shape[1])) * body
     layers = (heatmap.layer(heat, view.operating_points[label]) for view in views)
-    shares = np.round(255 * _softened(heat, body) / max(float(heat.max()), 1e-12)).astype(np.uint8)
+    smooth = _smooth(heat, body)
+    shares = np.round(255 * smooth / max(float(smooth.max()), 1e-12)).astype(np.uint8)
     return {"layers": [_address(layer) for layer in layers], "shares": _address(shares)}
 
 
-def _softened(heat: np.ndarray, body: np.ndarray) -> np.ndarray:
-    """A heat map that fades towards the edge of the body, so that no outline follows its steps."""
-    mask = torch.from_numpy(body).float()[None]
-    soft = F.avg_pool2d(mask, 2 * _FADING + 1, 1, _FADING, count_include_pad=False)
-    return heat * soft[0].numpy()
+def _smooth(heat: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """A heat map without the kinks of its interpolation, that fades towards the edge of the body.
+
+    Otherwise an outline would follow the grid of the last feature map and the steps of the mask.
+    """
+    both = torch.from_numpy(np.stack([heat, body]).astype(np.float32))
+    for _ in range(2):
+        both = F.avg_pool2d(both, 2 * _BLUR + 1, 1, _BLUR, count_include_pad=False)
+    return (both[0] * both[1]).numpy() * body
 
 
-# Half the width in map pixels over which a heat map fades.
-_FADING = 4
+# Pixels of the map to each side over which a mean is taken, twice.
+_BLUR = 4
 
 
 def _address(picture: np.ndarray) -> str:

@@ -395,7 +395,7 @@ class Viewer {
   renderNumber(context, matrix, map) {
     const { x, y } = matrix.transformPoint(map.peak);
     const beside = this.maps.filter((m) => m.number && m.number < map.number)
-      .filter((m) => Math.hypot(m.peak.x - map.peak.x, m.peak.y - map.peak.y) < 1).length;
+      .filter((m) => Math.hypot(m.peak.x - map.peak.x, m.peak.y - map.peak.y) < this.width / 16).length;
     const size = 9 * this.ratio;
     context.beginPath();
     context.arc(x + beside * 2.2 * size, y, size, 0, 2 * Math.PI);
