@@ -15,11 +15,12 @@ import cft
 from cft.page import render, server
 from tests import chromium
 from tests.conftest import ROOT
-from tests.films import dataset, dicom, phantom
+from tests.films import dataset, dicom
 from tests.test_browser import address as address
 from tests.test_browser import browser as browser
 from tests.test_browser import film
 from tests.test_browser import visit as visit
+from train.datasets.phantom_drawing import draw_phantom
 
 pytestmark = pytest.mark.slow
 
@@ -27,10 +28,18 @@ pytestmark = pytest.mark.slow
 AXE = Path(os.environ.get("CFT_AXE", ROOT / "node_modules" / "axe-core" / "axe.min.js"))
 
 
+def deep_film(side: int) -> bytes:
+    """A DICOM file of a drawn film of 12 bits, its pixels half a millimetre apart."""
+    drawn = draw_phantom((), 256, np.random.default_rng(1)).astype(np.float32)
+    smooth = np.asarray(Image.fromarray(drawn).resize((side, side), Image.Resampling.BICUBIC))
+    pixels = np.clip(16 * smooth, 0, 4095).astype(np.uint16)
+    return dicom(dataset(pixels, PixelSpacing=[0.5, 0.5]))
+
+
 @pytest.fixture
 def viewer(visit):
-    """The page with a film of 12 bits, 200 by 160 pixels, half a millimetre apart."""
-    data = dicom(dataset(phantom(12, 200, 160), PixelSpacing=[0.5, 0.5]))
+    """The page with a film of 12 bits, 200 pixels square, half a millimetre apart."""
+    data = deep_film(200)
     chromium.drop(visit, [("deep.dcm", data)])
     visit.wait_for_selector(".viewing canvas")
     visit.wait_for_function("document.querySelector('canvas').width > 300")
@@ -80,10 +89,10 @@ def pull(page, start: tuple[float, float], end: tuple[float, float], **options) 
 
 
 def test_the_viewer_holds_the_greys_of_the_film_in_all_their_depth(viewer):
-    data = dicom(dataset(phantom(12, 200, 160), PixelSpacing=[0.5, 0.5]))
+    data = deep_film(200)
     expected = np.round(65535 * cft.read_radiograph(data).pixels.astype(float)).astype(int)
     grey = viewer.evaluate("[...document.querySelector('.viewing').viewer.grey]")
-    assert (np.array(grey).reshape(200, 160) == expected).all()
+    assert (np.array(grey).reshape(200, 200) == expected).all()
 
 
 def test_at_first_the_film_is_seen_as_it_is_stored_without_a_heat_map(viewer):
@@ -157,13 +166,13 @@ def test_the_wheel_scrolls_the_page_until_the_film_is_clicked_and_then_zooms_to_
 
 def test_the_ruler_measures_millimetres(viewer):
     key(viewer, "r")
-    pull(viewer, (0.25, 0.5), (0.75, 0.5))  # half of 160 pixels of half a millimetre
+    pull(viewer, (0.25, 0.5), (0.75, 0.5))  # half of 200 pixels of half a millimetre
     texts = (
         "(v => v.rulers.map((r) => v.length(r).text))(document.querySelector('.viewing').viewer)"
     )
     (text,) = viewer.evaluate(texts)
     assert text.endswith(" mm")
-    assert float(text.split()[0]) == pytest.approx(40, abs=0.6)
+    assert float(text.split()[0]) == pytest.approx(50, abs=0.6)
     key(viewer, "x")
     assert viewer.evaluate(texts) == []
 

@@ -2,8 +2,8 @@
 // outlines of what the model's evidence is made of. Without it, the page shows the picture and its
 // heat maps; nothing is sent or stored.
 
-const LEVELS = 65536;
-const DRAGGED = 1024; // longest side of the film that is drawn while something moves
+const [LEVELS, FEWER] = [65536, 4096]; // greys of the film, and of the smaller one that is dragged
+const DRAGGED = 640; // longest side of the film that is drawn while something moves
 // Okabe and Ito's colours, which people without colour vision tell apart, the dark ones left out.
 const COLOURS = ["#e69f00", "#56b4e9", "#f0e442", "#cc79a7", "#00b98a", "#ff7043", "#ffffff"];
 const ICONS = {
@@ -41,7 +41,7 @@ class Viewer {
     delete this.figure.dataset.lower; // it is in memory now
     this.full = layerOf(this.grey, this.width, this.height);
     this.small = smaller(this.full);
-    this.ranks = percentiles(this.small.grey);
+    this.ranks = percentiles(this.small);
     for (const map of this.maps) {
       const { data, width, height } = await pixels(await loaded(map.part.dataset.shares));
       Object.assign(map, outline(data, width, height, this.width, this.height));
@@ -516,11 +516,11 @@ async function pixels(image) {
   return context.getImageData(0, 0, canvas.width, canvas.height);
 }
 
-function layerOf(grey, width, height) {
+function layerOf(grey, width, height, levels = LEVELS) {
   const canvas = Object.assign(element("canvas"), { width, height });
   const context = canvas.getContext("2d", { alpha: false, willReadFrequently: true });
   const data = context.createImageData(width, height);
-  return { grey, width, height, canvas, context, data, painted: "" };
+  return { grey, width, height, levels, canvas, context, data, painted: "" };
 }
 
 // Every so many pixels made one, their mean, until the film is small enough to be drawn at once.
@@ -538,20 +538,20 @@ function smaller(layer) {
           count++;
         }
       }
-      grey[y * width + x] = sum / count;
+      grey[y * width + x] = (sum / count) * (FEWER / LEVELS);
     }
   }
-  return layerOf(grey, width, height);
+  return layerOf(grey, width, height, FEWER);
 }
 
 // Share of the pixels -> the grey in [0, 1] that so many are not above.
-function percentiles(grey) {
-  const counts = new Uint32Array(LEVELS);
+function percentiles({ grey, levels }) {
+  const counts = new Uint32Array(levels);
   for (const value of grey) counts[value]++;
   return (share) => {
     let [level, left] = [0, Math.max(1, share * grey.length)];
-    while (level < LEVELS - 1 && (left -= counts[level]) > 0) level++;
-    return level / (LEVELS - 1);
+    while (level < levels - 1 && (left -= counts[level]) > 0) level++;
+    return level / (levels - 1);
   };
 }
 
@@ -563,8 +563,8 @@ function paint(layer, level, spread, inverted) {
   if (layer.painted === wanted) return;
   layer.painted = wanted;
   const [low, slope] = [level - spread / 2, 255 / spread];
-  for (let i = 0; i < LEVELS; i++) {
-    const grey = Math.min(255, Math.max(0, Math.round((i / (LEVELS - 1) - low) * slope)));
+  for (let i = 0; i < layer.levels; i++) {
+    const grey = Math.min(255, Math.max(0, Math.round((i / (layer.levels - 1) - low) * slope)));
     const value = inverted ? 255 - grey : grey;
     TABLE[i] = 0xff000000 | (value << 16) | (value << 8) | value;
   }
