@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from PIL import Image
 
 from cft.files import atomic_write
-from cft.film.resize import resize
 
 # Colours of the overlay from weak to strong evidence; opacity carries the strength as well, so
 # that the map reads the same without colour vision.
@@ -139,26 +138,6 @@ def _paint(heat: np.ndarray, operating_point: float | None) -> tuple[np.ndarray,
     # Below 0.4 (two thirds of the threshold's odds) nothing is drawn: the film stays readable.
     opacity = _MAX_OPACITY * np.clip((strength - 0.4) / 0.6, 0, 1)[..., None]
     return colour, opacity
-
-
-def rendering(pixels: np.ndarray, longest_side: int) -> np.ndarray:
-    """A film for the screen.
-
-    Parameters
-    ----------
-    pixels
-        (H, W) float32 in [0, 1].
-    longest_side
-        Larger films are made smaller, with an antialiasing filter; smaller ones stay.
-
-    Returns
-    -------
-    numpy.ndarray
-        (h, w) uint8, max(h, w) <= longest_side.
-    """
-    height, width = shape_within(pixels.shape, longest_side)
-    smaller = resize(torch.from_numpy(pixels), height, width, "bilinear")
-    return (255 * smaller).round().to(torch.uint8).numpy()
 
 
 def shape_within(shape: tuple[int, int], longest_side: int) -> tuple[int, int]:

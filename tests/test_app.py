@@ -163,9 +163,9 @@ def test_the_film_and_its_heat_maps_are_inside_the_answer(classifier, films):
     assert [p["alt"] for p in pictures[1:]] == [f"Heat map of {row['label']}" for row in rows]
 
 
-def test_a_large_film_is_made_smaller_for_the_screen(classifier):
+def test_large_films_are_made_smaller_for_the_screen(classifier):
     film = np.random.default_rng(0).integers(0, 256, (1400, 700), np.uint8)
-    pictures = Elements(server.show(classifier, [("film.png", film)])).all("img")
+    pictures = Elements(server.show(classifier, [("film.png", film), ("b", film)])).all("img")
     sizes = [Image.open(io.BytesIO(content(picture["src"]))).size for picture in pictures]
     assert sizes[0] == (512, 1024)
     assert sizes[1] == (48, 96)
@@ -174,7 +174,8 @@ def test_a_large_film_is_made_smaller_for_the_screen(classifier):
 def test_the_downloads_hold_the_document_and_the_table(classifier, films):
     named = [("film, one.png", films[0]), ("bad.png", b"x")]
     links = Elements(server.show(classifier, named)).all("a")
-    assert [link["download"] for link in links] == ["findings.json", "findings.csv"]
+    name = "film, one and 1 more findings"
+    assert [link["download"] for link in links] == [f"{name}.json", f"{name}.csv"]
     document, table = (content(link["href"]).decode() for link in links)
     assert json.loads(document) == server.predict(classifier, named)
     rows = list(csv.DictReader(io.StringIO(table)))
@@ -315,11 +316,12 @@ def test_the_api_answers_with_the_documented_object(client, classifier, films):
         assert film["height"] == expected["height"]
 
 
-def test_the_api_has_one_named_endpoint_and_says_what_it_answers(client):
+def test_the_api_says_what_each_of_its_calls_answers(client):
     info = client.view_api(return_format="dict")
-    assert list(info["named_endpoints"]) == ["/predict"]
+    assert list(info["named_endpoints"]) == ["/predict", "/heatmap", "/gate", "/models"]
     assert not info["unnamed_endpoints"]
     assert "not a medical device" in info["named_endpoints"]["/predict"]["description"]
+    assert all(call["description"] for call in info["named_endpoints"].values())
 
 
 def test_nothing_of_a_request_stays_on_disk(served, client, films, tmp_path):

@@ -746,3 +746,30 @@ def test_a_jpeg_2000_codestream_in_a_jp2_file_is_read():
 def test_a_frame_may_come_in_fragments(syntax, fragments):
     read = read_radiograph(compressed(dataset(P12), syntax, CODESTREAMS[syntax](P12), fragments))
     np.testing.assert_allclose(read.pixels, P12 / 4095, atol=1e-6)
+
+
+# --- The distance between pixels -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("elements", "spacing"),
+    [
+        ({}, None),
+        ({"PixelSpacing": [0.2, 0.143]}, (0.2, 0.143)),
+        ({"ImagerPixelSpacing": [0.1, 0.1]}, (0.1, 0.1)),
+        ({"PixelSpacing": [0.09, 0.09], "ImagerPixelSpacing": [0.1, 0.1]}, (0.09, 0.09)),
+        ({"PixelSpacing": [0, 0], "ImagerPixelSpacing": [0.1, 0.1]}, (0.1, 0.1)),
+        ({"PixelSpacing": [-0.1, 0.1]}, None),
+        ({"PixelSpacing": [1e9, 0.1]}, None),
+    ],
+)
+def test_a_film_keeps_the_distance_between_its_pixels_where_the_file_states_one(elements, spacing):
+    assert read_radiograph(dicom(dataset(P12, **elements))).spacing == spacing
+
+
+@pytest.mark.parametrize("text", [b"0.2", b"0.2\\x", b"nan\\nan", b"2\\2\\2", b""])
+def test_a_spacing_that_is_no_two_numbers_is_none(text):
+    data, stated = dicom(dataset(P12, PixelSpacing=[0.2, 0.2])), b"0.2\\0.2 "
+    assert read_radiograph(data).spacing == (0.2, 0.2)
+    assert data.count(stated) == 1
+    assert read_radiograph(data.replace(stated, text.ljust(len(stated)))).spacing is None

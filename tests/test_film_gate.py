@@ -127,6 +127,12 @@ def test_a_turn_is_undone_by_its_opposite(turn):
     assert film.notes == ()
 
 
+@pytest.mark.parametrize(("turn", "spacing"), [("turn left", (0.1, 0.2)), ("mirror", (0.2, 0.1))])
+def test_the_distance_between_pixels_is_turned_along(turn, spacing):
+    film = cft.Radiograph(np.zeros((40, 50), np.float32), spacing=(0.2, 0.1))
+    assert turned(film, turn).spacing == spacing
+
+
 def test_turning_right_moves_the_top_to_the_right():
     pixels = np.zeros((40, 50), np.float32)
     pixels[0] = 1

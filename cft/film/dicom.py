@@ -113,7 +113,9 @@ def read_dicom(data: bytes) -> Radiograph:
             pixels = _look_up(table, stored)
         if modality := OTHER_MODALITIES.get(header.text(Tag.Modality)):
             notes.append(f"{modality}, not a radiograph")
-        return Radiograph(pixels, _view(header), tuple(notes), _gate(header))
+        return Radiograph(
+            pixels, _view(header), tuple(notes), _gate(header), spacing=_spacing(header)
+        )
     except RadiographError:
         raise
     except Exception as error:  # the cause may quote the file, so it is not chained
@@ -364,6 +366,22 @@ def _view(header: Elements) -> View | None:
         return view
     item = header.first_item(Tag.ViewCodeSequence)
     return _VIEW_CODES.get(item.text(Tag.CodeValue)) if item else None
+
+
+# Between a tenth of a micrometre and a decimetre; what lies outside is a mistake.
+_LEAST_SPACING, _MOST_SPACING = 1e-4, 100.0
+
+
+def _spacing(header: Elements) -> tuple[float, float] | None:
+    """Millimetres between rows and between columns (PS3.3 10.7.1.3), calibrated where it can be."""
+    for tag in (Tag.PixelSpacing, Tag.ImagerPixelSpacing):
+        try:
+            down, across = (float(value) for value in header.texts(tag))
+        except ValueError:  # there are none, or they are no two numbers
+            continue
+        if all(_LEAST_SPACING <= value <= _MOST_SPACING for value in (down, across)):
+            return down, across
+    return None
 
 
 def _gate(header: Elements) -> Gate:

@@ -48,12 +48,14 @@ class Tag(enum.IntEnum):
     CodeValue = 0x00080100
     PatientAge = 0x00101010
     BodyPartExamined = 0x00180015
+    ImagerPixelSpacing = 0x00181164
     ViewPosition = 0x00185101
     SamplesPerPixel = 0x00280002
     PhotometricInterpretation = 0x00280004
     NumberOfFrames = 0x00280008
     Rows = 0x00280010
     Columns = 0x00280011
+    PixelSpacing = 0x00280030
     BitsAllocated = 0x00280100
     BitsStored = 0x00280101
     HighBit = 0x00280102

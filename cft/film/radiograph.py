@@ -36,6 +36,9 @@ class Radiograph:
         been looked at.
     synthetic
         Whether it is the example film of this package, which no patient is on.
+    spacing
+        Millimetres from a pixel to the next, down and across, where the file says so; else None.
+        What lies before the detector is magnified, unless the film was calibrated.
     """
 
     pixels: np.ndarray
@@ -43,6 +46,7 @@ class Radiograph:
     notes: tuple[str, ...] = ()
     gate: Gate = PASS
     synthetic: bool = False
+    spacing: tuple[float, float] | None = None
 
     @classmethod
     def _of(cls, grey: Grey) -> Radiograph:

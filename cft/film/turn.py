@@ -33,4 +33,8 @@ _HOW: dict[Turn, Callable[[np.ndarray], np.ndarray]] = {
 def turned(film: Radiograph, turn: Turn) -> Radiograph:
     """The film turned, mirrored or inverted, with a note that says so."""
     pixels = np.ascontiguousarray(_HOW[turn](film.pixels))
-    return replace(film, pixels=pixels, notes=(*film.notes, f"{OFFERS[turn][1]} as was offered"))
+    notes = (*film.notes, f"{OFFERS[turn][1]} as was offered")
+    spacing = film.spacing
+    if spacing and turn in ("turn right", "turn left"):
+        spacing = spacing[::-1]
+    return replace(film, pixels=pixels, notes=notes, spacing=spacing)

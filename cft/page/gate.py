@@ -29,8 +29,17 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Intake = Callable[[Scope, Receive, Transfer], Awaitable[tuple[int, Any]]]
 
 _API = "/gradio_api"
-UPLOAD, JOIN, CALL = f"{_API}/upload", f"{_API}/queue/join", f"{_API}/call/predict"
+UPLOAD, JOIN, _CALL = f"{_API}/upload", f"{_API}/queue/join", f"{_API}/call"
 HEALTH = "/health"
+
+#: What programs may call, by its path -> its last inputs, as they are if nothing is asked for, and
+#: how many inputs it has.
+CALLS: dict[str, tuple[tuple[str, ...], int]] = {
+    f"{_CALL}/predict": (("", "refuse"), 3),  # operating points, what is done with refused films
+    f"{_CALL}/heatmap": (("refuse",), 3),
+    f"{_CALL}/gate": ((), 1),
+    f"{_CALL}/models": ((), 0),
+}
 
 #: Method and path of what is answered; a path that ends with * stands for all that begin so.
 ALLOWED = frozenset(
@@ -42,7 +51,8 @@ ALLOWED = frozenset(
         ("GET", f"{_API}/info"), ("GET", f"{_API}/info/"), ("GET", f"{_API}/startup-events"),
         ("GET", f"{_API}/theme.css"), ("GET", f"{_API}/heartbeat/*"), ("POST", UPLOAD),
         ("GET", f"{_API}/upload_progress"), ("POST", JOIN), ("GET", f"{_API}/queue/data"),
-        ("POST", CALL), ("GET", f"{CALL}/*"), ("POST", f"{_API}/cancel"), ("POST", f"{_API}/reset"),
+        ("POST", f"{_API}/cancel"), ("POST", f"{_API}/reset"),
+        *(("POST", call) for call in CALLS), *(("GET", f"{call}/*") for call in CALLS),
     }
 )  # fmt: skip
 
@@ -55,10 +65,6 @@ _BODY_SECONDS, _UPLOAD_SECONDS = 30.0, 300.0
 _DRAINED = 256 * 2**20  # of an upload that is refused, so that the sentence arrives
 
 _COOKIE = "cft_visitor"
-
-# Inputs of the API after the films: the name of the operating points, and what is done with a film
-# that the model has no answer to.
-_UNASKED = ("", "refuse")
 
 _SELF_TEST = {True: "passed", False: "failed", None: "not possible"}
 
@@ -203,10 +209,11 @@ class Gate:
     async def _json(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _whole(_timed(receive, _BODY_SECONDS))
         document = _parsed(body)
-        if scope["path"] not in (JOIN, CALL):
+        if scope["path"] != JOIN and scope["path"] not in CALLS:
             await self.app(scope, _replayed(body, receive), send)
             return
-        body = _completed(scope["path"], document, body)
+        document = _completed(scope["path"], document)
+        body = json.dumps(document).encode()
         paths = list(_named(document.get("data")))
         joined = False
         try:
@@ -363,12 +370,18 @@ def _parsed(body: bytes) -> dict[str, Any]:
     return document
 
 
-def _completed(path: str, document: dict[str, Any], body: bytes) -> bytes:
-    """A call that names only films, with the other inputs as they are if nothing is asked for."""
+def _completed(path: str, document: dict[str, Any]) -> dict[str, Any]:
+    """A single film as a list of one, and the inputs that a call leaves out."""
     data = document.get("data")
-    if path != CALL or not isinstance(data, list) or not 0 < len(data) <= len(_UNASKED):
-        return body
-    return json.dumps({**document, "data": [*data, *_UNASKED[len(data) - 1 :]]}).encode()
+    if not isinstance(data, list):
+        return document
+    if data and isinstance(data[0], dict):
+        data = [[data[0]], *data[1:]]
+    unasked, inputs = CALLS.get(path, ((), 0))
+    missing = inputs - len(data)
+    if 0 < missing <= len(unasked):
+        data = [*data, *unasked[-missing:]]
+    return {**document, "data": data}
 
 
 def _named(data: Any) -> Iterator[str]:

@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import cft
@@ -28,13 +27,25 @@ from cft.model.config import point_names
 from cft.model.findings import LATERAL
 from cft.model.measured import Figures, TestSet
 from cft.model.selftest import SelfTest
+from cft.page.picture import Picture
 from cft.page.table import finding_rows
 from cft.page.text import data_address, percent, plain_label, short_percent
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cft.results import Model
 
 _HERE = Path(__file__).resolve().parent
+
+#: Title of a program that asks the page -> its file in the folder `snippets`.
+SNIPPETS = {
+    "Python (pip install gradio_client)": "python.txt",
+    "curl": "curl.txt",
+    "JavaScript (Node.js)": "javascript.txt",
+}
+
+_SCRIPTS = ("page.js", "contour.js", "viewer.js")
 
 
 @cache
@@ -110,8 +121,8 @@ def style(classifier: Model) -> str:
 
 
 def script() -> str:
-    """The script of the page; without it the page still shows everything."""
-    return (_HERE / "page.js").read_text(encoding="utf-8")
+    """The scripts of the page; without it the page still shows everything."""
+    return "".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
 
 
 def self_test_notice(result: SelfTest) -> str:
@@ -122,8 +133,8 @@ def self_test_notice(result: SelfTest) -> str:
 # ------------------------------------------------------------------------------- results
 
 
-#: A film for the page: its name, its findings or error, and its rendering, (h, w) uint8.
-Shown = tuple[str, results.Result, "np.ndarray | None"]
+#: A film for the page: its name, its findings or error, and its picture.
+Shown = tuple[str, results.Result, "Picture | None"]
 
 
 def films_html(
@@ -153,6 +164,7 @@ def films_html(
         points=points,
         summaries=[_summary(at) for at in named],
         downloads=[_downloads(classifier, at) for at in named],
+        download=_file_name([name for name, _, _ in films]),
         films=entries,
         has_heatmaps=classifier.has_heatmaps,
         has_tests=bool(classifier.facts.test_sets),
@@ -183,6 +195,13 @@ def _summary(named: list[tuple[str, results.Result]]) -> str:
     return f"{len(named)} films" + (f", {failed} of which could not be read" if failed else "")
 
 
+def _file_name(films: Sequence[str]) -> str:
+    """The name of a download, without its suffix, after the films that it is about."""
+    stem = Path(films[0]).stem if films else ""
+    more = f" and {len(films) - 1} more" if len(films) > 1 else ""
+    return f"{stem or 'film'}{more} findings"
+
+
 def _downloads(classifier: Model, named: list[tuple[str, results.Result]]) -> dict[str, str]:
     """Suffix of a file -> its address."""
     document = json.dumps(results.document(classifier, named), indent=2, ensure_ascii=False)
@@ -198,13 +217,15 @@ def _film(
     number: int,
     name: str,
     result: results.Result,
-    picture: np.ndarray | None,
+    picture: Picture | None,
 ) -> dict[str, Any]:
     """What ``film.html`` shows of a film; of one that failed, what ``results.html`` does."""
     if isinstance(result, cft.RadiographError) or picture is None:
         return {"name": name, "error": str(result)}
-    height, width = picture.shape
+    height, width = picture.upper.shape
     size = f"{result.shape[1]} × {result.shape[0]} pixels"
+    if picture.reduction > 1:
+        size += f", shown at {width} × {height}"
     view = [f"{result.view} view"] if result.view else []
     views = [result.at(point) for point in _points(classifier)]
     return {
@@ -217,11 +238,18 @@ def _film(
         "warning": _warning(result),
         "refusal": " ".join(result.gate.reasons) if result.gate.verdict == "refuse" else "",
         "offer": None,
-        "picture": data_address(heatmap.encode_png(picture), "image/png"),
+        "picture": _address(picture.upper),
+        "lower": "" if picture.lower is None else _address(picture.lower),
+        "spacing": "" if picture.spacing is None else "{:.6g} {:.6g}".format(*picture.spacing),
+        "reduction": f"{picture.reduction:.6g}",
         "width": width,
         "height": height,
-        "findings": list(finding_rows(classifier, views)),
+        "findings": list(finding_rows(classifier, views, picture.body)),
     }
+
+
+def _address(picture: np.ndarray) -> str:
+    return data_address(heatmap.encode_png(picture), "image/png")
 
 
 def _warning(findings: cft.Findings) -> str:
@@ -270,6 +298,16 @@ def about_html(classifier: Model) -> str:
         points=point_names(classifier.categories),
         unproven=[plain_label(label) for label in classifier.label_names if label in unproven],
     )
+
+
+def api_html(max_films: int) -> str:
+    """How programs ask the page."""
+    snippets = [
+        (title, (_HERE / "snippets" / name).read_text(encoding="utf-8"))
+        for title, name in SNIPPETS.items()
+    ]
+    schema = data_address((_HERE / "schema.json").read_bytes(), "application/schema+json")
+    return _html("api", snippets=snippets, schema=schema, max_films=max_films)
 
 
 def _test_set(tested: TestSet, unproven: set[str]) -> dict[str, Any]:

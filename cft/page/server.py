@@ -30,25 +30,23 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 import cft
-from cft import heatmap, results
+from cft import results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
 from cft.film.turn import turned
 from cft.model.bundled import BUNDLED
 from cft.model.config import point_names
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
-from cft.page import render
+from cft.page import api, render
 from cft.page.addresses import Addresses
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
 from cft.page.line import Line
+from cft.page.picture import Picture
 from cft.page.uploads import MAX_FILES_OF_ONE, MAX_FILMS, Film, Refused, Transfer, Uploads
 
 if TYPE_CHECKING:
     from cft.results import Model
-
-# Longest side in pixels of the film that the browser gets.
-_FILM_SIDE = 1024
 
 # A free Space has two cores; more threads than cores make every film slower.
 _THREADS = 2
@@ -77,7 +75,7 @@ def predict(
 
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
-    offers: dict[int, render.Shown] = {}
+    films, offers = list(films), dict[int, render.Shown]()
     return render.films_html(classifier, list(examine(classifier, films, offers)), offers)
 
 
@@ -87,6 +85,12 @@ def check_point(classifier: Model, point: Any) -> None:
     if not isinstance(point, str) or (point and point not in names):
         has = f"it has {', '.join(names)}" if names else "it has one of each finding"
         raise Refused(f"The model has no operating points of that name; {has}.")
+
+
+def check_gate(gate: Any) -> None:
+    """Refuse, before a film is read, what cannot be done with a film that the gate refuses."""
+    if gate not in results.GATES:
+        raise Refused(f"gate is {', '.join(results.GATES[:-1])} or {results.GATES[-1]}.")
 
 
 def self_tested(classifier: Model) -> SelfTest:
@@ -103,11 +107,14 @@ def self_tested(classifier: Model) -> SelfTest:
 def examine(
     classifier: Model, films: Iterable[Film], offers: dict[int, render.Shown] | None = None
 ) -> Iterator[render.Shown]:
-    """Film by film: name, findings or error, and the film for the screen, (h, w) uint8.
+    """Film by film: name, findings or error, and the film for the screen.
 
-    Only one film is in memory at its full size, however many there are. Into `offers` goes, by its
-    number, how a film would be answered that certainly lies wrongly, if it were turned.
+    A film that is the only one is shown at its full depth. Only one film is in memory at its full
+    size, however many there are. Into `offers` goes, by its number, how a film would be answered
+    that certainly lies wrongly, if it were turned.
     """
+    films = list(films)
+    alone = len(films) == 1
     for number, (name, film) in enumerate(films):
         try:
             radiograph = as_radiograph(film)
@@ -115,7 +122,7 @@ def examine(
             yield name, error, None
             continue
         findings = next(iter(classifier.stream([radiograph])))
-        picture = heatmap.rendering(radiograph.pixels, _FILM_SIDE)
+        picture = Picture.of(radiograph, alone)
         if offers is not None and (offer := _offer(classifier, name, radiograph, findings)):
             offers[number] = offer
         del radiograph  # before the next one is read
@@ -132,7 +139,7 @@ def _offer(
     answer = next(iter(classifier.stream([other])))
     if isinstance(answer, cft.RadiographError) or answer.gate.verdict == "refuse":
         return None
-    return name, answer, heatmap.rendering(other.pixels, _FILM_SIDE)
+    return name, answer, Picture.of(other, alone=False)
 
 
 def example_film() -> Film:
@@ -196,12 +203,40 @@ def build(
         of a film that is refused are left out, unless gate is "off". The point is specific,
         balanced or sensitive, which operating points decide; empty for the model's own choice.
         """
-        if gate not in results.GATES:
-            raise _refusal(f"gate is {', '.join(results.GATES[:-1])} or {results.GATES[-1]}.")
+        with answering(files) as films:
+            check_gate(gate)
+            check_point(classifier, point)
+            return predict(classifier, films, point or None, gate)
+
+    def heat_map(files: list, label: str, gate: str = "refuse") -> str:
+        """Where in a film the score of a finding comes from. Research software.
+
+        Takes one uploaded film and one of the model's labels, and gives a PNG of the film with the
+        heat map over it, as a data: address. Unless gate is "off" or "warn", a film that the gate
+        refuses has none.
+        """
+        with answering(files) as films:
+            check_gate(gate)
+            return api.heat_map(classifier, films, label, gate)
+
+    def gate_uploads(files: list) -> list:
+        """Whether films would be answered. Research software, not a medical device.
+
+        Takes up to 20 uploaded films and gives a list: of each "file" and either "error", a
+        sentence, or "verdict" ("pass", "warn" or "refuse") and "reasons", sentences.
+        """
+        with answering(files) as films:
+            return api.gates(classifier, films)
+
+    def models() -> list:
+        """The models that answer here: what they are, their labels and operating points."""
+        return [api.model(classifier)]
+
+    @contextlib.contextmanager
+    def answering(files: list) -> Iterator[list[Film]]:
         try:
             with uploads.reading(files) as films, line.timed(len(films)):
-                check_point(classifier, point)
-                return predict(classifier, films, point or None, gate)
+                yield films
         except Refused as refused:
             raise _refusal(str(refused)) from None
 
@@ -243,6 +278,8 @@ def build(
                 answer = gr.HTML(render.no_results(), apply_default_css=False, elem_id="answer")
         with gr.Accordion("About this model", open=False):
             gr.HTML(render.about_html(classifier), apply_default_css=False)
+        with gr.Accordion("For programs", open=False):
+            gr.HTML(render.api_html(MAX_FILMS), apply_default_css=False)
         dropped = drop.upload(
             show_uploads, drop, [answer, drop], preprocess=False,
             show_progress_on=answer, api_visibility="private", **heavy,
@@ -253,20 +290,22 @@ def build(
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
         point = gr.Textbox("", label="point", visible=False)
         gate = gr.Textbox("refuse", label="gate", visible=False)
-        called = hidden.click(
-            predict_uploads,
-            [drop, point, gate],
-            findings,
-            preprocess=False,
-            api_name="predict",
-            **heavy,
-        )
+        label, picture = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
+        calls = [
+            hidden.click(function, inputs, output, preprocess=False, api_name=name, **heavy)
+            for name, function, inputs, output in (
+                ("predict", predict_uploads, [drop, point, gate], findings),
+                ("heatmap", heat_map, [drop, label, gate], picture),
+                ("gate", gate_uploads, [drop], findings),
+                ("models", models, [], findings),
+            )
+        ]
         # Where an answer would have stood, a sentence stands that the gate has chosen.
         sentence = gr.Textbox(visible=False)
         refused = [
             (dropped, hidden.click(refuse_uploads, sentence, [answer, drop], **light)),
             (clicked, hidden.click(render.refusal_html, sentence, answer, **light)),
-            (called, hidden.click(refuse_call, sentence, findings, **light)),
+            *((call, hidden.click(refuse_call, sentence, findings, **light)) for call in calls),
         ]
     demo.refusers = {event["id"]: other["id"] for event, other in refused}
     demo.queue(max_size=_WAITING, api_open=False)
@@ -401,7 +440,9 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 max_file_size=2 * MAX_BYTES,  # what the browser refuses before it sends
                 # Gradio remembers the last answer of so many visitors, films and all.
                 state_session_capacity=1,
-                footer_links=["api"],  # "settings" offers to record the screen
+                # Gradio's own: "settings" offers to record the screen, "api" shows snippets that
+                # do not run here, and a server for MCP that there is not.
+                footer_links=[],
                 theme=_theme(),
                 head=f"<style>{render.style(classifier)}</style><script>{render.script()}</script>",
             )

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 import cft
 from cft import heatmap, results
@@ -25,14 +27,12 @@ if TYPE_CHECKING:
 
 __all__ = ["finding_rows"]
 
-# Longest side of a heat map in pixels. It is smooth, being made of a few local scores across, so
-# that the browser may enlarge it.
-_MAP_SIDE = 96
-
 _ROWS = {"film": "films", "study": "studies"}
 
 
-def finding_rows(classifier: Model, views: Sequence[cft.Findings]) -> Iterator[dict[str, Any]]:
+def finding_rows(
+    classifier: Model, views: Sequence[cft.Findings], body: np.ndarray
+) -> Iterator[dict[str, Any]]:
     """The rows of a film's table, in the order of the first of the views.
 
     Parameters
@@ -41,6 +41,8 @@ def finding_rows(classifier: Model, views: Sequence[cft.Findings]) -> Iterator[d
         The model that was used.
     views
         The findings of the film at each choice of operating points, see `cft.Findings.at`.
+    body
+        (h, w) bool: where a heat map may be drawn, of the heat map's size.
     """
     first = views[0]
     descriptions = classifier.facts.label_descriptions
@@ -61,7 +63,7 @@ def finding_rows(classifier: Model, views: Sequence[cft.Findings]) -> Iterator[d
             "band": _band(category.band, first.tested(label)) if not category.evidence else None,
             "prevalence": category.prevalence,
             "views": [_view(classifier, view, label) for view in views],
-            "heatmaps": _heatmaps(views, label) if classifier.has_heatmaps else None,
+            "heatmaps": _heatmaps(views, label, body) if classifier.has_heatmaps else None,
         }
 
 
@@ -113,11 +115,34 @@ def _distance(probability: float, point: float) -> float:
     return float(logit(np.float64(probability)) - logit(np.float64(point)))
 
 
-def _heatmaps(views: Sequence[cft.Findings], label: str) -> list[str]:
-    """A layer for each choice of operating points, which its colours depend on."""
-    heat = views[0].heatmap(label, heatmap.shape_within(views[0].shape, _MAP_SIDE))
+def _heatmaps(views: Sequence[cft.Findings], label: str, body: np.ndarray) -> dict[str, Any]:
+    """A layer for each choice of operating points, which its colours depend on; and the evidence
+    as shares of its maximum, for the viewer's outlines.
+    """
+    heat = views[0].heatmap(label, (body.shape[0], body.shape[1])) * body
     layers = (heatmap.layer(heat, view.operating_points[label]) for view in views)
-    return [data_address(heatmap.encode_png(layer), "image/png") for layer in layers]
+    smooth = _smooth(heat, body)
+    shares = np.round(255 * smooth / max(float(smooth.max()), 1e-12)).astype(np.uint8)
+    return {"layers": [_address(layer) for layer in layers], "shares": _address(shares)}
+
+
+def _smooth(heat: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """A heat map without the kinks of its interpolation, that fades towards the edge of the body.
+
+    Otherwise an outline would follow the grid of the last feature map and the steps of the mask.
+    """
+    both = torch.from_numpy(np.stack([heat, body]).astype(np.float32))
+    for _ in range(2):
+        both = F.avg_pool2d(both, 2 * _BLUR + 1, 1, _BLUR, count_include_pad=False)
+    return (both[0] * both[1]).numpy() * body
+
+
+# Pixels of the map to each side over which a mean is taken, twice.
+_BLUR = 4
+
+
+def _address(picture: np.ndarray) -> str:
+    return data_address(heatmap.encode_png(picture), "image/png")
 
 
 # --------------------------------------------------------------------------- of test films
