@@ -14,8 +14,8 @@ otherwise below.
     batches of 32, since their activations stay in the cache. By the films of validation, one split
     for all seeds (``--data-seed 0``; differences below 0.02 are within chance): these three 0.70,
     0.71 and 0.73, joined 0.74; the mean of the weights of two of them 0.67; the network frozen, at
-    224 px 0.70, at 320 px 0.71; stem and first three stages frozen, films mixed, 0.70; RegNetX-400MF
-    from random weights, whose training took as long, 0.69.
+    224 px 0.70, at 320 px 0.71; stem and first three stages frozen, films mixed, 0.70;
+    RegNetX-400MF from random weights, whose training took as long, 0.69.
 ``rehearsal``
     What runs on phantoms when no data is named: small enough for two cores and a minute.
 ``chexpert``
