@@ -76,7 +76,7 @@ class Classifier:
         self._folder = folder
         example = self.preprocess.grey_film()
         facts = [self.facts.architecture, self.facts.arguments, len(self.label_names)]
-        identity = (folder.weights_sha256, json.dumps(facts))
+        identity = (folder.weights_sha256, json.dumps([*facts, self.preprocess.to_config()]))
         self.engine = make_engine(lambda: self._built, identity, example, self.device, engine)
         self.has_heatmaps = self.engine.has_maps
 
