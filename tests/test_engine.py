@@ -287,6 +287,17 @@ def test_with_a_kept_graph_the_network_is_not_even_built(tiny_model_folder, film
     assert scores.strip() == expected
 
 
+def test_a_kept_graph_spares_no_folder_its_checks(tiny_model_folder, tmp_path, fast):
+    """The same weights, but an input so scaled that no score is finite."""
+    cft.load(tiny_model_folder, "cpu")
+    copy = shutil.copytree(tiny_model_folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["pretrained_cfg"]["std"] = [1e-300]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(cft.ModelFolderError, match="not finite"):
+        cft.load(copy, "cpu")
+
+
 def test_the_network_is_there_when_it_is_asked_for(tiny_model_folder, fast):
     cft.load(tiny_model_folder, "cpu")
     model = cft.load(tiny_model_folder, "cpu")

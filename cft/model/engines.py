@@ -109,8 +109,12 @@ class FolderNetwork:
     ):
         self._folder, self._device, self._depths = folder, device, tuple(depths)
         facts = folder.facts
-        named = json.dumps([facts.architecture, facts.arguments, len(folder.label_names)])
-        identity, example = (folder.weights_sha256, named), facts.preprocess.grey_film()
+        identity = (
+            folder.weights_sha256,
+            json.dumps([facts.architecture, facts.arguments, len(folder.label_names)]),
+            json.dumps(facts.preprocess.to_config()),  # the checks of a kept graph were made of it
+        )
+        example = facts.preprocess.grey_film()
         self.engine = make_engine(
             lambda: self._built, identity, example, device, wanted, self._depths
         )
