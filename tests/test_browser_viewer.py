@@ -90,9 +90,9 @@ def pull(page, start: tuple[float, float], end: tuple[float, float], **options) 
 
 def test_the_viewer_holds_the_greys_of_the_film_in_all_their_depth(viewer):
     data = deep_film(200)
-    expected = np.round(65535 * cft.read_radiograph(data).pixels.astype(float)).astype(int)
+    expected = 65535 * cft.read_radiograph(data).pixels.astype(float)
     grey = viewer.evaluate("[...document.querySelector('.viewing').viewer.grey]")
-    assert (np.array(grey).reshape(200, 200) == expected).all()
+    assert np.abs(np.array(grey).reshape(200, 200) - expected).max() < 0.51
 
 
 def test_at_first_the_film_is_seen_as_it_is_stored_without_a_heat_map(viewer):
