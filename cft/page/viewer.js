@@ -79,7 +79,7 @@ class Viewer {
       this.options.append(this.slider);
     }
     this.keys = element("div", "keys");
-    this.keys.popover = "auto";
+    Object.assign(this.keys, { popover: "auto", tabIndex: 0 });
     this.keys.innerHTML = `<h3>Keys of the viewer</h3><dl>${Object.values(ACTIONS)
       .map(([key, text]) => `<dt><kbd>${key.replace(" ", "</kbd> <kbd>")}</kbd></dt><dd>${text}</dd>`)
       .join("")}</dl><p>${HELP}</p>`;
