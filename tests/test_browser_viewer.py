@@ -42,7 +42,7 @@ def viewer(visit):
     data = deep_film(200)
     chromium.drop(visit, [("deep.dcm", data)])
     visit.wait_for_selector(".viewing canvas")
-    visit.wait_for_function("document.querySelector('canvas').width > 300")
+    visit.wait_for_function("document.querySelector('.viewing').viewer.context")
     settle(visit)
     return visit
 

@@ -445,7 +445,7 @@ class Viewer {
     // On the canvas: a change of the page's text would cost more than the film.
     const percent = (100 * this.scale()) / this.reduction;
     const state = `W ${(100 * this.spread).toFixed(0)}  L ${(100 * this.level).toFixed(0)}  ${percent.toFixed(0)} %`;
-    this.write(this.context, state, 8 * this.ratio, this.canvas.height - 12 * this.ratio, "#cbd5e1", true, "left");
+    this.write(this.context, state, 8 * this.ratio, this.canvas.height - 12 * this.ratio, "#d4d4d4", true, "left");
     if (this.moving) return;
     const pressed = {
       [this.tool]: true, [this.heat]: true, invert: this.inverted, mirror: this.mirrored, turn: this.turned > 0, full: this.isFull(),
