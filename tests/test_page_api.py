@@ -24,6 +24,7 @@ import cft
 from cft.heatmap import overlay
 from cft.page import render, server
 from tests.conftest import ROOT
+from tests.films import dataset, dicom, phantom
 
 pytestmark = pytest.mark.slow
 
@@ -87,14 +88,13 @@ def test_a_heat_map_that_cannot_be_drawn_is_refused_in_a_sentence(client, films,
 
 
 def test_a_film_that_is_refused_has_no_heat_map_unless_it_is_asked_for(client, tmp_path):
-    cat = tmp_path / "colours.png"
-    colours = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    Image.fromarray(colours).save(cat)
-    (verdict,) = client.predict(handle_file(cat), api_name="/gate")
-    assert (verdict["file"], verdict["verdict"]) == (cat.name, "refuse")
+    slice_ = tmp_path / "slice.dcm"
+    slice_.write_bytes(dicom(dataset(phantom(height=96, width=96), Modality="CT")))
+    (verdict,) = client.predict(handle_file(slice_), api_name="/gate")
+    assert (verdict["file"], verdict["verdict"]) == (slice_.name, "refuse")
     with pytest.raises(AppError, match=re.escape(verdict["reasons"][0])):
-        client.predict(handle_file(cat), "Effusion", api_name="/heatmap")
-    assert picture(client.predict(handle_file(cat), "Effusion", "off", api_name="/heatmap")).size
+        client.predict(handle_file(slice_), "Effusion", api_name="/heatmap")
+    assert picture(client.predict(handle_file(slice_), "Effusion", "off", api_name="/heatmap")).size
 
 
 def test_the_gate_answers_for_each_film(client, classifier, films, tmp_path):

@@ -32,7 +32,7 @@ def test_the_two_planes_of_a_film_of_12_bits_are_its_greys():
     film = cft.read_radiograph(dicom(dataset(phantom(12, 96, 80))))
     seen = Picture.of(film, alone=True)
     deep = seen.upper.astype(int) * 256 + seen.lower
-    assert (deep == np.round(65535 * film.pixels.astype(float))).all()
+    assert np.abs(deep - 65535 * film.pixels.astype(float)).max() < 0.51
     assert len(np.unique(deep)) > 256
 
 
@@ -64,7 +64,7 @@ def test_a_film_comes_with_its_depth_and_its_spacing(classifier):
     assert 'data-spacing="0.25 0.5"' in html
     film = cft.read_radiograph(data)
     deep = shown(html, "<img src").astype(int) * 256 + shown(html, "data-lower")
-    assert (deep == np.round(65535 * film.pixels.astype(float))).all()
+    assert np.abs(deep - 65535 * film.pixels.astype(float)).max() < 0.51
 
 
 def test_of_several_films_none_is_at_full_depth(classifier):

@@ -59,8 +59,7 @@ class Viewer {
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", "The film. Press the question mark for its keys.");
-    this.state = element("output", "state");
-    this.frame.append(this.canvas, this.state);
+    this.frame.append(this.canvas);
     this.bar = element("div", "tools");
     this.bar.setAttribute("role", "toolbar");
     this.bar.setAttribute("aria-label", "Tools for the film");
@@ -80,7 +79,7 @@ class Viewer {
       this.options.append(this.slider);
     }
     this.keys = element("div", "keys");
-    this.keys.popover = "auto";
+    Object.assign(this.keys, { popover: "auto", tabIndex: 0 });
     this.keys.innerHTML = `<h3>Keys of the viewer</h3><dl>${Object.values(ACTIONS)
       .map(([key, text]) => `<dt><kbd>${key.replace(" ", "</kbd> <kbd>")}</kbd></dt><dd>${text}</dd>`)
       .join("")}</dl><p>${HELP}</p>`;
@@ -98,7 +97,7 @@ class Viewer {
     button.dataset.action = name;
     const [key, text] = ACTIONS[name];
     button.title = `${text} (${key})`;
-    button.setAttribute("aria-label", text);
+    if (!LABELS[name]) button.setAttribute("aria-label", text); // an icon
     button.addEventListener("click", () => this.act(name));
     return button;
   }
@@ -432,8 +431,8 @@ class Viewer {
     return { pixels, text: `${mm.toFixed(1)} mm` };
   }
 
-  write(context, text, x, y, colour, haloed) {
-    Object.assign(context, { font: `600 ${12 * this.ratio}px system-ui, sans-serif`, textAlign: "center", textBaseline: "middle" });
+  write(context, text, x, y, colour, haloed, textAlign = "center") {
+    Object.assign(context, { font: `600 ${12 * this.ratio}px system-ui, sans-serif`, textAlign, textBaseline: "middle" });
     if (haloed) {
       Object.assign(context, { strokeStyle: "rgb(0 0 0 / 80%)", lineWidth: 3 * this.ratio, lineJoin: "round" });
       context.strokeText(text, x, y);
@@ -443,8 +442,11 @@ class Viewer {
   }
 
   tell() {
+    // On the canvas: a change of the page's text would cost more than the film.
     const percent = (100 * this.scale()) / this.reduction;
-    this.state.value = `W ${(100 * this.spread).toFixed(0)} L ${(100 * this.level).toFixed(0)} · ${percent.toFixed(0)} %`;
+    const state = `W ${(100 * this.spread).toFixed(0)}  L ${(100 * this.level).toFixed(0)}  ${percent.toFixed(0)} %`;
+    this.write(this.context, state, 8 * this.ratio, this.canvas.height - 12 * this.ratio, "#d4d4d4", true, "left");
+    if (this.moving) return;
     const pressed = {
       [this.tool]: true, [this.heat]: true, invert: this.inverted, mirror: this.mirrored, turn: this.turned > 0, full: this.isFull(),
     };
