@@ -59,14 +59,11 @@ def gates(classifier: Model, films: Iterable[Film]) -> list[dict[str, Any]]:
     """``file`` and either ``error`` or ``verdict`` and ``reasons`` of each film."""
     answers = []
     for name, film in films:
-        try:
-            found = next(iter(classifier.stream([as_radiograph(film)])))
-        except cft.RadiographError as error:
-            found = error
-        failed = isinstance(found, cft.RadiographError)
-        answers.append(
-            {"file": name, **({"error": str(found)} if failed else found.gate.to_dict())}
-        )
+        (found,) = classifier.stream([film])
+        if isinstance(found, cft.RadiographError):
+            answers.append({"file": name, "error": str(found)})
+        else:
+            answers.append({"file": name, **found.gate.to_dict()})
     return answers
 
 
