@@ -57,7 +57,7 @@ def heat_map(classifier: Model, films: Iterable[Film], label: Any, gate: str = "
 
 def gates(classifier: Model, films: Iterable[Film]) -> list[dict[str, Any]]:
     """``file`` and either ``error`` or ``verdict`` and ``reasons`` of each film."""
-    answers = []
+    answers: list[dict[str, Any]] = []
     for name, film in films:
         (found,) = classifier.stream([film])
         if isinstance(found, cft.RadiographError):
