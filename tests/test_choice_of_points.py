@@ -15,6 +15,7 @@ from cft import results
 from cft.__main__ import main
 from cft.model.ensemble import write_ensemble
 from cft.page import render
+from cft.page.picture import Picture
 from tests.conftest import random_model_config
 
 POINTS = {"specific": 0.9, "balanced": 0.4, "sensitive": 0.0}
@@ -96,7 +97,7 @@ def test_every_table_marks_what_has_no_evidence(classifier, films):
 
 def test_the_page_marks_it_and_names_the_points(classifier, films):
     film = cft.read_radiograph(films[0])
-    picture = (255 * film.pixels).astype("uint8")
+    picture = Picture.of(film, alone=True)
     html = render.films_html(classifier, [("x", classifier.predict(film), picture)])
     assert html.count('class="unproven"') == 1
     assert all(f'value="{i}"' in html for i in range(3))
@@ -110,7 +111,7 @@ def test_the_page_marks_it_and_names_the_points(classifier, films):
 def test_a_model_with_one_point_shows_nothing_of_all_that(tiny_model_folder, films):
     classifier = cft.load(tiny_model_folder, "cpu")
     film = cft.read_radiograph(films[0])
-    picture = (255 * film.pixels).astype("uint8")
+    picture = Picture.of(film, alone=True)
     html = render.films_html(classifier, [("x", classifier.predict(film), picture)])
     html += render.about_html(classifier)
     assert not any(phrase in html for phrase in ("unproven", "points", "Choice", "No evidence"))

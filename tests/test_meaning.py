@@ -15,6 +15,7 @@ import pytest
 import cft
 from cft import results
 from cft.__main__ import main
+from cft.film.radiograph import Radiograph
 from cft.model.config import ModelConfig
 from cft.model.findings import LATERAL
 from cft.model.folder import WEIGHTS
@@ -23,6 +24,7 @@ from cft.model.selftest import SelfTest, self_test
 from cft.model.sentence import first_sentence
 from cft.page import render, server
 from cft.page.gate import Gate
+from cft.page.picture import Picture
 from tests.conftest import random_model_config
 
 LABELS = ["Cardiomegaly", "Effusion", "Hernia"]
@@ -171,7 +173,7 @@ def test_an_older_folder_has_none_and_says_so(model_folder, films, capsys):
     assert all(row["test"] is None for row in found.to_dict()["findings"])
     assert all(row["ruled"] is None for row in found.to_dict()["findings"])
     assert "sensitivity" not in results.table("x", found)
-    picture = np.zeros((8, 8), np.uint8)
+    picture = Picture.of(Radiograph(np.zeros((8, 8), np.float32)), alone=True)
     html = render.films_html(classifier, [("x", found, picture)])
     assert "The model folder states no figures of test films." in html
     assert "of-tests" not in html
@@ -259,8 +261,9 @@ def folder(tiny_model_folder, tmp_path_factory):
 def test_the_page_has_every_choice_of_points_in_table_words_and_downloads(folder, films):
     classifier = cft.load(folder, "cpu")
     found = classifier.predict(films[0])
-    html = render.films_html(classifier, [("x", found, np.zeros((8, 8), np.uint8))])
-    assert html.count('download="findings.json"') == html.count('download="findings.csv"') == 2
+    picture = Picture.of(Radiograph(np.zeros((8, 8), np.float32)), alone=True)
+    html = render.films_html(classifier, [("x", found, picture)])
+    assert html.count('.json" href=') == html.count('.csv" href=') == 2
     for place, name in enumerate(("specific", "sensitive")):
         assert f'<span class="at at-{place}">{found.at(name).sentence}</span>' in html
     assert html.count('class="maps by-finding"') == 1

@@ -87,7 +87,10 @@ def test_a_heat_map_that_cannot_be_drawn_is_refused_in_a_sentence(client, films,
         client.predict(handle_file(films[0]), label, "open", api_name="/heatmap")
 
 
-def test_a_film_that_is_refused_has_no_heat_map_unless_it_is_asked_for(client, tmp_path):
+def test_a_film_that_is_refused_has_no_heat_map_unless_it_is_asked_for(
+    client, classifier, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(classifier, "_is_gated", True)  # CFT_GATE is off in other tests
     slice_ = tmp_path / "slice.dcm"
     slice_.write_bytes(dicom(dataset(phantom(height=96, width=96), Modality="CT")))
     (verdict,) = client.predict(handle_file(slice_), api_name="/gate")
