@@ -31,7 +31,7 @@ PyTorch alone.
 def tested() -> dict[str, str]:
     """Package -> its version in requirements-tested.txt."""
     text = (ROOT / "requirements-tested.txt").read_text(encoding="utf-8")
-    return dict(re.findall(r"^([\w.-]+)==([^ ]+)", text, re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)(?:\[[^]]*\])?==([^ ]+)", text, re.MULTILINE))
 
 
 def stated(facts: PackageMetadata) -> str:
