@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from cft.errors import ModelFolderError
 from cft.film.radiograph import Radiograph
 from cft.model.ensemble import write_ensemble
 from cft.model.folder import WEIGHTS, read_model_folder, write_model_folder
-from tests.test_negative import arguments, write_data
+from tests.test_negative import ROOT, arguments, write_data
 from train import cft as stage_2
 from train import negative
 from train.publishing.export import round_weights
@@ -181,6 +184,16 @@ def test_stock_timm_reads_the_folder(joined):
     ours = cft.load(joined, device="cpu")
     film = torch.rand(2, 1, 32, 32)
     torch.testing.assert_close(network(film), ours.logits(film))
+
+
+def test_the_lines_that_the_card_shows_for_timm_run_in_a_new_process(joined):
+    card = (joined / "README.md").read_text()
+    (lines,) = [x for x in re.findall(r"```python\n(.*?)```", card, re.DOTALL) if "timm" in x]
+    lines = lines.replace("path/to/this/folder", str(joined))
+    before = "import torch\nbatch = torch.zeros(2, 1, 32, 32)\n"
+    after = "\nassert probabilities.shape == (2, 2)\n"
+    done = subprocess.run([sys.executable, "-c", before + lines + after], cwd=ROOT, check=False)
+    assert done.returncode == 0
 
 
 def test_labels_in_another_order_are_joined_by_name(data, runs, tmp_path):

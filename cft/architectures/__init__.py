@@ -8,6 +8,15 @@
 ``import cft`` alone does not import it, because that stays light; `cft.load` and training do.
 """
 
+import timm
+
 from cft.architectures import ctranscnn, joined
 
-__all__ = ["ctranscnn", "joined"]
+__all__ = ["ctranscnn", "is_ours", "joined"]
+
+
+def is_ours(architecture: str) -> bool:
+    """Whether timm knows an architecture from this package alone."""
+    if not timm.is_model(architecture):
+        return False
+    return timm.model_entrypoint(architecture).__module__.startswith(f"{__name__}.")

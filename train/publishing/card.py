@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cft import NOT_A_MEDICAL_DEVICE
+from cft.architectures import is_ours
 from cft.labels import DATASETS
 from cft.model.calibration import GOAL
 from train.datasets.labels import SMOOTH
@@ -418,9 +419,11 @@ def _how_to_use(config: Mapping[str, Any]) -> Iterator[str]:
         '.predict("film.dcm")\nprint(findings.probabilities, findings.positives)\n```'
     )
     if config["architecture"] != "ensemble":
-        yield "With timm alone (the logits are not calibrated, and preprocessing is up to you):"
+        ours = is_ours(config["architecture"])
+        by = "timm, which knows this network from the project's package" if ours else "timm alone"
+        yield f"With {by} (the logits are not calibrated, and preprocessing is up to you):"
         yield (
-            "```python\nimport timm\n\n"
+            "```python\nimport timm\n" + "import cft.architectures\n" * ours + "\n"
             'model = timm.create_model("local-dir:' + PLACEHOLDER + '", pretrained=True)'
             ".eval()\n"
             "probabilities = model(batch).sigmoid()  # one per finding; no softmax\n```"
