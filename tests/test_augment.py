@@ -40,7 +40,7 @@ def test_a_certain_flip_mirrors_left_and_right():
 
 def test_everything_on_stays_in_range_and_differs_between_films():
     batch = films(1).expand(6, 1, 64, 64)
-    result = changed(batch, Augmentation(flip=0.5, blur=0.5, erase=0.5))
+    result = changed(batch, Augmentation(flip=0.5, blur=0.5, erase=0.5, noise=0.1))
     assert result.shape == batch.shape
     assert 0 <= result.min() <= result.max() <= 1
     assert all(not torch.equal(result[0], other) for other in result[1:])
@@ -48,7 +48,7 @@ def test_everything_on_stays_in_range_and_differs_between_films():
 
 def test_a_part_of_a_batch_is_changed_as_in_the_whole_batch():
     batch = films(8)
-    changes = Augmentation(flip=0.5, blur=0.5, erase=0.5).draw(8, torch.Generator().manual_seed(3))
+    changes = Augmentation(flip=0.5, blur=0.5, erase=0.5, noise=0.1).draw(8, torch.Generator().manual_seed(3))
     whole = augment(batch, changes)
     for part in (slice(0, 3), slice(3, 8)):
         rows = {name: values[part] for name, values in changes.items()}
@@ -137,3 +137,23 @@ def test_strengths_are_named():
 def test_a_wrong_strength_is_refused_by_name(text, message):
     with pytest.raises(ValueError, match=message):
         Augmentation.named(text)
+
+
+def test_noise_is_white_and_its_spread_is_drawn_up_to_the_strength():
+    grey = torch.full((200, 1, 64, 64), 0.5)
+    noise = changed(grey, dataclasses.replace(OFF, noise=0.02)) - grey
+    spread = noise.flatten(1).std(1)
+    assert 0.019 < spread.max() < 0.0205
+    assert abs(spread.mean() - 0.01) < 0.001  # uniform from 0 to the strength
+    assert noise.mean().abs() < 1e-4
+    unit = noise / spread[:, None, None, None]
+    assert abs((unit[..., 1:] * unit[..., :-1]).mean()) < 0.01  # neighbours are independent
+    assert abs((unit[0] * unit[1]).mean()) < 0.05  # and so are films
+
+
+def test_noise_leaves_the_other_changes_of_its_batch_as_they_were():
+    plain, noisy = (
+        Augmentation(noise=noise).draw(5, torch.Generator().manual_seed(0)) for noise in (0.0, 0.1)
+    )
+    assert noisy.keys() - plain.keys() == {"noise", "grain"}
+    assert all(torch.equal(plain[name], noisy[name]) for name in plain)

@@ -41,6 +41,9 @@ class Augmentation:
         which depends on where a film came from, is no cue.
     erase
         Probability that a rectangle of 2 % to 20 % of the area is made mid-grey.
+    noise
+        Largest standard deviation of added white noise, in units of the [0, 1] range. Rounding to 8
+        bits is noise of 0.0011; resizing by another program, or JPEG, is a multiple of it.
     """
 
     rotate: float = 10.0
@@ -53,6 +56,7 @@ class Augmentation:
     gamma: float = 0.25
     blur: float = 0.0
     erase: float = 0.0
+    noise: float = 0.0
 
     @classmethod
     def named(cls, text: str) -> Augmentation | None:
@@ -90,8 +94,8 @@ class Augmentation:
         Returns
         -------
         dict
-            Name -> (n, ...) tensor on the CPU, for `augment`. Blur and rectangles are there only
-            if they can happen, so that they cost nothing otherwise.
+            Name -> (n, ...) tensor on the CPU, for `augment`. Blur, rectangles and noise are there
+            only if they can happen, so that they cost nothing otherwise.
         """
         u = torch.rand(n, 16, generator=generator)  # one row a film: slices travel together
         signed = u * 2 - 1
@@ -109,6 +113,9 @@ class Augmentation:
             # Centre (x, y) and half size of the rectangle, in the units of a sampling grid.
             halves = (area * ratio).sqrt(), (area / ratio).sqrt()
             changes["box"] = torch.stack([signed[:, 13], signed[:, 14], *halves], 1)
+        if self.noise:
+            changes["noise"] = self.noise * u[:, 15]
+            changes["grain"] = torch.randint(2**31, (n,), generator=generator)  # a seed a film
         return changes
 
     def _theta(self, signed: torch.Tensor, flipped: torch.Tensor) -> torch.Tensor:
@@ -145,6 +152,8 @@ def augment(films: torch.Tensor, changes: dict[str, torch.Tensor]) -> torch.Tens
     films = F.grid_sample(films, grid, mode="bilinear", align_corners=False)
     films = (films - 0.5) * _column(changes["contrast"]) + 0.5 + _column(changes["brightness"])
     films = films.clamp(1e-4, 1) ** _column(changes["gamma"])
+    if "noise" in changes:
+        films = (films + _column(changes["noise"]) * _grain(films, changes["grain"])).clamp(0, 1)
     return torch.where(_erased(films, changes), 0.5, films) if "erase" in changes else films
 
 
@@ -157,6 +166,14 @@ def _low_resolution(films: torch.Tensor) -> torch.Tensor:
     """The films as if they had been stored at 64 pixels a side."""
     small = F.interpolate(films, size=(64, 64), mode="bilinear", antialias=True)
     return F.interpolate(small, size=films.shape[-2:], mode="bilinear", antialias=True)
+
+
+def _grain(films: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
+    """Standard normal numbers of the films' shape, each film's from its own seed."""
+    generator, grain = torch.Generator(films.device), torch.empty_like(films)
+    for film, seed in zip(grain, seeds.tolist(), strict=True):
+        film.normal_(generator=generator.manual_seed(seed))
+    return grain
 
 
 def _erased(films: torch.Tensor, changes: dict[str, torch.Tensor]) -> torch.Tensor:
