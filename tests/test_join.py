@@ -244,6 +244,10 @@ def test_stage_2_fits_the_regressions_on_the_joined_features(data, joined, tmp_p
     for name in before:
         if not name.startswith("head."):
             np.testing.assert_array_equal(before[name], after[name])
+    first, second = (read_model_folder(x).config["cft"]["provenance"] for x in (joined, out))
+    assert second["stage_1"]["joined"] == first["joined"]
+    card = (out / "README.md").read_text()
+    assert all(record["weights_sha256"] in card for record in first["joined"][:-1])
 
 
 # --- Weights of 16 bits -------------------------------------------------------------------------

@@ -399,7 +399,7 @@ def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) 
     before = asked.parent.config.get("cft", {}).get("provenance", {})
     kept = [
         *("command", "label_policy", "seed", "best_epoch", "frozen", "arguments", "versions"),
-        "date",
+        *("start", "teachers", "joined", "date"),
     ]
     return {
         **provenance_of(table, rows),
