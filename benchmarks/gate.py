@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 import cft
 from cft.film.turn import turned
-from cft.model.counterexamples import drawn
+from cft.model.counterexamples import drawn, photographed
 from train.datasets import read_dataset
 from train.tables import aligned_table
 
@@ -136,6 +136,7 @@ def _kinds(options: argparse.Namespace, random: np.random.Generator) -> Iterator
     for share in (0.9, 0.75, 0.6, 0.4):
         yield Kind("middle cut out", films, _cut(share), f"{share:.0%} of each side")
     yield Kind("two films side by side", films, _twice, "NIH")
+    yield Kind("photograph of a screen", films, _on_a_screen(random), "made from NIH")
     yield Kind("lateral by its tag", films, lambda film: replace(film, view="lateral"), "NIH")
 
 
@@ -209,6 +210,16 @@ def _cut(share: float) -> Callable[[cft.Radiograph], cft.Radiograph]:
 
 def _twice(film: cft.Radiograph) -> cft.Radiograph:
     return replace(film, pixels=np.concatenate([film.pixels, film.pixels], 1))
+
+
+def _on_a_screen(random: np.random.Generator) -> Callable[[cft.Radiograph], cft.Radiograph]:
+    """As in learning, since there are no real ones at hand."""
+
+    def photograph(film: cft.Radiograph) -> cft.Radiograph:
+        made = photographed(torch.from_numpy(film.pixels), random)
+        return replace(film, pixels=made.clamp(0, 1).numpy())
+
+    return photograph
 
 
 def _some(films: list[Film], most: int, random: np.random.Generator) -> list[Film]:

@@ -48,7 +48,9 @@ def test_everything_on_stays_in_range_and_differs_between_films():
 
 def test_a_part_of_a_batch_is_changed_as_in_the_whole_batch():
     batch = films(8)
-    changes = Augmentation(flip=0.5, blur=0.5, erase=0.5, noise=0.1).draw(8, torch.Generator().manual_seed(3))
+    changes = Augmentation(flip=0.5, blur=0.5, erase=0.5, noise=0.1).draw(
+        8, torch.Generator().manual_seed(3)
+    )
     whole = augment(batch, changes)
     for part in (slice(0, 3), slice(3, 8)):
         rows = {name: values[part] for name, values in changes.items()}

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["TURNS", "disturbed", "drawn", "spoilt"]
+__all__ = ["TURNS", "disturbed", "drawn", "photographed", "spoilt"]
 
 #: How a film can lie: name -> the picture that is seen then. All work on (..., H, W).
 TURNS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -93,7 +93,10 @@ def spoilt(films: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
     torch.Tensor
         (N, 1, H, W) float32 in [0, 1].
     """
-    ways = (_shuffled, _cut_out, _collage, _in_an_ellipse, _swirled, _scrambled, _folded, _far_away)
+    ways = (
+        *(_shuffled, _cut_out, _collage, _in_an_ellipse, _swirled, _scrambled, _folded, _far_away),
+        _photographed,
+    )
     out = []
     for film in films:
         other = films[int(random.integers(len(films)))]
@@ -188,6 +191,55 @@ def _far_away(film: torch.Tensor, other: torch.Tensor, random: np.random.Generat
     top, left = int(random.integers(height - h)), int(random.integers(width - w))
     ground[top : top + h, left : left + w] = _resized(film, h, w)
     return ground
+
+
+def photographed(film: torch.Tensor, random: np.random.Generator) -> torch.Tensor:
+    """The film on a screen or a light box, photographed from aside with what is around it.
+
+    Parameters
+    ----------
+    film
+        (H, W) float32 in [0, 1].
+    random
+        Chooses from where, in what room, with which stripes and reflection.
+
+    Returns
+    -------
+    torch.Tensor
+        (H, W) float32, about in [0, 1].
+    """
+    y, x = _grid(*film.shape)
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    seen = corners * random.uniform(0.55, 0.9, 2) + random.uniform(-0.14, 0.14, (4, 2))
+    h = _homography(seen, corners)
+    depth = h[6] * x + h[7] * y + 1
+    u, v = (h[0] * x + h[1] * y + h[2]) / depth, (h[3] * x + h[4] * y + h[5]) / depth
+    screen = _sampled(film, torch.stack([u, v]))
+    angle, waves = random.uniform(0, math.pi), float(random.uniform(8, 60))
+    stripes = torch.sin(math.pi * waves * (math.cos(angle) * x + math.sin(angle) * y))
+    cx, cy = random.uniform(-0.8, 0.8, 2)
+    glare = torch.exp(-((x - cx) ** 2 + (y - cy) ** 2) / float(random.uniform(0.02, 0.3)))
+    screen = screen * (1 + float(random.uniform(0, 0.12)) * stripes)
+    lit = screen * float(random.uniform(0.6, 1)) + glare * float(random.uniform(0, 0.4))
+    room = float(random.uniform(0, 0.8)) + float(random.uniform(-0.3, 0.3)) * (x + y) / 2
+    beyond = torch.maximum(u.abs(), v.abs())
+    frame = torch.where(beyond < 1 + float(random.uniform(0, 0.15)), random.uniform(0, 0.3), room)
+    return torch.where((beyond < 1) & (depth > 0), lit, frame)
+
+
+def _photographed(
+    film: torch.Tensor, other: torch.Tensor, random: np.random.Generator
+) -> torch.Tensor:
+    return photographed(film, random)
+
+
+def _homography(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The 8 numbers of the projection that takes four points (4, 2) to four others; the 9th is 1."""
+    rows, values = [], []
+    for (x, y), (u, v) in zip(before, after, strict=True):
+        rows += [(x, y, 1, 0, 0, 0, -u * x, -u * y), (0, 0, 0, x, y, 1, -v * x, -v * y)]
+        values += [u, v]
+    return np.linalg.solve(np.array(rows), np.array(values))
 
 
 # ----------------------------------------------------------------------- of nothing
