@@ -39,7 +39,8 @@ from tqdm import tqdm
 
 import cft
 from cft.film.turn import turned
-from cft.model.counterexamples import drawn, photographed
+from cft.model.counterexamples import photographed
+from cft.model.drawings import drawn
 from train.datasets import read_dataset
 from train.tables import aligned_table
 

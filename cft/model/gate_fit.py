@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from cft.model.counterexamples import TURNS, disturbed, drawn, spoilt
+from cft.model.counterexamples import TURNS, disturbed, spoilt
 from cft.model.depths import Depth, depths_of, listening
+from cft.model.drawings import drawn
 from cft.model.gate import differences, distances_at, evidence, probabilities
 from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics
 from cft.model.preprocess import Preprocess
