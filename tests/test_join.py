@@ -250,6 +250,19 @@ def test_stage_2_fits_the_regressions_on_the_joined_features(data, joined, tmp_p
     assert all(record["weights_sha256"] in card for record in first["joined"][:-1])
 
 
+def test_a_run_that_starts_from_a_joined_network_says_of_what_it_was_joined(data, joined, tmp_path):
+    out = tmp_path / "further"
+    words = arguments(data, out, arch="joined", init=joined, epochs=1, augment="noise=0.01")
+    assert negative.main(words) == 0
+    before = read_model_folder(joined).config["cft"]["provenance"]
+    start = read_model_folder(out).config["cft"]["provenance"]["start"]
+    assert start["made"]["joined"] == before["joined"]
+    assert start["made"]["command"] == before["command"]
+    card = (out / "README.md").read_text()
+    assert "Its start is a model of this project" in card
+    assert all(record["weights_sha256"] in card for record in before["joined"][:-1])
+
+
 # --- Weights of 16 bits -------------------------------------------------------------------------
 
 

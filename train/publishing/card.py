@@ -239,9 +239,11 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     ]
     if teachers:
         yield " ".join(["Their answers are a part of the targets:", *teachers])
-    members = provenance.get("joined", [])
-    if members:
-        yield _joined(members)
+    made = (provenance.get("start") or {}).get("made", {})
+    if made.get("command"):
+        yield f"Its start is a model of this project, made by\n\n```bash\n{made['command']}\n```"
+        yield from _members(made)
+    yield from _members(provenance)
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
     facts["strength of the penalty"] = provenance.get("frozen", {}).get("strength")
     idle = ("seed",) if teachers else ("seed", "teacher_weight")
@@ -249,6 +251,12 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if given:
         yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])
+
+
+def _members(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """What a network was joined of, if it was."""
+    if members := provenance.get("joined"):
+        yield _joined(members)
 
 
 def _joined(records: Sequence[Mapping[str, Any]]) -> str:

@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 RANDOM, PRETRAINED, HUB = "random", "pretrained", "hf-hub:"
 
+# Of the provenance of a start that is a model of this project: what tells how to make it again.
+_KEPT_OF_START = ("stage", "command", "seed", "best_epoch", "start", "joined", "date")
+
 # About the mean and the spread of films; what a random start uses.
 _FILMS = (0.5,), (0.25,)
 
@@ -172,6 +175,9 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
     source = _source_of(settings.init, settings.arch)
     folder = read_model_folder(source.path, named=False)
     facts = {"reference": source.reference, "commit": source.commit}
+    before = folder.config.get("cft", {}).get("provenance", {})
+    made = {key: before[key] for key in _KEPT_OF_START if before.get(key)}
+    facts |= {"made": made} if made else {}
     return {"init": settings.init, **facts, "weights_sha256": folder.weights_sha256}
 
 
