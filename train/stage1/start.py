@@ -174,7 +174,7 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
         return None
     source = _source_of(settings.init, settings.arch)
     folder = read_model_folder(source.path, named=False)
-    facts = {"reference": source.reference, "commit": source.commit}
+    facts: dict[str, Any] = {"reference": source.reference, "commit": source.commit}
     before = folder.config.get("cft", {}).get("provenance", {})
     made = {key: before[key] for key in _KEPT_OF_START if before.get(key)}
     facts |= {"made": made} if made else {}
