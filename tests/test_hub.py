@@ -648,7 +648,7 @@ def test_a_pull_that_is_interrupted_ends_at_once_and_leaves_nothing_that_could_b
     process = subprocess.Popen(PULL, env=hub.environment(cache), **PIPES)
     assert hub.stuck.wait(120)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=5)  # the client alone: after its timeout of 10 s
+    _, err = process.communicate(timeout=9)  # the client alone: after its timeout of 10 s
     assert process.returncode == 130
     assert err == "cft pull: interrupted; nothing incomplete is kept\n"
     assert cft_hub._cached(NAME, "main") is None
