@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from cft.errors import RadiographError
-from cft.files import atomic_write, reserve
+from cft.files import atomic_write, reserve_all
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
 from train.locks import locked
@@ -309,13 +309,7 @@ def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
         pass  # nothing there, or damaged
     (folder / _HASH).unlink(missing_ok=True)
     (folder / _INDEX).unlink(missing_ok=True)  # it comes last and says that the others are there
-    try:
-        for name, size in files.items():
-            reserve(folder / name, size)
-    except OSError:
-        for name in files:
-            (folder / name).unlink(missing_ok=True)
-        raise
+    reserve_all(folder, files)
     index = {**made_from, "unreadable": {}}
     atomic_write(folder / _INDEX, json.dumps(index, indent=1))
     return index
