@@ -520,11 +520,11 @@ def test_folding_changes_no_score(two_heads, tmp_path):
         other = z[:, built.map_features :] @ built.head_transformer.weight.T
         expected = 0.9 * conv + 0.1 * (other + built.head_transformer.bias)
         torch.testing.assert_close(built(films), expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(cft.load(folded, "cpu").logits(films), expected)
+        torch.testing.assert_close(cft.load(folded, "cpu", engine="torch").logits(films), expected)
         stock = timm.create_model(f"local-dir:{folded}", pretrained=True).eval()
         torch.testing.assert_close(stock(films), expected)
         # A folder with two heads is folded when it is loaded.
-        torch.testing.assert_close(cft.load(folder, "cpu").logits(films), expected)
+        torch.testing.assert_close(cft.load(folder, "cpu", engine="torch").logits(films), expected)
     again = fold_heads(config, tensors)
     assert (again[0], list(again[1])) == (config, list(tensors))
 
