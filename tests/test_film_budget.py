@@ -197,3 +197,15 @@ def test_a_forked_process_has_the_whole_budget():
         if not child:
             os._exit(0 if budget.DECODING._left == budget.DECODING._all else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_a_film_is_held_ends_with_the_whole_budget():
+    with budget.one_film():
+        with budget.DECODING.of(1):
+            pass
+        child = os.fork()
+    if not child:
+        whole = all(b._left == b._all for b in (budget.DECODING, budget._FILMS))
+        os._exit(0 if whole else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -27,7 +27,6 @@ class Budget:
 
     def __init__(self, pixels: int):
         self._all = pixels
-        self._of_thread = threading.local()
         self.reset()
 
     def reset(self) -> None:
@@ -35,6 +34,7 @@ class Budget:
         self._left = self._all
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
+        self._of_thread = threading.local()
 
     @contextlib.contextmanager
     def of(self, pixels: int) -> Iterator[None]:
@@ -82,7 +82,7 @@ class Budget:
 
     def _give_back(self, pixels: int) -> None:
         with self._changed:
-            self._left += pixels
+            self._left = min(self._left + pixels, self._all)  # a fork may have freed it before
             self._changed.notify_all()
 
 
@@ -93,7 +93,8 @@ DECODING = Budget(MAX_PIXELS)
 _FILMS = Budget(max(4, os.cpu_count() or 1))
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: (DECODING.reset(), _FILMS.reset()))
+    for _budget in (DECODING, _FILMS):
+        os.register_at_fork(after_in_child=_budget.reset)
 
 
 @contextlib.contextmanager
