@@ -15,7 +15,8 @@ test: .venv/requirements-dev.done
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov=cft --cov=train --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=cft --cov=train \
+		--cov-report=term:skip-covered --cov-fail-under=95
 
 quick: .venv/requirements-dev.done
 	$(BIN)/ruff check .

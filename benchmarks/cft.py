@@ -1,9 +1,10 @@
-"""The genetic algorithm of stage 2 beside its peers, in one run. Two tables.
+"""The genetic algorithm of stage 2 beside its peers, and the default by itself. Three tables.
 
     python -m benchmarks.cft fidelity --data CHEXPERT/train.csv
     python -m benchmarks.cft speed --data CHEXPERT/train.csv --work FOLDER
+    python -m benchmarks.cft default --data CHEXPERT/train.csv
 
-Both work on features with a planted signal under CheXpert's real labels (`benchmarks.problems`).
+All work on features with a planted signal under CheXpert's real labels (`benchmarks.problems`).
 
 ``fidelity``: is ``--preset paper`` the published search? The package mlcpl, by its authors,
 and this project run with the same settings on the same films; the training fitness they end with,
@@ -20,6 +21,9 @@ categories whose published search is run out on all films instead of estimated, 
 those for which mlcpl itself is run out on the tenth as well. What has been computed is kept in
 FOLDER.
 
+``default``: how long the default method takes for all categories, from features to regressions, at
+some sizes, and the exponent of its growth with the films.
+
 Peers that are not installed take no part: pip install -r requirements-peers.txt.
 """
 
@@ -29,6 +33,7 @@ import argparse
 import contextlib
 import io
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -43,8 +48,9 @@ from benchmarks.problems import negative_mode, planted
 from cft.files import atomic_write
 from train.metrics.ranking import auroc
 from train.stage2.genetic import Evolution, Genetic
+from train.stage2.methods import tune
 from train.stage2.refit import basis_of
-from train.stage2.task import Films
+from train.stage2.task import Films, Head
 
 # Generations after which the default search counts as not reaching what it is asked for.
 _PATIENCE = 300
@@ -162,6 +168,33 @@ def fitness(data: Data, c: int, weights: torch.Tensor) -> float:
 def _wait(tensor: torch.Tensor) -> None:
     if tensor.is_cuda:
         torch.cuda.synchronize()
+
+
+# --- The default ---------------------------------------------------------------------------------
+
+
+def default(options: argparse.Namespace) -> str:
+    rows = ["| Films | Categories | Known labels | Seconds | Of processors | Most memory, GB |"]
+    rows += ["| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    films, times = [], []
+    for share in sorted(options.shares):
+        data = data_of(options.data, share, options.device)
+        train, valid = Films(data.z.numpy(), data.y.numpy()), (data.z_valid, data.y_valid)
+        head = Head(data.weights.numpy(), np.zeros(len(data.names), np.float32), data.names)
+        began, cpu = time.perf_counter(), time.process_time()
+        tuned = tune(train, Films(*(x.numpy() for x in valid)), head, device=options.device)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        films.append(len(train.z))
+        times.append(cpu)
+        known = int((~np.isnan(train.y[:, data.trainable])).sum())
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        sizes = f"{len(train.z):,} | {len(data.trainable)} | {known:,}"
+        rows.append(f"| {sizes} | {seconds:.1f} | {cpu:.1f} | {most:.1f} |")
+        print(rows[-1], tuned.notes.get("chosen"), file=sys.stderr, flush=True)
+    if len(films) > 1:
+        power = np.polyfit(np.log(films), np.log(times), 1)[0]
+        rows += ["", f"The processors' time grows as films to the power of {power:.2f}."]
+    return "\n".join(rows)
 
 
 # --- The tables ---------------------------------------------------------------------------------
@@ -387,13 +420,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     fast.add_argument("--measured", type=int, default=50, help="generations of each peer")
     fast.add_argument("--in-full", nargs="*", default=[], metavar="CATEGORY")
     fast.add_argument("--mlcpl-in-full", nargs="*", default=[], metavar="CATEGORY")
-    for command in (same, fast):
+    usual = commands.add_parser("default")
+    usual.add_argument("--shares", type=float, nargs="+", default=[0.025, 0.1, 1.0])
+    for command in (same, fast, usual):
         command.add_argument("--data", type=Path, required=True, help="CheXpert's train.csv")
         command.add_argument("--device", default="cpu")
         command.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    print({"fidelity": fidelity, "speed": speed}[options.kind](options))
+    print({"fidelity": fidelity, "speed": speed, "default": default}[options.kind](options))
     return 0
 
 

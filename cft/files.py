@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -115,4 +115,28 @@ def reserve(path: str | os.PathLike, size: int) -> None:
             file.truncate(size)
     except BaseException:
         path.unlink(missing_ok=True)  # a part of it would fill the disk for nothing
+        raise
+
+
+def reserve_all(folder: str | os.PathLike, sizes: Mapping[str, int]) -> None:
+    """Reserve several files of a folder, or none: those that there was room for go with the others.
+
+    Parameters
+    ----------
+    folder
+        Where they are.
+    sizes
+        Name -> bytes.
+
+    Raises
+    ------
+    OSError
+        See `reserve`.
+    """
+    try:
+        for name, size in sizes.items():
+            reserve(Path(folder, name), size)
+    except BaseException:
+        for name in sizes:
+            Path(folder, name).unlink(missing_ok=True)
         raise

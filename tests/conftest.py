@@ -29,9 +29,16 @@ for _name in ("http_proxy", "https_proxy", "all_proxy"):
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost,::1"
 
 
-# Graphs that the engine of the extra `fast` keeps lie in a folder that goes with the tests.
-_KEPT = tempfile.TemporaryDirectory(prefix="cft-tests-")
-os.environ["CFT_CACHE"] = _KEPT.name
+# Tests that run beside others (pytest-xdist) share the processors, and so does what they start.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+if _WORKERS > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
+# Graphs that the engine of the extra `fast` keeps lie in a folder that goes with the tests, of all
+# processes one.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _KEPT = tempfile.TemporaryDirectory(prefix="cft-tests-")
+    os.environ["CFT_CACHE"] = _KEPT.name
 
 
 @pytest.fixture(scope="session")

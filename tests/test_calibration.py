@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score, roc_curve
 
 from cft.model.calibration import MIN_CASES, apply_platt, fit_platt, operating_point
+from cft.model.odds import fit_line
 
 
 def cases(n=400, slope=1.5, bias=-1.0, seed=0):
@@ -35,6 +37,32 @@ def reference_fit(scores, labels):
 def test_the_fit_minimises_platts_objective(seed):
     scores, labels = cases(seed=seed)
     np.testing.assert_allclose(fit_platt(scores, labels), reference_fit(scores, labels), rtol=1e-3)
+
+
+@pytest.mark.parametrize(("n", "slope", "bias"), [(40, 1.5, 0), (3000, 0.3, -5), (2000, 9, 3)])
+def test_the_fit_is_that_of_a_general_solver(n, slope, bias):
+    scores, labels = cases(n, slope, bias)
+    labels[:MIN_CASES], labels[MIN_CASES : 2 * MIN_CASES] = 1, 0
+    n1, n0 = labels.sum(), (1 - labels).sum()
+    targets = np.where(labels == 1, (n1 + 1) / (n1 + 2), 1 / (n0 + 2))
+    # A soft target is a film counted as both: positive with weight t, negative with 1 - t.
+    solver = LogisticRegression(C=np.inf, tol=1e-12, max_iter=10_000).fit(
+        np.concatenate([scores, scores])[:, None] / 20,
+        np.repeat([1, 0], n),
+        sample_weight=np.concatenate([targets, 1 - targets]),
+    )
+    expected = solver.coef_[0, 0] / 20, solver.intercept_[0]
+    np.testing.assert_allclose(fit_platt(scores, labels), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_line_is_found_from_where_newtons_method_alone_would_diverge():
+    """One positive far from the others, where the curve is flat at the start."""
+    x = np.concatenate([np.full(2000, -0.02), [44.0, 45.0]])
+    targets = np.concatenate([np.full(2000, 1e-4), [0.9, 0.99]])
+    x = (x - x.mean()) / x.std()
+    slope, intercept = fit_line(x, targets)
+    p = 1 / (1 + np.exp(-(slope * x + intercept)))
+    np.testing.assert_allclose([(p - targets).sum(), (p - targets) @ x], 0, atol=1e-6)
 
 
 def test_unknown_labels_are_left_out():

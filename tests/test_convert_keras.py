@@ -181,7 +181,7 @@ def film(side=64):
 
 def agrees(folder, expected, side=64):
     """Of films of 0 to 255, grey three times, the scores before the sigmoid."""
-    classifier = cft.load(folder, "cpu")
+    classifier = cft.load(folder, "cpu", engine="torch")
     found = classifier.logits(classifier.preprocess.normalize(film(side) / 255))
     scale = expected.abs().max().item()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-5 * scale)

@@ -241,6 +241,17 @@ def test_18_outputs_without_a_name_have_the_packages_labels_and_no_points(xrv, t
     assert all(row.threshold is None for row in folder.facts.categories.values())
 
 
+def test_a_network_without_finite_scores_is_not_called_written(xrv, tmp_path, capsys):
+    """A variance below zero is a finite number, and its root is none."""
+    tensors = xrv[0].state_dict()
+    wrong = {**tensors, "features.norm0.running_var": -tensors["features.norm0.running_var"]}
+    torch.save(wrong, tmp_path / "mine.pt")
+    assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
+    said = capsys.readouterr()
+    assert "scores of a grey film are not finite" in said.err
+    assert "wrote" not in said.out
+
+
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 def test_a_whole_pickled_module_gives_its_tensors_and_runs_nothing(tmp_path, monkeypatch):
     """The package's own files are such pickles; their classes need not be there."""

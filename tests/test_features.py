@@ -77,6 +77,23 @@ def test_a_full_disk_is_an_error_before_anything_is_computed(
     assert not list(tmp_path.glob("*/features.f32"))
 
 
+def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_features(
+    classifier, pixels, tmp_path, monkeypatch, no_computing
+):
+    sizes = []
+
+    def full(handle, start, size):
+        sizes.append(size)
+        if len(sizes) == 2:  # the features have their place, the marks do not
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        compute(classifier, pixels, tmp_path)
+    assert len(sizes) == 2
+    assert not list(tmp_path.glob("*/*.*[28]"))
+
+
 # --- What they are ------------------------------------------------------------------------------
 
 

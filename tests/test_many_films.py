@@ -146,9 +146,9 @@ def test_a_killed_run_is_taken_up_wherever_it_was_killed(run, tmp_path, cut, mon
     (tmp_path / "part.csv").write_bytes(whole[:cut])
     kept = whole[:cut].count(b"\n") - 1  # without the header
     read = []
-    prepare = cft.Classifier._prepare
+    prepare = cft.Classifier._read
     monkeypatch.setattr(
-        cft.Classifier, "_prepare", lambda self, film: read.append(film) or prepare(self, film)
+        cft.Classifier, "_read", lambda self, film: read.append(film) or prepare(self, film)
     )
     assert run("--csv", tmp_path / "part.csv", "--resume")[0] == 1
     assert (tmp_path / "part.csv").read_bytes() == whole
@@ -223,9 +223,9 @@ def test_films_that_the_gate_refused_are_done_and_the_status_says_so(
     assert (film[at], blank[at].split(":")[0]) == ("pass", "refuse")
     assert blank[1:4] == ["", "", ""]
     before = table.read_bytes()
-    prepare = cft.Classifier._prepare
+    prepare = cft.Classifier._read
     monkeypatch.setattr(
-        cft.Classifier, "_prepare", lambda self, film: read.append(film) or prepare(self, film)
+        cft.Classifier, "_read", lambda self, film: read.append(film) or prepare(self, film)
     )
     assert run("--csv", table, "--resume", films=place)[0] == 1  # not answered, as before
     assert [Path(film).name for film in read] == ["a.png"]  # read again to compare

@@ -100,6 +100,26 @@ def test_normal_films_are_those_without_any_finding(tmp_path):
     np.testing.assert_allclose(found, total / len(rows), atol=1e-5)
 
 
+def test_the_mean_map_of_a_frozen_network_is_found_again(tmp_path):
+    """Other regressions find it; a damaged file is computed anew."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    y = labels(200)
+    y[:60] = 0
+    run = make_run(tmp_path, y)
+    network = State.start(run).network.eval()
+    assert np.array_equal(normal_maps(run, network, kept), normal_maps(run, network))
+    torch.nn.init.normal_(network.get_classifier().weight)
+    expected = normal_maps(run, network)
+    films = run.films
+    object.__setattr__(run, "films", None)  # nothing is asked of them
+    assert np.array_equal(normal_maps(run, network, kept), expected)
+    object.__setattr__(run, "films", films)
+    (file,) = kept.iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    assert np.array_equal(normal_maps(run, network, kept), expected)
+
+
 def test_too_few_normal_films_give_no_map(tmp_path):
     run = make_run(tmp_path, np.ones((60, 3), np.float32))
     assert normal_maps(run, State.start(run).network.eval()) is None

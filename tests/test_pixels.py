@@ -55,8 +55,23 @@ def test_a_pack_holds_the_pixels_of_inference_rounded_to_bytes(images, tmp_path)
 
 @pytest.mark.slow
 def test_several_processes_pack_the_same(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(pixels, "_WORTH_WORKERS", 1)
+    started, pool = [], pixels.ProcessPoolExecutor
+    monkeypatch.setattr(pixels, "_STARTING", 0)
     monkeypatch.setattr(pixels, "_TASK", 3)
+    monkeypatch.setattr(
+        pixels, "ProcessPoolExecutor", lambda n, *more: started.append(n) or pool(n, *more)
+    )
+    packed = pack(images, PREPROCESS, tmp_path / "cache", workers=2, progress=False)
+    np.testing.assert_array_equal(packed.array, expected(images))
+    assert started == [2]
+
+
+def test_films_that_are_packed_sooner_than_a_process_starts_need_none(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pixels, "ProcessPoolExecutor", None)
+    monkeypatch.setattr(pixels, "_TASK", 3)
+    monkeypatch.setattr(pixels, "_STARTING", 1e6)
     packed = pack(images, PREPROCESS, tmp_path / "cache", workers=2, progress=False)
     np.testing.assert_array_equal(packed.array, expected(images))
 

@@ -165,7 +165,7 @@ def test_the_path_is_that_of_the_stated_objective():
     variances, axes = np.linalg.eigh(np.cov(z.T.astype(np.float64), bias=True))
     metric = axes * np.sqrt(variances) @ axes.T  # S^(1/2)
     metric *= np.trace(np.linalg.inv(metric) @ np.cov(z.T, bias=True)) / D
-    for s in (2, 5, 8):
+    for s in (2, 5, 8, 9):
 
         def objective(p, strength=STRENGTHS[s]):
             change, bias = p[:D], p[D]

@@ -29,7 +29,6 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cft.files import atomic_write
-from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder, read_model_folder, write_model_folder
 from cft.model.heads import with_one_head
 from train.command import (
@@ -47,7 +46,7 @@ from train.datasets import DataOptions, read_dataset, table_of
 from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
-from train.frozen.features import Features, features_of, linear_head
+from train.frozen.features import Features, FrozenNetwork, features_of, linear_head
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
 from train.processes import processes
@@ -248,10 +247,8 @@ def work_through(argv: Sequence[str] | None) -> None:
         table = the_parents_table(asked)
         others = [read_dataset(options.also_test, data.data)] if options.also_test else []
         others = [other.with_labels(table.label_names) for other in others]
-        classifier = Classifier(parent, here.device)
-        linear_head(
-            classifier.network
-        )  # a model without one is refused before its films are packed
+        backbone = FrozenNetwork.of(parent, here.device)
+        linear_head(backbone.network)  # a model without one is refused before its films are packed
         cache = options.cache or options.out.parent
         work = Work(
             out=options.out,
@@ -262,17 +259,17 @@ def work_through(argv: Sequence[str] | None) -> None:
         began = {**asked.arguments, "parent": parent.weights_sha256}
         held.enter_context(held_folder(work, began, data.data))
         write_splits(options.out, table)
-        pixels = films_of(table, classifier.preprocess, work, here)
+        pixels = films_of(table, backbone.preprocess, work, here)
         rows = rows_of_splits(table, pixels, options.judge_width)
         warn_of_other_films(parent, len(rows["train"]))
         refuse_overlap(table, rows)
         folder, used = cache / "features", np.concatenate(list(rows.values()))
-        features = features_of(classifier, pixels, folder, used)
+        features = features_of(backbone, pixels, folder, used)
         recipe = None
         if options.choose_on == "all":
             before = parent.config["cft"]["provenance"]
             recipe = recipe_again(
-                *(before.get("stage_1") or before, classifier, pixels, folder, features),
+                *(before.get("stage_1") or before, backbone, pixels, folder, features),
                 *(table, rows["train"]),
             )
         tables = {side: table.subset(r) for side, r in rows.items()}

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -205,6 +206,7 @@ def conclude(
     scores_of: Callable[[str], np.ndarray],
     facts: Mapping[str, Any],
     others: Sequence[LabelTable],
+    kept: Path | None = None,
 ) -> dict[str, Any]:
     """Calibrate and test a network and write the model folder; returns as `finish` does.
 
@@ -218,6 +220,8 @@ def conclude(
         Split -> (n, C) logits of its films.
     facts, others
         See `finish`.
+    kept
+        The folder of the network's features, if it is frozen; see `train.frozen.kept`.
     """
     if run.settings.store == "float16":
         round_weights(network)
@@ -234,8 +238,8 @@ def conclude(
     if run.here.is_main:
         provenance = {**provenance_of(run.table, run.rows), **facts}
         names = run.table.label_names
-        categories = with_normal_maps(categories, normal_maps(run, network))
-        gate = gate_of_run(network, run.preprocess, run.films, run.rows, run.settings.seed)
+        categories = with_normal_maps(categories, normal_maps(run, network, kept))
+        gate = gate_of_run(network, run.preprocess, run.films, run.rows, run.settings.seed, kept)
         export(
             *(run.work.out, network, run.preprocess, names, categories, metrics, provenance, gate),
             half=run.settings.store == "float16",
@@ -325,7 +329,8 @@ def fit_frozen(
     lines = "".join(json.dumps(record) + "\n" for record in records)
     atomic_write(run.work.out / LOG, lines)
     metrics = conclude(
-        run, frozen.network, frozen.scores, {**facts, "frozen": frozen.facts}, others
+        *(run, frozen.network, frozen.scores, {**facts, "frozen": frozen.facts}, others),
+        kept=frozen.kept,
     )
     # As after training: another run needs another folder, or says --resume.
     save_checkpoint(run.work.last, frozen.facts, {"network": frozen.network.get_classifier()})

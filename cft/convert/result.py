@@ -14,7 +14,7 @@ from torch import nn
 from cft import labels as label_sets
 from cft.errors import ConversionError
 from cft.model.folder import CONFIG, read_model_folder, write_model_folder
-from cft.model.network import build_network, new_network
+from cft.model.network import build_network, new_network, try_out
 from cft.model.preprocess import Preprocess
 
 #: ImageNet's mean and standard deviation, per colour.
@@ -127,7 +127,7 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
     ConversionError
         If the tensors are not exactly those of the network.
     ModelFolderError
-        If what was written cannot be read back.
+        If what was written cannot be used: its scores of a film are not finite, for one.
     """
     classes = len(converted.labels)
     arguments = {**converted.model_args, "in_chans": converted.preprocess.input_size[0]}
@@ -177,8 +177,9 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
     )
     tensors = dict(converted.tensors)
     write_model_folder(folder, state_dict=tensors, config=config, card=card, named=bool(classes))
-    if classes:
-        build_network(read_model_folder(folder))
+    if classes:  # as whoever uses it loads it
+        written = read_model_folder(folder)
+        try_out(build_network(written), written, torch.device("cpu"))
     return converted.architecture
 
 

@@ -5,6 +5,7 @@ The first bytes decide the format, never the name.
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cft.errors import RadiographError
+from cft.film.budget import DECODING
 from cft.film.gate import SYNTHETIC, is_example
 from cft.film.picture import read_picture
 from cft.film.radiograph import MAX_BYTES, Radiograph
@@ -23,9 +25,11 @@ def as_radiograph(film: Any) -> Radiograph:
     if isinstance(film, Radiograph):
         return film
     if isinstance(film, np.ndarray):
-        return Radiograph.from_array(film)
+        with DECODING.of(math.prod(film.shape[:2])):
+            return Radiograph.from_array(film)
     if hasattr(film, "getbands"):  # a PIL image, without importing Pillow to ask
-        return Radiograph.from_pil(film)
+        with DECODING.of(film.height * film.width):
+            return Radiograph.from_pil(film)
     return read_radiograph(film)
 
 

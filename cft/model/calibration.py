@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from cft.model.odds import sigmoid
+from cft.model.odds import fit_line, sigmoid
 
 #: Fewer known positives, or negatives, than this say nothing about probabilities or thresholds.
 MIN_CASES = 5
@@ -61,14 +61,6 @@ def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | N
     are (n+ + 1) / (n+ + 2) and 1 / (n- + 2) instead of 1 and 0, so that the fit exists even when
     the scores separate the labels.
     """
-    # Only fitting needs it; whoever uses a model neither installs it nor waits for its import.
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'fitting a calibration needs scikit-learn: pip install "cft[train]"', name=error.name
-        ) from error
-
     scores, labels = _known(scores, labels)
     if not _enough(labels):
         return None
@@ -76,13 +68,7 @@ def fit_platt(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float] | N
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     mean, spread = scores.mean(), scores.std() or 1.0
     standard = (scores - mean) / spread  # well conditioned, whatever the model's units
-    # A soft target is a film counted as both: positive with weight t, negative with 1 - t.
-    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
-        np.concatenate([standard, standard])[:, None],
-        np.repeat([1, 0], len(standard)),
-        sample_weight=np.concatenate([targets, 1 - targets]),
-    )
-    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    slope, intercept = fit_line(standard, targets)
     if slope < _FLAT:
         slope, intercept = _FLAT, float(np.log(targets.mean() / (1 - targets.mean())))
     return slope / float(spread), intercept - slope * float(mean / spread)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cft.errors import RadiographError
+from cft.film.budget import one_film
 from cft.film.gate import Gate, of_pixels
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
@@ -24,8 +25,6 @@ from cft.model.heads import with_one_head
 
 if TYPE_CHECKING:
     from cft.model.network import Network
-
-_LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 
 _LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
 
@@ -146,7 +145,8 @@ class Classifier:
     ) -> Iterator[Findings | RadiographError]:
         """Predict film by film, in order; a film that cannot be read gives its error.
 
-        At most ``batch_size`` prepared films are in memory at a time, however many there are.
+        At most ``batch_size`` prepared films are in memory at a time, however many there are. Those
+        at their full size have at most 64 megapixels together, over all threads of the process.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -154,23 +154,26 @@ class Classifier:
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             while batch := list(islice(films, batch_size)):
                 prepare = map if len(batch) == 1 else pool.map
-                prepared = list(prepare(self._prepare, batch))
-                films_read = [item for item in prepared if isinstance(item, _Prepared)]
-                rows = iter(zip(*self._forward(films_read), strict=True) if films_read else ())
-                for item in prepared:
-                    yield self._findings(item, *next(rows)) if isinstance(item, _Prepared) else item
+                prepared = list(prepare(self._read, batch))
+                answers = self.answer([film for film in prepared if isinstance(film, Prepared)])
+                for film in prepared:
+                    yield next(answers) if isinstance(film, Prepared) else film
 
     def logits(self, batch: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) prepared films -> (N, K) scores."""
         return self.engine(batch).logits
 
-    def _prepare(self, film: Any) -> _Prepared | RadiographError:
-        try:
-            radiograph = as_radiograph(film)
-        except RadiographError as error:
-            return error
+    def _read(self, film: Any) -> Prepared | RadiographError:
+        with one_film():
+            try:
+                return self.prepare(as_radiograph(film))
+            except RadiographError as error:
+                return error
+
+    def prepare(self, radiograph: Radiograph) -> Prepared:
+        """A film -> what `answer` needs of it, without its full-size pixels."""
         seen = self.preprocess(radiograph.pixels)
-        return _Prepared(
+        return Prepared(
             seen,
             self._input_of_gate(radiograph, seen),
             radiograph.view,
@@ -196,8 +199,14 @@ class Classifier:
         gate = radiograph.gate & of_pixels(radiograph.pixels)
         return gate if self._knows(radiograph.view) else gate & _LATERAL_GATE
 
+    def answer(self, films: Sequence[Prepared]) -> Iterator[Findings | RadiographError]:
+        """The findings of some films, in order, from one pass."""
+        rows = zip(films, *self._forward(films), strict=True) if films else ()
+        for film, *row in rows:
+            yield self._findings(film, *row)
+
     def _forward(
-        self, films: Sequence[_Prepared]
+        self, films: Sequence[Prepared]
     ) -> tuple[np.ndarray, Iterable[np.ndarray | None], list[Gate]]:
         """N films -> scores (N, K), local scores (N, K, h, w) and gates, from one pass."""
         seen = self.engine(torch.stack([film.input for film in films]))
@@ -206,7 +215,7 @@ class Classifier:
             return scores, [None] * len(scores), gates
         return scores, seen.maps.cpu().numpy(), gates
 
-    def _gates(self, films: Sequence[_Prepared], fields: Mapping[str, torch.Tensor]) -> list[Gate]:
+    def _gates(self, films: Sequence[Prepared], fields: Mapping[str, torch.Tensor]) -> list[Gate]:
         """The gates of films with all evidence; `fields`: of this network's pass over them."""
         if self.gatekeeper is None:
             return [film.gate for film in films]
@@ -222,7 +231,7 @@ class Classifier:
         ]
 
     def _findings(
-        self, film: _Prepared, scores: np.ndarray, maps: np.ndarray | None, gate: Gate
+        self, film: Prepared, scores: np.ndarray, maps: np.ndarray | None, gate: Gate
     ) -> Findings | RadiographError:
         if not np.isfinite(scores).all():  # of a network that overflows on this film
             return RadiographError("the network's scores of this film are not finite")
@@ -245,7 +254,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """A film ready for the network, without its full-size pixels."""
 
     input: torch.Tensor  # (C, H, W)

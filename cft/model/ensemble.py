@@ -20,11 +20,11 @@ import torch
 
 from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
+from cft.film.budget import one_film
 from cft.film.gate import VERDICTS, Gate
-from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
 from cft.model.averaging import combine
-from cft.model.classifier import Classifier
+from cft.model.classifier import Classifier, Prepared
 from cft.model.config import FORMAT
 from cft.model.findings import Findings, origin, thresholds
 from cft.model.folder import (
@@ -141,12 +141,24 @@ class Ensemble:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         films = iter(films)
         while batch := list(islice(films, batch_size)):
-            decoded = [_decode(film) for film in batch]
-            good = [film for film in decoded if isinstance(film, Radiograph)]
-            streams = (member.stream(good, batch_size) for member in self.members)
+            prepared = [self._read(film) for film in batch]
+            good = [film for film in prepared if not isinstance(film, RadiographError)]
+            streams = [m.answer([film[i] for film in good]) for i, m in enumerate(self.members)]
             answers = zip(*streams, strict=True)
-            for film in decoded:
-                yield self._findings(next(answers)) if isinstance(film, Radiograph) else film
+            for film in prepared:
+                if isinstance(film, RadiographError):
+                    yield film
+                else:
+                    yield self._findings(next(answers))
+
+    def _read(self, film: Any) -> list[Prepared] | RadiographError:
+        """A film as each member sees it, without its full-size pixels."""
+        with one_film():
+            try:
+                radiograph = as_radiograph(film)
+            except RadiographError as error:
+                return error
+            return [member.prepare(radiograph) for member in self.members]
 
     def _findings(
         self, answers: tuple[Findings | RadiographError, ...]
@@ -185,13 +197,6 @@ def _middle(gates: Sequence[Gate], weights: Sequence[float]) -> Gate:
         if below >= 0.5:
             return gates[i]
     return gates[order[-1]]
-
-
-def _decode(film: Any) -> Radiograph | RadiographError:
-    try:
-        return as_radiograph(film)
-    except RadiographError as error:
-        return error
 
 
 def write_ensemble(

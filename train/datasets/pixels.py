@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ import torch
 from tqdm import tqdm
 
 from cft.errors import RadiographError
-from cft.files import atomic_write, reserve
+from cft.files import atomic_write, reserve_all
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
 from train.locks import locked
@@ -41,8 +42,8 @@ _TO_DO, _DONE, _UNREADABLE = 0, 1, 2
 # Films that one task of a worker decodes; what is lost at most when a worker is killed.
 _TASK = 64
 
-# Starting worker processes costs about as much as decoding this many films.
-_WORTH_WORKERS = 256
+# Seconds until a worker process has started, of which most is the import of torch.
+_STARTING = 4.0
 
 # Share of a GPU's free memory that the films may take; the rest is for the network.
 _RESIDENT_SHARE = 0.5
@@ -226,9 +227,15 @@ def _results(
     workers: int,
 ) -> Iterator[tuple[np.ndarray, list[str | None]]]:
     """(rows, reasons) of each task, as they come."""
-    if workers == 1 or sum(map(len, tasks)) < _WORTH_WORKERS:
-        for rows in tasks:
-            yield rows, _decode(*arguments, rows, [images[row] for row in rows])
+    began = time.perf_counter()
+    for number, rows in enumerate(tasks, start=1):
+        yield rows, _decode(*arguments, rows, [images[row] for row in rows])
+        # What is left, by the pace so far, and what several processes would spare of it.
+        left = (time.perf_counter() - began) / number * (len(tasks) - number)
+        if left * (1 - 1 / workers) > _STARTING:
+            tasks = tasks[number:]
+            break
+    else:
         return
     # A fresh interpreter a worker: forking a process that has used torch's threads can hang.
     with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
@@ -309,13 +316,7 @@ def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
         pass  # nothing there, or damaged
     (folder / _HASH).unlink(missing_ok=True)
     (folder / _INDEX).unlink(missing_ok=True)  # it comes last and says that the others are there
-    try:
-        for name, size in files.items():
-            reserve(folder / name, size)
-    except OSError:
-        for name in files:
-            (folder / name).unlink(missing_ok=True)
-        raise
+    reserve_all(folder, files)
     index = {**made_from, "unreadable": {}}
     atomic_write(folder / _INDEX, json.dumps(index, indent=1))
     return index

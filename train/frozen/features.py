@@ -26,7 +26,9 @@ from torch import nn
 from tqdm import tqdm
 
 from cft.errors import ModelFolderError
-from cft.files import atomic_write, reserve
+from cft.files import atomic_write, reserve_all
+from cft.model.folder import ModelFolder
+from cft.model.network import build_network, try_out
 from cft.model.preprocess import Preprocess
 from train.datasets.pixels import Pixels
 from train.locks import locked
@@ -52,7 +54,7 @@ _IDLE = ("Identity", "Dropout", "DropPath")
 
 
 class Frozen(Protocol):
-    """What features are computed with: a `cft.model.classifier.Classifier`, for one."""
+    """What features are computed with: a `FrozenNetwork`, or a `cft.Classifier`."""
 
     @property
     def network(self) -> Network: ...
@@ -66,11 +68,25 @@ class Frozen(Protocol):
 
 @dataclass(frozen=True)
 class FrozenNetwork:
-    """A network that is in no model folder yet, in evaluation mode on the device."""
+    """A network in evaluation mode on the device, and nothing that only its use would need."""
 
     network: Network
     preprocess: Preprocess
     device: torch.device
+
+    @classmethod
+    def of(cls, folder: ModelFolder, device: torch.device) -> FrozenNetwork:
+        """The network of a model folder with one head.
+
+        Raises
+        ------
+        ModelFolderError
+            If the folder does not fit, or the network does not answer.
+        """
+        network = build_network(folder)
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
+        try_out(network, folder, device)
+        return cls(network, folder.facts.preprocess, device)
 
 
 class Change(Protocol):
@@ -286,6 +302,5 @@ def _open(folder: Path, made_from: dict) -> None:
     except (FileNotFoundError, ValueError):
         pass  # nothing there, or the remains of something else: begin
     (folder / _INDEX).unlink(missing_ok=True)  # it would vouch for rows that are not there yet
-    for name, size in sizes.items():
-        reserve(folder / name, size)
+    reserve_all(folder, sizes)
     atomic_write(folder / _INDEX, json.dumps(made_from, indent=1))

@@ -8,11 +8,10 @@ with standardised features x, so that features of any scale are penalised alike;
 folded back, and is a regression on the features as they are. Targets may be soft. A film's copies
 share the weight of one film.
 
-The solver is L-BFGS (Nocedal and Wright, Numerical Optimization, 2nd edition, algorithm 7.4) on
-many regressions side by side, so that a step is two products with the features however many
-categories and folds there are. It starts from the curvature of all films, which the regressions
-have in common up to a factor, and so needs few steps. The features are read block by block: memory
-does not grow with the number of films.
+The solver is L-BFGS on many regressions side by side (`train.frozen.lbfgs`), so that a step is two
+products with the features however many categories and folds there are. It starts from the curvature
+of all films, which the regressions have in common up to a factor, and so needs few steps. The
+features are read block by block: memory does not grow with the number of films.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from train.frozen.lbfgs import minimise
 from train.precision import full_precision, symmetric_eigen
 
 __all__ = ["Films", "Fitted", "fit"]
@@ -41,10 +41,6 @@ _FLAT = 1e-6
 
 # A fit ends when a further step would gain less than this in log-likelihood: far below one film.
 _TOLERANCE = 1e-7
-_MAX_STEPS, _MAX_HALVINGS, _MEMORY = 200, 12, 8
-
-# Of a loss in float32; a step that loses no more than this gains.
-_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -195,7 +191,7 @@ def fit(
 
 
 class _Solver:
-    """L-BFGS on K = F x C regressions side by side; a column is one regression."""
+    """K = F x C regressions side by side: an `Objective`, a column is one regression."""
 
     def __init__(
         self, films: Films, targets: np.ndarray, strength: float, counted: np.ndarray | None
@@ -222,82 +218,18 @@ class _Solver:
         if start is not None:
             theta = torch.where(fitted, start.theta.flatten(1), theta)
         live = torch.nonzero(fitted).flatten()
-        steps = self._descend(theta, live) if len(live) else 0
+        steps = minimise(self, theta, live, _TOLERANCE)
         return Fitted(theta.reshape(len(theta), self._sets, self._categories), steps)
 
-    def _descend(self, theta: Tensor, live: Tensor) -> int:
-        """Move the live columns of theta to their minima; returns the number of steps."""
-        loss, gradient, bend = self._loss(theta[:, live], live)
-        # Changes of theta and of the gradient in the last steps, all for the live columns.
-        past: list[tuple[Tensor, Tensor]] = []
-        for step in range(_MAX_STEPS):
-            direction = -self._two_loop(gradient, past, bend, live)
-            slope = (gradient * direction).sum(0)
-            going = -slope / 2 > _TOLERANCE
-            if not going.all():
-                live, loss, slope, bend = (x[going] for x in (live, loss, slope, bend))
-                gradient, direction = gradient[:, going], direction[:, going]
-                past = [(s[:, going], y[:, going]) for s, y in past]
-            if not len(live):
-                return step
-            moved, found, new_loss = self._search(theta[:, live], direction, loss, slope, live)
-            stuck = new_loss.isinf()  # no gain is left that is more than rounding
-            change = torch.where(stuck, 0.0, moved - theta[:, live])
-            theta[:, live] += change
-            past = [*past, (change, torch.where(stuck, 0.0, found - gradient))][-_MEMORY:]
-            keep = ~stuck
-            live, bend, loss, gradient = live[keep], bend[keep], new_loss[keep], found[:, keep]
-            past = [(s[:, keep], y[:, keep]) for s, y in past]
-        return _MAX_STEPS
-
-    def _search(
-        self, theta: Tensor, direction: Tensor, loss: Tensor, slope: Tensor, live: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(theta, gradient, loss) after a step of each column that gains; the loss is infinite
-        where there is none.
-        """
-        new_theta, new_gradient = theta.clone(), torch.zeros_like(theta)
-        new_loss = torch.full_like(loss, torch.inf)
-        size, pending = torch.ones_like(loss), torch.arange(len(live), device=loss.device)
-        for _ in range(_MAX_HALVINGS):
-            tried = theta[:, pending] + size[pending].float() * direction[:, pending]
-            value, gradient, _ = self._loss(tried, live[pending])
-            allowed = loss[pending] * (1 + _ROUNDING) + 1e-4 * size[pending] * slope[pending]
-            gained = value <= allowed
-            done = pending[gained]
-            new_theta[:, done], new_gradient[:, done] = tried[:, gained], gradient[:, gained]
-            new_loss[done] = value[gained]
-            pending = pending[~gained]
-            if not len(pending):
-                break
-            size[pending] /= 2
-        return new_theta, new_gradient, new_loss
-
-    def _two_loop(
-        self, gradient: Tensor, past: list[tuple[Tensor, Tensor]], bend: Tensor, live: Tensor
-    ) -> Tensor:
-        """The inverse Hessian, as the last steps show it, times the gradient."""
-        q, factors = gradient.clone(), []
-        for s, y in reversed(past):
-            curved = (s * y).sum(0)
-            inverse = torch.where(curved > 0, 1 / curved, 0.0)
-            alpha = inverse * (s * q).sum(0)
-            q -= alpha * y
-            factors.append((inverse, alpha))
-        q = self._preconditioned(q, bend, live)
-        for (s, y), (inverse, alpha) in zip(past, reversed(factors), strict=True):
-            q += (alpha - inverse * (y * q).sum(0)) * s
-        return q
-
-    def _preconditioned(self, q: Tensor, bend: Tensor, live: Tensor) -> Tensor:
+    def preconditioned(self, q: Tensor, bend: Tensor, live: Tensor) -> Tensor:
         """The inverse of the curvature that all films have in common, times q."""
         values, vectors = self._films.curvature
         curvature = bend.float() * values[:, None] + self._strength
         inner = vectors @ ((vectors.T @ q[:-1]) / curvature)
         return torch.cat([inner, (q[-1] / bend.float())[None]])
 
-    def _loss(self, theta: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss (k,) float64, its gradient (D + 1, k), and the sum of p (1 - p) over the films."""
+    def loss(self, theta: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `train.frozen.lbfgs.Objective`."""
         set_, category = live // self._categories, live % self._categories
         loss = torch.zeros(len(live), dtype=torch.float64, device=theta.device)
         bend, gradient = torch.zeros_like(loss), torch.zeros_like(theta)

@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from cft.model.odds import fit_line
 from train.metrics.decisions import finite_or_none
 
 __all__ = [
@@ -88,13 +89,10 @@ def _cox(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     low, high = x[y == 0], x[y == 1]
     if x.std() < 1e-12 or low.max() <= high.min() or high.max() <= low.min():
         return np.nan, np.nan
-    from sklearn.linear_model import LogisticRegression  # slow to import, and not always needed
-
     mean, spread = x.mean(), x.std()
-    standard = (x - mean) / spread  # well conditioned
-    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(standard[:, None], y)
-    slope = float(fit.coef_[0, 0] / spread)
-    return float(fit.intercept_[0] - slope * mean), slope
+    slope, intercept = fit_line((x - mean) / spread, y)
+    slope /= float(spread)
+    return intercept - slope * float(mean), slope
 
 
 @dataclass(frozen=True)

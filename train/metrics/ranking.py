@@ -206,8 +206,10 @@ def _auroc_of_classes(positives: np.ndarray, negatives: np.ndarray) -> float:
 def _below_plus_not_above(values: np.ndarray, thresholds: np.ndarray) -> int:
     """Sum over `thresholds` of the sorted `values` below it plus those not above it."""
     below = np.searchsorted(values, thresholds, side="left")
-    not_above = np.searchsorted(values, thresholds, side="right")
-    return int(below.sum()) + int(not_above.sum())
+    # The two differ only where a value equals the threshold: rarely, unless scores are coarse.
+    tied = values[np.minimum(below, len(values) - 1)] == thresholds
+    not_above = np.searchsorted(values, thresholds[tied], side="right")
+    return 2 * int(below.sum()) + int(not_above.sum()) - int(below[tied].sum())
 
 
 def _ap_of_classes(positives: np.ndarray, negatives: np.ndarray) -> float:
@@ -216,7 +218,9 @@ def _ap_of_classes(positives: np.ndarray, negatives: np.ndarray) -> float:
         return np.nan
     positives.sort()
     negatives.sort()
-    true = len(positives) - np.searchsorted(positives, positives, side="left")
+    begins = np.flatnonzero(np.append(True, positives[1:] != positives[:-1]))  # of each tie
+    sizes = np.diff(begins, append=len(positives))
+    true = len(positives) - np.repeat(begins, sizes)  # positives at or above each one's score
     false = len(negatives) - np.searchsorted(negatives, positives, side="left")
     return float(np.mean(true / (true + false)))
 

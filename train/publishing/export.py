@@ -129,7 +129,7 @@ def usable(folder: Path) -> Path:
         If it cannot be loaded, or predicts nothing.
     """
     try:
-        write_reference(folder, load(folder, "cpu"))
+        write_reference(folder, load(folder, "cpu", engine="torch"))  # without exporting it first
     except (ModelFolderError, RadiographError) as error:
         raise ModelFolderError(f"a model was written that cannot be used: {error}") from None
     return folder

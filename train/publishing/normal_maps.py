@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from cft.files import atomic_file
 from cft.model.network import has_linear_head
+from train.frozen.kept import place_of
 from train.stage1.run import Run
 
 if TYPE_CHECKING:
@@ -20,8 +23,7 @@ _FEWEST = 20
 _DECIMALS = 4
 
 
-@torch.inference_mode()
-def normal_maps(run: Run, network: Network) -> np.ndarray | None:
+def normal_maps(run: Run, network: Network, kept: Path | None = None) -> np.ndarray | None:
     """The mean local scores of the validation films without any finding.
 
     Validation films, since a network answers films that it was trained on otherwise.
@@ -32,6 +34,9 @@ def normal_maps(run: Run, network: Network) -> np.ndarray | None:
         Settings and data.
     network
         What it made, in evaluation mode.
+    kept
+        The folder of the network's features, if it is frozen: the films' mean map of features is
+        kept there, and found again.
 
     Returns
     -------
@@ -44,18 +49,40 @@ def normal_maps(run: Run, network: Network) -> np.ndarray | None:
     normal = rows[(np.nan_to_num(y, nan=0) == 0).all(1) & (y == 0).any(1)]
     if not isinstance(head, nn.Linear) or len(normal) < _FEWEST:
         return None
+    file = kept and place_of(kept, "normal", normal)
+    features = file and _found(file)
+    if features is None:
+        features = _mean_features(run, network, normal)
+        if features is not None and file:
+            with atomic_file(file) as stream:
+                np.save(stream, features)
+    if features is None:
+        return None
+    weight, bias = (x.double().numpy(force=True) for x in (head.weight, head.bias))
+    return np.einsum("cd,dhw->chw", weight, features) + bias[:, None, None]
+
+
+@torch.inference_mode()
+def _mean_features(run: Run, network: Network, rows: np.ndarray) -> np.ndarray | None:
+    """(D, h, w) float64, the mean map of features of some films; None as `normal_maps` says."""
     total: torch.Tensor | float = 0.0
     size = run.settings.batch_size
-    for films in run.films.batches(normal[i : i + size] for i in range(0, len(normal), size)):
+    for films in run.films.batches(rows[i : i + size] for i in range(0, len(rows), size)):
         batch = run.preprocess.normalize(films.float() / 255)
         features = network.forward_features(batch.contiguous(memory_format=torch.channels_last))
         if not has_linear_head(network, features):
             return None
-        maps = torch.einsum("cd,ndhw->cnhw", head.weight, features)
-        total = total + maps.double().sum(1)
+        total = total + features.double().sum(0)
     assert isinstance(total, torch.Tensor)
-    mean = total / len(normal) + head.bias.double()[:, None, None]
-    return mean.cpu().numpy()
+    return (total / len(rows)).cpu().numpy()
+
+
+def _found(file: Path) -> np.ndarray | None:
+    """What was kept; None if nothing was, or if it is damaged."""
+    try:
+        return np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
 
 
 def with_normal_maps(

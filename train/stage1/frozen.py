@@ -199,6 +199,8 @@ class FrozenRun:
         In evaluation mode, with the fitted regressions once `fit` has ended.
     plain
         Features of the films as they are.
+    kept
+        Their folder.
     recipe
         What the regressions are fitted to; its strength is the one asked for, or 0 until one has
         been chosen.
@@ -229,6 +231,7 @@ class FrozenRun:
         frozen = FrozenNetwork(self.network, run.preprocess, run.here.device)
         used = np.concatenate(list(run.rows.values()))
         self.plain = features_of(frozen, pixels, cache, used)
+        self.kept = cache / self.plain.key
         self.recipe = recipe_of(
             *(frozen, pixels, cache, self.plain, training, targets, run.settings),
             strength=run.settings.freeze_strength or 0.0,

@@ -29,11 +29,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
+from train.frozen.lbfgs import minimise
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
-from train.precision import symmetric_eigen
+from train.precision import full_precision, symmetric_eigen
 
 __all__ = ["FOLDS", "STRENGTHS", "Choice", "Path", "Refitter", "Starts", "basis_of", "choose"]
 
@@ -51,8 +53,10 @@ _FLAT = 1e-6
 _MIN_SLOPE = 0.1
 
 # A fit ends when a further step would gain less than this in log-likelihood: far below one film.
-_TOLERANCE = 1e-2
-_MAX_STEPS, _MAX_HALVINGS = 100, 12
+_TOLERANCE = 1e-3
+
+# Films that a product with the features takes at once.
+_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -184,13 +188,17 @@ class Refitter:
         power: float = 0.25,
         starts: Starts | None = None,
     ):
-        self._z = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
-        self._n = len(z)
-        self._mean = self._z[: self._n].mean(0)
-        self._z -= self._mean
-        self._basis = basis_of(self._z[: self._n], power)
+        films = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
+        self._mean = films[: len(z)].mean(0)
+        films -= self._mean
+        self._basis = basis_of(films[: len(z)], power)
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
         self._starts = starts
+        # Of the films, only their places along the directions of the basis are needed from here on,
+        # and the logits of the trained regressions: for each category (N + M, 1 or 1 + F).
+        self._trained = [films @ self._begin(c)[0].T for c in range(len(self._weights))]
+        self._x = films @ self._basis
+        self._spread = self._x[: len(z)].square().mean(0)  # (R,)
         if starts is None:
             folds = patient_folds(patients_valid, FOLDS, seed)
             # Films of training are in no fold: -2.
@@ -212,104 +220,112 @@ class Refitter:
         known = np.flatnonzero(~np.isnan(labels))
         # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
         counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
-        trained, own = self._begin(category)  # (1 + F, D) or (D,), and the biases
+        trained, own = self._begin(category)  # (1 or 1 + F, D), and the biases
+        place = torch.from_numpy(known).to(self._x.device)
         changes = _fit(
-            self._z[torch.from_numpy(known).to(self._z.device)],
-            torch.from_numpy(labels[known]).to(self._z),
-            torch.from_numpy(counted).to(self._z),
-            trained,
-            self._basis,
-        )
-        weights = (trained if trained.ndim == 1 else trained[:, None]) + changes  # (1 + F, S, D)
+            self._x[place],
+            torch.from_numpy(labels[known]).to(self._x),
+            torch.from_numpy(counted).to(self._x),
+            self._trained[category][place],
+            self._spread,
+        )  # (1 + F, S, R)
         # The features were centred to fit; their mean goes back into the biases.
-        pairs = zip(trained.view(len(own), -1), own, strict=True)
-        biases = [float(b) + float(self._mean @ w) for w, b in pairs]
+        biases = [float(b) + float(self._mean @ w) for w, b in zip(trained, own, strict=True)]
         judges = np.flatnonzero(self._fold >= 0)
         scores = np.empty((len(STRENGTHS), len(judges)), np.float32)
         for fold in range(FOLDS):
             places = np.flatnonzero(self._fold[judges] == fold)
-            left_out = self._z[torch.from_numpy(judges[places]).to(self._z.device)]
-            bias = np.float32(biases[0] if len(biases) == 1 else biases[1 + fold])
-            scores[:, places] = (weights[1 + fold] @ left_out.T).cpu().numpy() + bias
-        return Path(
-            weights[0].cpu().numpy(), (biases[0] - weights[0] @ self._mean).cpu().numpy(), scores
-        )
+            left_out = torch.from_numpy(judges[places]).to(self._x.device)
+            column = 0 if len(own) == 1 else 1 + fold
+            moved = (
+                changes[1 + fold] @ self._x[left_out].T + self._trained[category][left_out, column]
+            )
+            scores[:, places] = moved.cpu().numpy() + np.float32(biases[column])
+        weights = trained[0] + changes[0] @ self._basis.T  # (S, D)
+        return Path(weights.cpu().numpy(), (biases[0] - weights @ self._mean).cpu().numpy(), scores)
 
     def _begin(self, category: int) -> tuple[Tensor, np.ndarray]:
-        """Weights from which the fits of a category begin, all the same or one a set; biases."""
-        weights, biases = self._weights[category], self._biases[category]
-        if self._starts is None:
-            return torch.from_numpy(weights).to(self._z), biases[None]
-        weights = np.concatenate([weights[None], self._starts.weights[:, category]])
-        biases = np.concatenate([biases[None], self._starts.biases[:, category]])
-        return torch.from_numpy(weights).to(self._z), biases
+        """Weights from which the fits of a category begin, (1, D) or those of each set; biases."""
+        weights, biases = self._weights[[category]], self._biases[[category]]
+        if self._starts is not None:
+            weights = np.concatenate([weights, self._starts.weights[:, category]])
+            biases = np.concatenate([biases, self._starts.biases[:, category]])
+        return torch.from_numpy(weights).to(self._mean), biases
 
 
-def _fit(z: Tensor, y: Tensor, counted: Tensor, trained: Tensor, basis: Tensor) -> Tensor:
+def _fit(x: Tensor, y: Tensor, counted: Tensor, trained: Tensor, spread: Tensor) -> Tensor:
     """Penalised logistic regressions of one category, at every strength, for several sets of films.
-
-    Newton's method on all of them at once, so that a step is two products with the features. The
-    Hessian is taken once, at the trained logits, and diagonalised; a step that does not gain is
-    halved.
 
     Parameters
     ----------
-    z, y
-        (n, D) features and (n,) labels of the known films.
+    x, y
+        (n, R) places of the known films along the directions of the basis, and their (n,) labels.
     counted
         (n, F) 1 for the films of each set.
     trained
-        (D,) weights from which distances count, or (F, D) of each set.
-    basis
-        From `basis_of`.
+        (n, 1 or F) logits of the trained regressions, from which changes count.
+    spread
+        (R,) mean square of x over the training films.
 
     Returns
     -------
     Tensor
-        (F, S, D) changes of the weights, on the scale of the trained logits.
+        (F, S, R) changes of the weights along the directions, on the scale of the trained logits.
     """
-    # (n, F) logits
-    logits = z @ trained.T if trained.ndim == 2 else (z @ trained)[:, None]
-    logits = logits.expand(-1, counted.shape[1])
-    platt = torch.tensor(
-        [_slope_and_bias(x, y, films) for x, films in zip(logits.T, counted.T, strict=True)]
-    ).to(z)  # (F, 2)
-    slopes, biases = platt.repeat_interleave(len(STRENGTHS), dim=0).T  # (K,) each, K = F x S
-    logits = slopes * logits.repeat_interleave(len(STRENGTHS), dim=1) + biases  # (n, K)
-    p = torch.sigmoid(logits[:, 0])
-    scaled = (z * (p * (1 - p)).sqrt()[:, None]) @ basis
-    curvature, directions = symmetric_eigen(scaled.T @ scaled)
-    directions = basis @ directions  # (D, R); in these the penalty is a plain sum of squares
-    curvature = curvature.clamp(min=0)[:, None]
-    strengths = torch.tensor(STRENGTHS).to(z).repeat(counted.shape[1])  # (K,)
-    counted = counted.repeat_interleave(len(STRENGTHS), dim=1)  # (n, K)
-    inner = torch.zeros(len(curvature), len(strengths)).to(z)
-    loss = _loss(logits, y, counted, strengths, inner)
-    live = torch.arange(len(strengths), device=z.device)
-    for _ in range(_MAX_STEPS):
-        now, mask, strength = logits[:, live], counted[:, live], strengths[live]
-        p = torch.sigmoid(now)
-        residual = (p - y[:, None]) * mask
-        gradient = directions.T @ (z.T @ residual) + strength * inner[:, live]
-        step = -gradient / (curvature + strength)
-        bias_step = -residual.sum(0) / (p * (1 - p) * mask).sum(0).clamp(min=1e-6)
-        expected = -(gradient * step).sum(0) - residual.sum(0) * bias_step
-        change = z @ (directions @ step) + bias_step
-        size = torch.ones_like(strength)
-        for _ in range(_MAX_HALVINGS):
-            tried = _loss(now + size * change, y, mask, strength, inner[:, live] + size * step)
-            enough = tried <= loss[live] - 1e-4 * size * expected
-            if enough.all():
-                break
-            size = torch.where(enough, size, size / 2)
-        size = torch.where(enough, size, 0.0)  # no gain is left that is more than rounding
-        logits[:, live] += size * change
-        inner[:, live] += size * step
-        loss[live] = torch.where(enough, tried, loss[live])
-        live = live[(expected > _TOLERANCE) & enough]
-        if not len(live):
-            break
-    return (directions @ inner / slopes).T.reshape(-1, len(STRENGTHS), trained.shape[-1])
+    refits = _Refits(x, y, counted, trained, spread)
+    theta = torch.zeros(x.shape[1] + 1, len(refits.slopes)).to(x)
+    theta[-1] = refits.biases
+    with full_precision():
+        minimise(refits, theta, torch.arange(theta.shape[1], device=x.device), _TOLERANCE)
+    return (theta[:-1] / refits.slopes).T.reshape(-1, len(STRENGTHS), x.shape[1])
+
+
+class _Refits:
+    """One category's regressions: an `Objective`, whose columns are sets x strengths.
+
+    The logit of a film is ``slope * trained logit + x . theta + bias``, the bias being the last of
+    theta. The parameters are those of `_fit`.
+
+    Attributes
+    ----------
+    slopes, biases
+        (K,) of each column: slope and first bias, from Platt's scaling of its set.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, counted: Tensor, trained: Tensor, spread: Tensor):
+        self._x, self._y, self._counted, self._spread = x, y, counted, spread
+        self._trained = trained.expand(-1, counted.shape[1])  # (n, F)
+        pairs = zip(self._trained.T, counted.T, strict=True)
+        platt = torch.tensor([_slope_and_bias(logits, y, films) for logits, films in pairs]).to(x)
+        self.slopes, self.biases = platt.repeat_interleave(len(STRENGTHS), dim=0).T
+        self._strengths = torch.tensor(STRENGTHS).to(x).repeat(counted.shape[1])
+
+    def loss(self, theta: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See `train.frozen.lbfgs.Objective`."""
+        sets, slopes, strengths = live // len(STRENGTHS), self.slopes[live], self._strengths[live]
+        loss = torch.zeros(len(live), dtype=torch.float64, device=theta.device)
+        bend, gradient = torch.zeros_like(loss), torch.zeros_like(theta)
+        for start in range(0, len(self._x), _BLOCK):  # so that what is between stays in the cache
+            rows = slice(start, start + _BLOCK)
+            x, y = self._x[rows], self._y[rows, None]
+            logits = torch.addmm(theta[-1], x, theta[:-1])
+            logits += slopes * self._trained[rows][:, sets]
+            mask = self._counted[rows][:, sets]
+            p = torch.sigmoid(logits)
+            loss += ((softplus(logits) - y * logits) * mask).double().sum(0)
+            bend += (p * (1 - p) * mask).double().sum(0)
+            residual = (p - y) * mask
+            gradient[:-1] += x.T @ residual
+            gradient[-1] += residual.sum(0)
+        loss += 0.5 * strengths * theta[:-1].double().square().sum(0)
+        gradient[:-1] += strengths * theta[:-1]
+        return loss, gradient, bend.clamp(min=1e-6)
+
+    def preconditioned(self, q: Tensor, bend: Tensor, live: Tensor) -> Tensor:
+        """The directions are uncorrelated over all films, so that their curvature is diagonal."""
+        bend = bend.float()
+        curvature = bend * self._spread[:, None] + self._strengths[live]
+        return torch.cat([q[:-1] / curvature, (q[-1] / bend)[None]])
 
 
 def choose(
@@ -413,10 +429,3 @@ def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, 
     films = counted.bool()
     slope, bias = fit_platt(logits[films].cpu().numpy(), y[films].cpu().numpy()) or (1.0, 0.0)
     return max(slope, _MIN_SLOPE), bias
-
-
-def _loss(logits: Tensor, y: Tensor, counted: Tensor, strengths: Tensor, inner: Tensor) -> Tensor:
-    """(K,) float64 penalised losses; logits and counted (n, K), y (n,), inner (R, K)."""
-    each = torch.nn.functional.softplus(logits) - y[:, None] * logits
-    penalty = 0.5 * strengths * inner.double().square().sum(0)
-    return (each * counted).double().sum(0) + penalty

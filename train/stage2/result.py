@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cft.model.classifier import Classifier
 from cft.model.folder import ModelFolder
+from cft.model.network import arguments_in, lay_out
 from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence, with_training
 from train.evaluation.scores import compare_scores
@@ -157,12 +157,13 @@ def categories_of(task: Task, tuned: Tuned) -> dict[str, Any]:
 
 def with_head(parent: ModelFolder, head: Head) -> dict[str, torch.Tensor]:
     """The parent's tensors with other logistic regressions."""
-    classifier = Classifier(parent, "cpu")
-    layer = linear_head(classifier.network)
-    name = next(name for name, module in classifier.network.named_modules() if module is layer)
+    network = lay_out(parent, {"num_classes": len(parent.label_names), **arguments_in(parent)})
+    layer = linear_head(network)
+    name = next(name for name, module in network.named_modules() if module is layer)
+    before = parent.state_dict[f"{name}.weight"]
     weights, biases = torch.from_numpy(head.weights), torch.from_numpy(head.biases)
     return {
         **parent.state_dict,
-        f"{name}.weight": weights.to(layer.weight).reshape(layer.weight.shape),
-        f"{name}.bias": biases.to(layer.bias),
+        f"{name}.weight": weights.to(before).reshape(before.shape),
+        f"{name}.bias": biases.to(before),
     }
