@@ -173,6 +173,11 @@ def predictions_of(
             for label, row in classifier.categories.items()
             if label in shared
         },
+        bands={
+            label: asdict(row.band)
+            for label, row in classifier.categories.items()
+            if row.band is not None and label in shared
+        },
         source="the model folder, chosen on its validation films" if any(points.values()) else "",
         notes=tuple(notes),
         maps=maps if classifier.has_heatmaps else None,

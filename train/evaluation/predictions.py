@@ -126,8 +126,7 @@ class Predictions:
         Category -> name -> an operating point as a model folder holds it, or None; empty for a
         model that has no choice of them.
     bands
-        Category -> what `cft.model.conformal.conformal_band` gives; empty for a model that has
-        none, or has its own.
+        Category -> what `cft.model.conformal.conformal_band` gives; empty for a model without.
     source
         Where the operating points come from; "" without any.
     notes

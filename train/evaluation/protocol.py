@@ -21,6 +21,7 @@ from cft.model.odds import sigmoid
 from train.evaluation import competition
 from train.evaluation.against_readers import beside_readers
 from train.evaluation.boxes import Boxes
+from train.evaluation.coverage import band_coverage
 from train.evaluation.essentials import essentials
 from train.evaluation.localise import floor_of_boxes, localisation
 from train.evaluation.precision_of_films import add_detectable, films_needed
@@ -97,8 +98,8 @@ def evaluate_models(
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
         ``operating_points``, ``uncalibrated``, ``localisation``, ``radiologists_below``,
-        ``leaderboard``, ``beside_readers``, ``subgroups`` and ``gaps`` where they apply),
-        ``radiologists``,
+        ``leaderboard``, ``beside_readers``, ``subgroups``, ``gaps`` and ``coverage`` where they
+        apply), ``radiologists``,
         ``reader_net_benefit`` (reader -> label -> a list of [threshold, net benefit]),
         ``comparisons``, ``boxes``.
     """
@@ -202,7 +203,20 @@ def _evaluate(
             **settings.bootstrap,
         )
         result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
+    if any(model.bands.get(label) for label in names):
+        result["coverage"] = band_coverage(
+            *(model.scores, labels, truth.groups, names, model.bands, subgroups),
+            **settings.bootstrap,
+        )
+        if truth.row == "study" and truth.films != len(truth.keys):
+            result["notes"].append(_BANDS_OF_FILMS)
     return result
+
+
+_BANDS_OF_FILMS = (
+    "the bands were set on single films and are asked here about studies, for which they promise "
+    "nothing; --films separate counts films"
+)
 
 
 def _add_localisation(

@@ -10,6 +10,7 @@ from typing import Any
 
 from train.evaluation.against_readers import reader_parts
 from train.evaluation.checklist import checklist_parts
+from train.evaluation.coverage_tables import coverage_parts
 from train.evaluation.essential_tables import essential_parts
 from train.evaluation.further_tables import gap_parts, localisation_parts
 from train.evaluation.precision_of_films import sample_parts
@@ -103,6 +104,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
         parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
         parts += essential_parts(result["categories"], explain=i == 0)
+        parts += coverage_parts(result, explain=i == 0)
         parts += localisation_parts(result, results.get("boxes"))
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]
