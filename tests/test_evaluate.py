@@ -153,6 +153,9 @@ def failure(capsys, *arguments, out) -> str:
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "two=Mass,Mass"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "x=Mass", "--subset", "x=Edema"],
         ["--model", "a", "--ensemble=mean", "--save-ensemble", "e", "--optimistic-thresholds"],
+        ["--model", "a", "--maps", "cam"],
+        ["--model", "a", "--boxes", "b.csv", "--maps", "cam,lime"],
+        ["--model", "a", "--boxes", "b.csv", "--maps", ","],
     ],
 )
 def test_wrong_usage_exits_with_two(arguments, tmp_path):
@@ -1032,6 +1035,36 @@ def test_one_run_reports_against_the_mined_and_the_experts_labels(nih, model_fol
     assert "plots/nih-experts/roc.png" in text
     assert "plots/calibration.png" in text  # for models that were run, before and after
     assert "the model does not predict Atelectasis, Infiltration" in " ".join(mined["notes"])
+
+
+def test_kinds_of_maps_are_compared_in_one_command(nih, model_folder, tmp_path, no_plots):
+    boxes = tmp_path / "boxes.csv"
+    rows = [f"{i:08d}_000.png,Effusion,{8 * (i % 4)},8,40,32" for i in range(24)]
+    boxes.write_text("\n".join(["film,finding,x,y,w,h", *rows]))
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--boxes", boxes]
+    words += ["--box-side", "64", "--maps", "cam,grad-cam,gradient", "--replicates", "20"]
+    model = evaluate(*words, out=tmp_path / "out")["models"][model_folder.name]
+    kinds = model["maps"]["kinds"]
+    assert list(kinds) == ["cam", "grad-cam", "gradient"]
+    assert kinds["cam"]["micro"] == model["localisation"]  # what the page draws
+    assert len({row["micro"]["n"] for row in kinds.values()}) == 1
+    assert len({row["micro"]["floor_hit"] for row in kinds.values()}) == 1
+    pairs = [(row["first"], row["second"]) for row in model["maps"]["differences"]]
+    assert pairs == [("cam", "grad-cam"), ("cam", "gradient"), ("grad-cam", "gradient")]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| cam minus grad-cam |" in text
+
+
+def test_a_kind_of_maps_that_a_model_lacks_is_refused_before_any_film(
+    nih, model_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("train.evaluation.run_models.cannot", lambda model, kind: "it has none")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("film,finding,x,y,w,h\n00000001_000.png,Effusion,8,8,40,32\n")
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--boxes", boxes]
+    words += ["--box-side", "64", "--split", "all", "--maps", "cam"]
+    message = failure(capsys, *words, out=tmp_path / "out")
+    assert "has no maps of the kind 'cam': it has none" in message
 
 
 def test_a_film_that_cannot_be_read_is_left_out_and_named(nih, model_folder, tmp_path, no_plots):

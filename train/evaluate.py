@@ -29,6 +29,7 @@ from train.datasets import DataOptions, DatasetError
 from train.errors import EvaluationError, StudyError, TableError
 from train.evaluation import report
 from train.evaluation.combine import SPACES
+from train.evaluation.explained import KINDS
 from train.evaluation.predictions import STUDY_RULES
 from train.evaluation.protocol import Settings
 from train.evaluation.report_folder import results_of, write_report
@@ -180,8 +181,17 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--boxes",
         type=Path,
-        metavar="CSV",
-        help="radiologists' boxes, as NIH's BBox_List_2017.csv: film, finding, x, y, width, height",
+        metavar="FILE",
+        help="radiologists' boxes, as NIH's BBox_List_2017.csv (film, finding, x, y, width, "
+        "height), or masks, as CheXlocalize's gt_segmentations_test.json",
+    )
+    figures.add_argument(
+        "--maps",
+        type=_kinds_of_maps,
+        default=(),
+        metavar="KIND,KIND",
+        help=f"compare kinds of maps on these boxes: {', '.join(KINDS)} (the report always has "
+        "the one that the page draws)",
     )
     figures.add_argument(
         "--box-side",
@@ -244,6 +254,8 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--controls goes with --model: it needs the training films' labels")
     if args.boxes and not args.model:
         parser.error("--boxes goes with --model: a table of predictions holds no maps")
+    if args.maps and not args.boxes:
+        parser.error("--maps goes with --boxes: kinds of maps are compared on framed findings")
     if args.model and args.validation_truth:
         parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
     if bool(args.validation_predictions) != bool(args.validation_truth):
@@ -269,6 +281,16 @@ def _named_subset(text: str) -> tuple[str, list[str]]:
     if len(set(labels)) < len(labels):
         raise argparse.ArgumentTypeError(f"{text!r} names a category twice")
     return name, labels
+
+
+def _kinds_of_maps(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(x.strip() for x in text.split(",") if x.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0] if unknown else text!r} is no kind of maps; there are {', '.join(KINDS)}"
+        )
+    return kinds
 
 
 if __name__ == "__main__":

@@ -133,6 +133,8 @@ class Predictions:
         What the reader has to say, as sentences.
     maps
         (film, finding) -> (H, W) map, for the films with boxes; None of a model without maps.
+    other_maps
+        Kind -> maps of that kind, where several are compared.
     """
 
     name: str
@@ -146,6 +148,7 @@ class Predictions:
     source: str = ""
     notes: tuple[str, ...] = ()
     maps: Mapping[tuple[str, str], np.ndarray] | None = None
+    other_maps: Mapping[str, Mapping[tuple[str, str], np.ndarray]] = field(default_factory=dict)
 
     def column(self, label: str) -> np.ndarray:
         """(N,) scores of one category."""

@@ -23,7 +23,7 @@ from train.evaluation.against_readers import beside_readers
 from train.evaluation.boxes import Boxes
 from train.evaluation.coverage import band_coverage
 from train.evaluation.essentials import essentials
-from train.evaluation.localise import floor_of_boxes, localisation
+from train.evaluation.localise import compare_maps, floor_of_boxes, localisation
 from train.evaluation.precision_of_films import add_detectable, films_needed
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
@@ -97,9 +97,9 @@ def evaluate_models(
     -------
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
-        ``operating_points``, ``uncalibrated``, ``localisation``, ``radiologists_below``,
-        ``leaderboard``, ``beside_readers``, ``subgroups``, ``gaps`` and ``coverage`` where they
-        apply), ``radiologists``,
+        ``operating_points``, ``uncalibrated``, ``localisation``, ``maps``,
+        ``radiologists_below``, ``leaderboard``, ``beside_readers``, ``subgroups``, ``gaps`` and
+        ``coverage`` where they apply), ``radiologists``,
         ``reader_net_benefit`` (reader -> label -> a list of [threshold, net benefit]),
         ``comparisons``, ``boxes``.
     """
@@ -115,7 +115,12 @@ def evaluate_models(
             "unit": truth.unit,
             "notes": list(truth.notes),
         },
-        "boxes": framed and {"name": framed[0].name, "floor": floor_of_boxes(*framed)},
+        "boxes": framed
+        and {
+            "name": framed[0].name,
+            "kind": framed[0].kind,
+            "floor": floor_of_boxes(*framed),
+        },
         "models": {
             m.name: _evaluate(truth, m, rates, settings, framed)
             | ({"beside_readers": beside_readers(truth, m, readers, **draws)} if readers else {})
@@ -230,6 +235,8 @@ def _add_localisation(
     for label, row in result["categories"].items():
         row["localisation"] = found["categories"].get(label)
     result["localisation"] = found["micro"]
+    if model.other_maps:
+        result["maps"] = compare_maps(model.other_maps, *framed, **settings.bootstrap)
     if model.maps is None:
         result["notes"].append("it has no maps, so nothing is said of where it looks")
 

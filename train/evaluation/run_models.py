@@ -11,7 +11,8 @@ import cft
 from train.datasets import DataOptions, table_of
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError
-from train.evaluation.boxes import Boxes, read_boxes
+from train.evaluation.boxes import Boxes, film_id, read_boxes
+from train.evaluation.explained import cannot
 from train.evaluation.films import Chosen, choose
 from train.evaluation.score_tables import read_readers
 from train.evaluation.scored import (
@@ -49,9 +50,11 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     trained = table.subset(table.split == "train")
     _check_labels(classifiers, table)
     boxes = _read_boxes(args, chosen.films)
+    _check_maps(args.maps, classifiers)
     everything = [*tables, *held_out]
     films = {
-        name: run(model, everything, args.batch_size, boxes) for name, model in classifiers.items()
+        name: run(model, everything, args.batch_size, boxes, args.maps)
+        for name, model in classifiers.items()
     }
     tables = [readable(one, list(films.values())) for one in tables]
 
@@ -82,7 +85,7 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
             for one, of in zip(scored, tables, strict=True)
         ]
     readers = read_readers(args.radiologists, scored[0].truth, args.key)
-    patients = dict(zip(map(_stem, table.names), map(str, table.patients), strict=True))
+    patients = dict(zip(map(film_id, table.names), map(str, table.patients), strict=True))
     configs = [model.config for model in classifiers.values()]
     return Evaluated(scored, readers, weights, boxes, configs, patients)
 
@@ -92,13 +95,19 @@ def _read_boxes(args: argparse.Namespace, films: LabelTable) -> Boxes | None:
     if args.boxes is None:
         return None
     boxes = read_boxes(args.boxes, args.box_side)
-    if not boxes.films & set(map(_stem, films.names)):
+    if not boxes.films & set(map(film_id, films.names)):
         raise EvaluationError(f"{args.boxes} has no box on any film that is scored")
     return boxes
 
 
-def _stem(film: object) -> str:
-    return Path(str(film)).stem
+def _check_maps(
+    kinds: Sequence[str], classifiers: Mapping[str, cft.Classifier | cft.Ensemble]
+) -> None:
+    """Refuse, before any film is read, kinds of maps that a model cannot draw."""
+    for name, classifier in classifiers.items():
+        for kind in kinds:
+            if why := cannot(classifier, kind):
+                raise EvaluationError(f"{name} has no maps of the kind {kind!r}: {why}")
 
 
 def _other_labels(chosen: Chosen) -> list[LabelTable]:
