@@ -153,6 +153,9 @@ def failure(capsys, *arguments, out) -> str:
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "two=Mass,Mass"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "x=Mass", "--subset", "x=Edema"],
         ["--model", "a", "--ensemble=mean", "--save-ensemble", "e", "--optimistic-thresholds"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--shift", "b"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--shift-truth", "b.csv"],
+        ["--model", "a", "--shift-truth", "b.csv", "--shift-predictions", "c.csv"],
         ["--model", "a", "--maps", "cam"],
         ["--model", "a", "--boxes", "b.csv", "--maps", "cam,lime"],
         ["--model", "a", "--boxes", "b.csv", "--maps", ","],
@@ -1065,6 +1068,38 @@ def test_a_kind_of_maps_that_a_model_lacks_is_refused_before_any_film(
     words += ["--box-side", "64", "--split", "all", "--maps", "cam"]
     message = failure(capsys, *words, out=tmp_path / "out")
     assert "has no maps of the kind 'cam': it has none" in message
+
+
+def test_a_second_data_set_is_scored_beside_the_first(nih, model_folder, tmp_path, no_plots):
+    other = tmp_path / "other"
+    shutil.copytree(nih, other)
+    out = tmp_path / "out"
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih]
+    report = evaluate(*words, "--shift", other, out=out)
+    assert list(report["shift"]) == ["nih (other)"]
+    shift = report["shift"]["nih (other)"]
+    found = shift["models"][model_folder.name]
+    for row in found["categories"].values():  # the same films, so nothing differs
+        assert row["differs"] == []
+        assert row["auroc"]["difference"] in (0, None)
+    assert "have the same name in both data sets" in " ".join(shift["notes"])
+    text = (out / "report.md").read_text()
+    assert "## Shift: nih (other)" in text
+    assert "Recalibrated in the large" in text
+    assert "Shift: nih (other)" in (out / "report.html").read_text()
+
+
+def test_tables_of_a_second_data_set_are_compared_by_order(tables, tmp_path, capsys, no_plots):
+    truth, a, b = tables
+    words = ["--predictions", a, b, "--truth", truth, "--shift-truth", truth]
+    report = evaluate(*words, "--shift-predictions", b, a, out=tmp_path / "out")
+    (shift,) = report["shift"].values()
+    assert list(shift["models"]) == ["a", "b"]
+    areas = {name: of["categories"]["Mass"]["auroc"] for name, of in shift["models"].items()}
+    assert areas["a"]["second"] == areas["b"]["first"]
+    assert areas["a"]["difference"] == -areas["b"]["difference"] != 0
+    message = failure(capsys, *words, "--shift-predictions", a, out=tmp_path / "bad")
+    assert "1 models are predicted for the second data set and 2 for the first" in message
 
 
 def test_a_film_that_cannot_be_read_is_left_out_and_named(nih, model_folder, tmp_path, no_plots):

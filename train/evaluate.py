@@ -149,6 +149,25 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--validation-truth", type=Path, metavar="CSV", help="labels of the validation films"
     )
+    shift = parser.add_argument_group("a second data set")
+    shift.add_argument(
+        "--shift",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DATA",
+        help="score the models on these as well: what differs, the ranking or the calibration?",
+    )
+    shift.add_argument(
+        "--shift-predictions",
+        nargs="+",
+        type=Path,
+        metavar="CSV",
+        help="the same of tables: the models' scores on a second data set, in the same order",
+    )
+    shift.add_argument(
+        "--shift-truth", type=Path, metavar="CSV", help="labels of the second data set"
+    )
     readers = parser.add_argument_group("radiologists")
     readers.add_argument(
         "--radiologists", type=Path, metavar="DIR", help="one CSV of decisions for each reader"
@@ -260,6 +279,12 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
     if bool(args.validation_predictions) != bool(args.validation_truth):
         parser.error("--validation-predictions and --validation-truth go together")
+    if args.shift and not args.model:
+        parser.error("--shift goes with --model; tables have --shift-predictions and --shift-truth")
+    if args.shift_truth and not args.predictions:
+        parser.error("--shift-truth goes with --predictions; models have --shift")
+    if bool(args.shift_predictions) != bool(args.shift_truth):
+        parser.error("--shift-predictions and --shift-truth go together")
     if args.save_ensemble and not (args.model and args.ensemble in SAVED_AS):
         parser.error("--save-ensemble needs --model with --ensemble mean or logits")
     if args.ensemble_weights == "greedy" and not args.ensemble:

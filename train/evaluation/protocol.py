@@ -34,7 +34,7 @@ from train.metrics.decisions import finite_or_none
 from train.metrics.net_benefit import THRESHOLDS, net_benefit_of_rates
 from train.tables import counted
 
-__all__ = ["Settings", "choose_points", "evaluate_models"]
+__all__ = ["Settings", "choose_points", "evaluate_models", "truth_facts"]
 
 #: Age bands of the subgroups, in years: [low, high).
 AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))
@@ -106,15 +106,7 @@ def evaluate_models(
     settings = settings or Settings()
     rates, draws = _reader_rates(truth, readers), settings.bootstrap
     return {
-        "truth": {
-            "name": truth.name,
-            "rows": len(truth.keys),
-            "row": truth.row,
-            "films": truth.films,
-            "groups": len(np.unique(truth.groups)),
-            "unit": truth.unit,
-            "notes": list(truth.notes),
-        },
+        "truth": truth_facts(truth),
         "boxes": framed
         and {
             "name": framed[0].name,
@@ -135,6 +127,19 @@ def evaluate_models(
         },
         "reader_net_benefit": _reader_benefit(truth, rates),
         "comparisons": _comparisons(truth, models, settings),
+    }
+
+
+def truth_facts(truth: Truth) -> dict[str, Any]:
+    """What a report says of a set of films."""
+    return {
+        "name": truth.name,
+        "rows": len(truth.keys),
+        "row": truth.row,
+        "films": truth.films,
+        "groups": len(np.unique(truth.groups)),
+        "unit": truth.unit,
+        "notes": list(truth.notes),
     }
 
 

@@ -15,6 +15,7 @@ from train.evaluation.essential_tables import essential_parts
 from train.evaluation.further_tables import gap_parts, localisation_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
+from train.evaluation.shift_tables import shift_parts
 from train.tables import (
     PLURALS,
     Table,
@@ -91,6 +92,7 @@ def report_parts(results: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = ["# Evaluation", *_section(results, level=2)]
     for name, more in results.get("references", {}).items():
         parts += [f"## Against {name}", *_section(more, level=3)]
+    parts += shift_parts(results.get("shift", {}))
     if results.get("checklist"):
         parts += ["## Checklist", *checklist_parts(results["checklist"])]
     return parts

@@ -23,7 +23,7 @@ from train.evaluation.scored import (
     with_points,
     without_ranks,
 )
-from train.evaluation.seen import origins_of, seen_in_validation, with_warnings
+from train.evaluation.seen import Origin, origins_of, seen_in_validation, with_warnings
 
 # --- Models -------------------------------------------------------------------------------------
 
@@ -72,7 +72,10 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         return Scored(truth_of(one, args.films, args.unit), models)
 
     validation = score(held_out[0]) if held_out else None
-    scored, validation, weights = with_ensemble([score(one) for one in tables], validation, args)
+    further = [_on_another(path, args, data, classifiers, origins) for path in args.shift]
+    scored = [*(score(one) for one in tables), *further]
+    scored, validation, weights = with_ensemble(scored, validation, args)
+    scored, shifts = scored[: len(tables)], scored[len(tables) :]
     if held_out:
         notes = seen_in_validation(origins, held_out[0], chosen.splits)
         scored = [with_notes(one, notes) for one in scored]
@@ -87,7 +90,34 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     readers = read_readers(args.radiologists, scored[0].truth, args.key)
     patients = dict(zip(map(film_id, table.names), map(str, table.patients), strict=True))
     configs = [model.config for model in classifiers.values()]
-    return Evaluated(scored, readers, weights, boxes, configs, patients)
+    return Evaluated(scored, readers, weights, boxes, configs, patients, shifts)
+
+
+def _on_another(
+    path: Path,
+    args: argparse.Namespace,
+    data: DataOptions,
+    classifiers: Mapping[str, cft.Classifier | cft.Ensemble],
+    origins: Mapping[str, Sequence[Origin]],
+) -> Scored:
+    """The models on a further data set: its test films; all, if it names no split."""
+    from train.evaluation.inference import predictions_of, readable, run, truth_of
+
+    asked = argparse.Namespace(**{**vars(args), "split": None, "given": {"data"}})
+    chosen = choose(asked, DataOptions(data=path, view=data.view), origins)
+    table = chosen.films
+    _check_labels(classifiers, table)
+    films = {name: run(model, [table], args.batch_size) for name, model in classifiers.items()}
+    table = readable(table, list(films.values()))
+    models = [
+        with_warnings(
+            predictions_of(name, model, films[name], table, args.films, args.threshold_rule),
+            *(origins[name], table, chosen.splits, chosen.split),
+        )
+        for name, model in classifiers.items()
+    ]
+    truth = truth_of(table, args.films, args.unit)
+    return Scored(replace(truth, name=f"{table.dataset} ({path.name})"), models)
 
 
 def _read_boxes(args: argparse.Namespace, films: LabelTable) -> Boxes | None:
