@@ -156,6 +156,8 @@ def failure(capsys, *arguments, out) -> str:
         ["--predictions", "a.csv", "--truth", "t.csv", "--shift", "b"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--shift-truth", "b.csv"],
         ["--model", "a", "--shift-truth", "b.csv", "--shift-predictions", "c.csv"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--shuffled", "b"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--group-table", "b.csv"],
         ["--model", "a", "--maps", "cam"],
         ["--model", "a", "--boxes", "b.csv", "--maps", "cam,lime"],
         ["--model", "a", "--boxes", "b.csv", "--maps", ","],
@@ -1068,6 +1070,69 @@ def test_a_kind_of_maps_that_a_model_lacks_is_refused_before_any_film(
     words += ["--box-side", "64", "--split", "all", "--maps", "cam"]
     message = failure(capsys, *words, out=tmp_path / "out")
     assert "has no maps of the kind 'cam': it has none" in message
+
+
+def shuffled_run(model_folder, folder, **changes) -> Path:
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["cft"]["provenance"] |= {"arguments": {"shuffle_labels": True}, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_with_shuffled_labels_is_found_beside_the_model(
+    nih, model_folder, tmp_path, no_plots
+):
+    model = tmp_path / "runs" / "model"
+    shutil.copytree(model_folder, model)
+    shuffled_run(model_folder, tmp_path / "runs" / "control")
+    shuffled_run(model_folder, tmp_path / "runs" / "other", dataset="chexpert")
+    words = ["--model", model, "--dataset", "nih", "--data", nih, "--split", "test"]
+    report = evaluate(*words, "--controls", out=tmp_path / "out")
+    for one in (report, *report["references"].values()):
+        assert list(one["models"])[-1] == "shuffled labels (control)"
+        control = one["models"]["shuffled labels (control)"]
+        assert (
+            control["subsets"]["all"]["auroc"] == one["models"]["model"]["subsets"]["all"]["auroc"]
+        )
+        assert control["categories"]["Effusion"]["threshold"] is None
+        assert "each other's labels" in " ".join(control["notes"])
+
+
+def test_a_folder_of_another_run_is_no_control(nih, model_folder, tmp_path, capsys):
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih]
+    message = failure(capsys, *words, "--shuffled", model_folder, out=tmp_path / "out")
+    assert "is no run with --shuffle-labels" in message
+
+
+def test_films_are_grouped_by_a_further_column(nih, model_folder, tmp_path, capsys, no_plots):
+    names = [path.name for path in sorted((nih / "images").iterdir())]
+    table = write_csv(
+        tmp_path / "machines.csv",
+        {"film": names[:20], "machine": ["A", "B"] * 10, "number": range(20)},
+    )
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--split", "all"]
+    words += ["--group-table", table, "--key", "film"]
+    report = evaluate(*words, "--group-column", "machine", out=tmp_path / "out")
+    model = report["models"][model_folder.name]
+    assert {value: row["films"] for value, row in model["subgroups"]["machine"].items()} == {
+        "A": 10, "B": 10,
+    }  # fmt: skip
+    assert "A" in model["gaps"]["machine"]
+    assert "machine" in (tmp_path / "out" / "report.md").read_text()
+    capsys.readouterr()
+    message = failure(capsys, *words, "--group-column", "ward", out=tmp_path / "bad")
+    assert "has no column 'ward' to group by" in message
+
+
+def test_a_column_of_the_truth_groups_its_rows(tables, tmp_path, capsys, no_plots):
+    truth, a, _ = tables
+    rewrite(truth, lambda rows: [{**row, "Site": "xyz"[i % 3]} for i, row in enumerate(rows)])
+    words = ["--predictions", a, "--truth", truth]
+    report = evaluate(*words, "--group-column", "Site", out=tmp_path / "out")
+    assert list(report["models"]["a"]["subgroups"]["Site"]) == ["x", "y", "z"]
+    message = failure(capsys, *words, "--group-column", "Study", out=tmp_path / "bad")
+    assert "has 60 different values" in message
 
 
 def test_a_second_data_set_is_scored_beside_the_first(nih, model_folder, tmp_path, no_plots):

@@ -195,7 +195,28 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--controls",
         action="store_true",
-        help="add what view, sex and age alone say of the films, learnt from the training films",
+        help="add what view, sex and age alone say of the films, learnt from the training films, "
+        "and runs with --shuffle-labels in folders beside the models'",
+    )
+    figures.add_argument(
+        "--shuffled",
+        nargs="+",
+        default=[],
+        metavar="REF",
+        help="add these runs with --shuffle-labels as controls",
+    )
+    figures.add_argument(
+        "--group-column",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="further columns to group films by, such as the machine or the source",
+    )
+    figures.add_argument(
+        "--group-table",
+        type=Path,
+        metavar="CSV",
+        help="the table that has them (default: --truth, or the table of labels in --data)",
     )
     figures.add_argument(
         "--boxes",
@@ -273,6 +294,10 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--controls goes with --model: it needs the training films' labels")
     if args.boxes and not args.model:
         parser.error("--boxes goes with --model: a table of predictions holds no maps")
+    if args.shuffled and not args.model:
+        parser.error("--shuffled goes with --model: the runs are scored on the same films")
+    if args.group_table and not args.group_column:
+        parser.error("--group-table goes with --group-column")
     if args.maps and not args.boxes:
         parser.error("--maps goes with --boxes: kinds of maps are compared on framed findings")
     if args.model and args.validation_truth:

@@ -95,7 +95,9 @@ def run(
     return scores
 
 
-def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
+def truth_of(
+    table: LabelTable, rule: str, unit: str = "patient", groups: Sequence[str] = ()
+) -> Truth:
     """The truth of a table's films, or of their studies.
 
     Parameters
@@ -106,6 +108,8 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
         One of `STUDY_RULES`.
     unit
         "patient" or "study".
+    groups
+        Further attributes of the table to group films by, besides sex, age and view.
 
     Raises
     ------
@@ -136,7 +140,7 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
         unit="patient" if unit == "patient" else row,
         attributes={
             name: _common(table.attributes[name], first, member)
-            for name in ("sex", "age", "view")
+            for name in dict.fromkeys(("sex", "age", "view", *groups))
             if name in table.attributes
         },
         row=row,

@@ -63,7 +63,8 @@ class Truth:
     groups, unit
         (N,) what the bootstrap draws, and its name: "patient", or that of a row.
     attributes
-        Name ("sex", "age", "view") -> (N,) strings; "" where unknown.
+        Name ("sex", "age", "view", and what else films are grouped by) -> (N,) strings; "" where
+        unknown.
     row
         What a row is: "study" or "film".
     notes

@@ -391,10 +391,7 @@ def _against_readers(
 def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
     """Attribute -> value -> rows; only attributes with at least two values."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    for attribute in ("sex", "age", "view"):
-        if attribute not in truth.attributes:
-            continue
-        values = truth.attributes[attribute]
+    for attribute, values in truth.attributes.items():
         named = _age_bands(values) if attribute == "age" else np.array([str(v) for v in values])
         groups = {str(value): np.flatnonzero(named == value) for value in np.unique(named) if value}
         if len(groups) > 1:

@@ -14,6 +14,7 @@ from train.errors import EvaluationError
 from train.evaluation.boxes import Boxes, film_id, read_boxes
 from train.evaluation.explained import cannot
 from train.evaluation.films import Chosen, choose
+from train.evaluation.group_columns import of_films, table_of_groups
 from train.evaluation.score_tables import read_readers
 from train.evaluation.scored import (
     Evaluated,
@@ -34,7 +35,7 @@ _OTHER_LABELS = {"nih": ("nih-experts", "expert_labels.csv")}
 def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     """Run the models on the data set, for every truth that its films have."""
     # Tables of predictions are scored without waiting for the import of networks.
-    from train.evaluation.controls import metadata_control
+    from train.evaluation.controls import metadata_control, shuffled_control, shuffled_runs
     from train.evaluation.inference import predictions_of, readable, run, truth_of
 
     names = model_names(args.model)
@@ -50,6 +51,9 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     trained = table.subset(table.split == "train")
     _check_labels(classifiers, table)
     boxes = _read_boxes(args, chosen.films)
+    grouped = table_of_groups(args, data.data)
+    tables = [of_films(one, grouped, args.group_column, args.key) for one in tables]
+    shuffled = shuffled_runs(args.shuffled, args.model if args.controls else [])
     _check_maps(args.maps, classifiers)
     everything = [*tables, *held_out]
     films = {
@@ -69,7 +73,7 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         models = [
             with_warnings(m, origins[m.name], one, chosen.splits, chosen.split) for m in models
         ]
-        return Scored(truth_of(one, args.films, args.unit), models)
+        return Scored(truth_of(one, args.films, args.unit, args.group_column), models)
 
     validation = score(held_out[0]) if held_out else None
     further = [_on_another(path, args, data, classifiers, origins) for path in args.shift]
@@ -87,6 +91,9 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
             replace(one, models=[*one.models, metadata_control(trained, of, args.films)])
             for one, of in zip(scored, tables, strict=True)
         ]
+    for reference in shuffled:
+        add = shuffled_control(reference, tables, args.batch_size, args.films)
+        scored = [replace(s, models=[*s.models, m]) for s, m in zip(scored, add, strict=True)]
     readers = read_readers(args.radiologists, scored[0].truth, args.key)
     patients = dict(zip(map(film_id, table.names), map(str, table.patients), strict=True))
     configs = [model.config for model in classifiers.values()]

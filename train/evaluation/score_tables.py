@@ -9,6 +9,7 @@ from pathlib import Path
 
 from train.datasets.csv_core import Columns, read_csv
 from train.errors import EvaluationError
+from train.evaluation.group_columns import of_truth, table_of_groups
 from train.evaluation.keys import key_for
 from train.evaluation.predictions import (
     Predictions,
@@ -28,6 +29,8 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
     """Score tables of predictions, for the films or studies of the truth."""
     tables = [read_csv(path) for path in args.predictions]
     truth = _read_truth(args.truth, tables, args)
+    grouped = table_of_groups(args, args.truth)
+    truth = of_truth(truth, grouped, args.group_column)
     scored = [Scored(truth, _read_models(tables, truth, args.key))]
     validation = None
     if args.validation_truth:

@@ -33,9 +33,10 @@ def shift_parts(shifts: Mapping[str, Any]) -> list[str | Table]:
 _ABOUT = (
     "Differences are second data set minus first. Those of the AUROC have an unpaired bootstrap "
     "over patients, those of intercept and slope robust errors by patient; p is corrected by Holm "
-    "over the categories, for each measure by itself. Where only the calibration differs, the order of "
-    "the films is as good as before. Recalibrated: the Brier score there, if the logits were moved "
-    "by one number, which is learnt on the other half of the patients; it changes no ranking."
+    "over the categories, for each measure by itself. Where only the calibration differs, the "
+    "order of the films is as good as before. Recalibrated: the Brier score there, if the logits "
+    "were moved by one number, which is learnt on the other half of the patients; it changes no "
+    "ranking."
 )
 
 
