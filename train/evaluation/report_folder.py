@@ -13,7 +13,7 @@ from typing import Any
 from cft.files import atomic_write
 from cft.model.folder import read_config
 from train.errors import EvaluationError
-from train.evaluation import figure, plots, report, training_curves
+from train.evaluation import epoch_curves, figure, plots, report, training_curves
 from train.evaluation.checklist import checklist_rows, facts_of_config, facts_of_results
 from train.evaluation.predictions import predictions_csv
 from train.evaluation.protocol import Settings, evaluate_models, truth_facts
@@ -137,6 +137,10 @@ def training_plots(args: argparse.Namespace) -> list[str]:
             file = "training-" + re.sub(r"[^\w.]+", "-", name).strip("-")
             title = f"Training of {name}{_trained_films(log.parent)}"
             image = training_curves.training_curves(log, args.out / "plots", file, title)
+            drawn += [f"plots/{image}"] if image else []
+            image = epoch_curves.epoch_curves(
+                log.parent, args.out / "plots", f"{file}-roc", f"Training of {name}"
+            )
             drawn += [f"plots/{image}"] if image else []
     return drawn
 
