@@ -55,11 +55,11 @@ def _kinds_of_maps(result: Mapping[str, Any]) -> list[str | Table]:
     rows = [["Maps", "Films", *(f"{x}{y}" for x in ("Hit", "IoU") for y in _COLUMNS)]]
     for kind, of in compared["kinds"].items():
         if (row := of["micro"]) is not None:
-            cells = (cell for name in ("hit", "iou") for cell in _beside_floor(row, name))
-            rows.append([kind, f"{row['n']:,}", *cells])
+            beside = (cell for name in ("hit", "iou") for cell in _beside_floor(row, name))
+            rows.append([kind, f"{row['n']:,}", *beside])
     pairs = [["Pair", "Hit, difference", "p (Holm)", "IoU, difference", "p (Holm)"]]
     for row in compared["differences"]:
-        cells = []
+        cells: list[str] = []
         for name in ("hit", "iou"):
             cells += [_gap_cell(row[name]), p_cell(row[name]["p_holm"])]
         pairs.append([f"{row['first']} minus {row['second']}", *cells])

@@ -95,7 +95,7 @@ def shift_of(
     area = compare_replicates(
         areas[1].estimate - areas[0].estimate, areas[1].replicates - areas[0].replicates, level
     )
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for c, label in enumerate(names):
         columns = [(p[:, c], y[:, c], groups) for p, y, groups in sides]
         rows[label] = {

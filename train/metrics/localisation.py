@@ -59,7 +59,7 @@ def hits(point: tuple[float, float], region: np.ndarray) -> bool:
 def _inside(points: np.ndarray, region: np.ndarray) -> np.ndarray:
     """Whether points (..., 2) lie in a film's boxes or mask."""
     if region.dtype != bool:
-        return inside(points[..., None, :], region).any(-1)
+        return np.asarray(inside(points[..., None, :], region).any(-1))
     places = np.minimum((points * region.shape[::-1]).astype(int), np.array(region.shape[::-1]) - 1)
     return region[places[..., 1], places[..., 0]]
 
