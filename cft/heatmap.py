@@ -18,6 +18,12 @@ from cft.files import atomic_write
 _RAMP = np.array([[255, 224, 130], [255, 152, 0], [213, 32, 32]], dtype=np.float32)
 _MAX_OPACITY = 0.65
 
+#: What is said beside a map of Grad-CAM.
+ABOUT_GRAD_CAM = (
+    "Grad-CAM: colour marks how the score reacts to each place, as a share of the largest reaction "
+    "in this film. It is not what the score adds up to, nor where a lesion is."
+)
+
 
 def spread(
     local: np.ndarray,
@@ -83,6 +89,26 @@ def beside_normal(
         return local
     usual = np.asarray(normal, np.float32)
     return local - (usual - usual.mean())
+
+
+def beside_peak(local: np.ndarray, probability: float) -> np.ndarray:
+    """A map that has no unit, in [0, 1]: its largest value becomes the film's own probability.
+
+    Parameters
+    ----------
+    local
+        (h, w), not negative, as of `cft.model.gradients.grad_cam`.
+    probability
+        The finding's.
+
+    Returns
+    -------
+    numpy.ndarray
+        (h, w) float32; all 0 for a map that is 0 everywhere.
+    """
+    largest = float(local.max())
+    share = local / largest if largest > 0 else np.zeros_like(local)
+    return (share * probability).astype(np.float32)
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray, operating_point: float | None) -> np.ndarray:

@@ -341,7 +341,7 @@ def test_a_tuned_eva_x_gives_the_scores_of_its_authors_formula(tmp_path):
 
     classifier = agrees(tmp_path / "o", authors, 3, 224)
     assert classifier.label_names == NIH_14
-    assert not classifier.has_heatmaps
+    assert classifier.heatmap_kind == "grad-cam"
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])

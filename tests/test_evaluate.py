@@ -153,6 +153,14 @@ def failure(capsys, *arguments, out) -> str:
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "two=Mass,Mass"],
         ["--predictions", "a.csv", "--truth", "t.csv", "--subset", "x=Mass", "--subset", "x=Edema"],
         ["--model", "a", "--ensemble=mean", "--save-ensemble", "e", "--optimistic-thresholds"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--shift", "b"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--shift-truth", "b.csv"],
+        ["--model", "a", "--shift-truth", "b.csv", "--shift-predictions", "c.csv"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--shuffled", "b"],
+        ["--predictions", "a.csv", "--truth", "t.csv", "--group-table", "b.csv"],
+        ["--model", "a", "--maps", "cam"],
+        ["--model", "a", "--boxes", "b.csv", "--maps", "cam,lime"],
+        ["--model", "a", "--boxes", "b.csv", "--maps", ","],
     ],
 )
 def test_wrong_usage_exits_with_two(arguments, tmp_path):
@@ -1032,6 +1040,131 @@ def test_one_run_reports_against_the_mined_and_the_experts_labels(nih, model_fol
     assert "plots/nih-experts/roc.png" in text
     assert "plots/calibration.png" in text  # for models that were run, before and after
     assert "the model does not predict Atelectasis, Infiltration" in " ".join(mined["notes"])
+
+
+def test_kinds_of_maps_are_compared_in_one_command(nih, model_folder, tmp_path, no_plots):
+    boxes = tmp_path / "boxes.csv"
+    rows = [f"{i:08d}_000.png,Effusion,{8 * (i % 4)},8,40,32" for i in range(24)]
+    boxes.write_text("\n".join(["film,finding,x,y,w,h", *rows]))
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--boxes", boxes]
+    words += ["--box-side", "64", "--maps", "cam,grad-cam,gradient", "--replicates", "20"]
+    model = evaluate(*words, out=tmp_path / "out")["models"][model_folder.name]
+    kinds = model["maps"]["kinds"]
+    assert list(kinds) == ["cam", "grad-cam", "gradient"]
+    assert kinds["cam"]["micro"] == model["localisation"]  # what the page draws
+    assert len({row["micro"]["n"] for row in kinds.values()}) == 1
+    assert len({row["micro"]["floor_hit"] for row in kinds.values()}) == 1
+    pairs = [(row["first"], row["second"]) for row in model["maps"]["differences"]]
+    assert pairs == [("cam", "grad-cam"), ("cam", "gradient"), ("grad-cam", "gradient")]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| cam minus grad-cam |" in text
+
+
+def test_a_kind_of_maps_that_a_model_lacks_is_refused_before_any_film(
+    nih, model_folder, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("train.evaluation.run_models.cannot", lambda model, kind: "it has none")
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("film,finding,x,y,w,h\n00000001_000.png,Effusion,8,8,40,32\n")
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--boxes", boxes]
+    words += ["--box-side", "64", "--split", "all", "--maps", "cam"]
+    message = failure(capsys, *words, out=tmp_path / "out")
+    assert "has no maps of the kind 'cam': it has none" in message
+
+
+def shuffled_run(model_folder, folder, **changes) -> Path:
+    shutil.copytree(model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["cft"]["provenance"] |= {"arguments": {"shuffle_labels": True}, **changes}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_run_with_shuffled_labels_is_found_beside_the_model(
+    nih, model_folder, tmp_path, no_plots
+):
+    model = tmp_path / "runs" / "model"
+    shutil.copytree(model_folder, model)
+    shuffled_run(model_folder, tmp_path / "runs" / "control")
+    shuffled_run(model_folder, tmp_path / "runs" / "other", dataset="chexpert")
+    words = ["--model", model, "--dataset", "nih", "--data", nih, "--split", "test"]
+    report = evaluate(*words, "--controls", out=tmp_path / "out")
+    for one in (report, *report["references"].values()):
+        assert list(one["models"])[-1] == "shuffled labels (control)"
+        control = one["models"]["shuffled labels (control)"]
+        assert (
+            control["subsets"]["all"]["auroc"] == one["models"]["model"]["subsets"]["all"]["auroc"]
+        )
+        assert control["categories"]["Effusion"]["threshold"] is None
+        assert "each other's labels" in " ".join(control["notes"])
+
+
+def test_a_folder_of_another_run_is_no_control(nih, model_folder, tmp_path, capsys):
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih]
+    message = failure(capsys, *words, "--shuffled", model_folder, out=tmp_path / "out")
+    assert "is no run with --shuffle-labels" in message
+
+
+def test_films_are_grouped_by_a_further_column(nih, model_folder, tmp_path, capsys, no_plots):
+    names = [path.name for path in sorted((nih / "images").iterdir())]
+    table = write_csv(
+        tmp_path / "machines.csv",
+        {"film": names[:20], "machine": ["A", "B"] * 10, "number": range(20)},
+    )
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih, "--split", "all"]
+    words += ["--group-table", table, "--key", "film"]
+    report = evaluate(*words, "--group-column", "machine", out=tmp_path / "out")
+    model = report["models"][model_folder.name]
+    assert {value: row["films"] for value, row in model["subgroups"]["machine"].items()} == {
+        "A": 10, "B": 10,
+    }  # fmt: skip
+    assert "A" in model["gaps"]["machine"]
+    assert "machine" in (tmp_path / "out" / "report.md").read_text()
+    capsys.readouterr()
+    message = failure(capsys, *words, "--group-column", "ward", out=tmp_path / "bad")
+    assert "has no column 'ward' to group by" in message
+
+
+def test_a_column_of_the_truth_groups_its_rows(tables, tmp_path, capsys, no_plots):
+    truth, a, _ = tables
+    rewrite(truth, lambda rows: [{**row, "Site": "xyz"[i % 3]} for i, row in enumerate(rows)])
+    words = ["--predictions", a, "--truth", truth]
+    report = evaluate(*words, "--group-column", "Site", out=tmp_path / "out")
+    assert list(report["models"]["a"]["subgroups"]["Site"]) == ["x", "y", "z"]
+    message = failure(capsys, *words, "--group-column", "Study", out=tmp_path / "bad")
+    assert "has 60 different values" in message
+
+
+def test_a_second_data_set_is_scored_beside_the_first(nih, model_folder, tmp_path, no_plots):
+    other = tmp_path / "other"
+    shutil.copytree(nih, other)
+    out = tmp_path / "out"
+    words = ["--model", model_folder, "--dataset", "nih", "--data", nih]
+    report = evaluate(*words, "--shift", other, out=out)
+    assert list(report["shift"]) == ["nih (other)"]
+    shift = report["shift"]["nih (other)"]
+    found = shift["models"][model_folder.name]
+    for row in found["categories"].values():  # the same films, so nothing differs
+        assert row["differs"] == []
+        assert row["auroc"]["difference"] in (0, None)
+    assert "have the same name in both data sets" in " ".join(shift["notes"])
+    text = (out / "report.md").read_text()
+    assert "## Shift: nih (other)" in text
+    assert "Recalibrated in the large" in text
+    assert "Shift: nih (other)" in (out / "report.html").read_text()
+
+
+def test_tables_of_a_second_data_set_are_compared_by_order(tables, tmp_path, capsys, no_plots):
+    truth, a, b = tables
+    words = ["--predictions", a, b, "--truth", truth, "--shift-truth", truth]
+    report = evaluate(*words, "--shift-predictions", b, a, out=tmp_path / "out")
+    (shift,) = report["shift"].values()
+    assert list(shift["models"]) == ["a", "b"]
+    areas = {name: of["categories"]["Mass"]["auroc"] for name, of in shift["models"].items()}
+    assert areas["a"]["second"] == areas["b"]["first"]
+    assert areas["a"]["difference"] == -areas["b"]["difference"] != 0
+    message = failure(capsys, *words, "--shift-predictions", a, out=tmp_path / "bad")
+    assert "1 models are predicted for the second data set and 2 for the first" in message
 
 
 def test_a_film_that_cannot_be_read_is_left_out_and_named(nih, model_folder, tmp_path, no_plots):

@@ -26,6 +26,7 @@ from train.command import Stop
 from train.datasets.labels import SHUFFLED, LabelTable
 from train.datasets.pixels import Pixels
 from train.errors import CheckpointError, TrainingError
+from train.evaluation.epoch_scores import FOLDER, read_epochs
 from train.losses import loss_named
 from train.negative import parse
 from train.processes import Processes
@@ -264,6 +265,21 @@ def test_a_run_resumed_within_an_epoch_ends_with_the_same_bytes(
     assert steps == [4, 6, 8]
     assert negative.main([*words, "--resume"]) == 0
     assert weights(tmp_path / "run") == weights(trained)
+    for file in sorted((trained / FOLDER).iterdir()):  # epochs before and after the stops
+        assert (tmp_path / "run" / FOLDER / file.name).read_bytes() == file.read_bytes()
+
+
+def test_a_run_keeps_the_validation_scores_of_each_epoch(trained):
+    from sklearn.metrics import roc_auc_score
+
+    scores, y, names = read_epochs(trained)
+    assert list(scores) == [1, 2, 3]
+    assert names == ["Bright", "Dark"]
+    for epoch, line in enumerate((trained / "log.jsonl").read_text().splitlines(), 1):
+        logged = json.loads(line)["valid"]["categories"]
+        for c, name in enumerate(names):
+            area = roc_auc_score(y[:, c], scores[epoch][:, c])
+            assert area == pytest.approx(logged[name], abs=0.01)  # of half precision
 
 
 def test_a_run_is_resumed_only_by_the_arguments_that_began_it(trained, data, tmp_path, capsys):

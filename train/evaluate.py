@@ -29,6 +29,7 @@ from train.datasets import DataOptions, DatasetError
 from train.errors import EvaluationError, StudyError, TableError
 from train.evaluation import report
 from train.evaluation.combine import SPACES
+from train.evaluation.explained import KINDS
 from train.evaluation.predictions import STUDY_RULES
 from train.evaluation.protocol import Settings
 from train.evaluation.report_folder import results_of, write_report
@@ -148,6 +149,25 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument(
         "--validation-truth", type=Path, metavar="CSV", help="labels of the validation films"
     )
+    shift = parser.add_argument_group("a second data set")
+    shift.add_argument(
+        "--shift",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DATA",
+        help="score the models on these as well: what differs, the ranking or the calibration?",
+    )
+    shift.add_argument(
+        "--shift-predictions",
+        nargs="+",
+        type=Path,
+        metavar="CSV",
+        help="the same of tables: the models' scores on a second data set, in the same order",
+    )
+    shift.add_argument(
+        "--shift-truth", type=Path, metavar="CSV", help="labels of the second data set"
+    )
     readers = parser.add_argument_group("radiologists")
     readers.add_argument(
         "--radiologists", type=Path, metavar="DIR", help="one CSV of decisions for each reader"
@@ -175,13 +195,43 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--controls",
         action="store_true",
-        help="add what view, sex and age alone say of the films, learnt from the training films",
+        help="add what view, sex and age alone say of the films, learnt from the training films, "
+        "and runs with --shuffle-labels in folders beside the models'",
+    )
+    figures.add_argument(
+        "--shuffled",
+        nargs="+",
+        default=[],
+        metavar="REF",
+        help="add these runs with --shuffle-labels as controls",
+    )
+    figures.add_argument(
+        "--group-column",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="further columns to group films by, such as the machine or the source",
+    )
+    figures.add_argument(
+        "--group-table",
+        type=Path,
+        metavar="CSV",
+        help="the table that has them (default: --truth, or the table of labels in --data)",
     )
     figures.add_argument(
         "--boxes",
         type=Path,
-        metavar="CSV",
-        help="radiologists' boxes, as NIH's BBox_List_2017.csv: film, finding, x, y, width, height",
+        metavar="FILE",
+        help="radiologists' boxes, as NIH's BBox_List_2017.csv (film, finding, x, y, width, "
+        "height), or masks, as CheXlocalize's gt_segmentations_test.json",
+    )
+    figures.add_argument(
+        "--maps",
+        type=_kinds_of_maps,
+        default=(),
+        metavar="KIND,KIND",
+        help=f"compare kinds of maps on these boxes: {', '.join(KINDS)} (the report always has "
+        "the one that the page draws)",
     )
     figures.add_argument(
         "--box-side",
@@ -244,10 +294,22 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--controls goes with --model: it needs the training films' labels")
     if args.boxes and not args.model:
         parser.error("--boxes goes with --model: a table of predictions holds no maps")
+    if args.shuffled and not args.model:
+        parser.error("--shuffled goes with --model: the runs are scored on the same films")
+    if args.group_table and not args.group_column:
+        parser.error("--group-table goes with --group-column")
+    if args.maps and not args.boxes:
+        parser.error("--maps goes with --boxes: kinds of maps are compared on framed findings")
     if args.model and args.validation_truth:
         parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
     if bool(args.validation_predictions) != bool(args.validation_truth):
         parser.error("--validation-predictions and --validation-truth go together")
+    if args.shift and not args.model:
+        parser.error("--shift goes with --model; tables have --shift-predictions and --shift-truth")
+    if args.shift_truth and not args.predictions:
+        parser.error("--shift-truth goes with --predictions; models have --shift")
+    if bool(args.shift_predictions) != bool(args.shift_truth):
+        parser.error("--shift-predictions and --shift-truth go together")
     if args.save_ensemble and not (args.model and args.ensemble in SAVED_AS):
         parser.error("--save-ensemble needs --model with --ensemble mean or logits")
     if args.ensemble_weights == "greedy" and not args.ensemble:
@@ -269,6 +331,16 @@ def _named_subset(text: str) -> tuple[str, list[str]]:
     if len(set(labels)) < len(labels):
         raise argparse.ArgumentTypeError(f"{text!r} names a category twice")
     return name, labels
+
+
+def _kinds_of_maps(text: str) -> tuple[str, ...]:
+    kinds = tuple(dict.fromkeys(x.strip() for x in text.split(",") if x.strip()))
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0] if unknown else text!r} is no kind of maps; there are {', '.join(KINDS)}"
+        )
+    return kinds
 
 
 if __name__ == "__main__":

@@ -192,9 +192,7 @@ class _Run:
         else:
             self._print_text(self._results(paths), several=len(paths) > 1)
         if self.options.heatmaps:
-            has_maps = self.classifier.has_heatmaps
-            where = self.options.heatmaps if has_maps else "none, this network's head is not linear"
-            print(f"heat maps: {where}", file=sys.stderr)
+            print(f"heat maps: {self._where_heatmaps()}", file=sys.stderr)
         return 1 if self.failed else 0
 
     def _results(self, paths: list[Path]) -> Iterator[tuple[str, Result]]:
@@ -279,6 +277,15 @@ class _Run:
         result = next(self.classifier.stream([film]))
         point = self.options.operating_point
         return result if isinstance(result, RadiographError) else result.at(point)
+
+    def _where_heatmaps(self) -> str:
+        """Where heat maps go, and what they are not."""
+        from cft.heatmap import ABOUT_GRAD_CAM
+
+        kind = self.classifier.heatmap_kind
+        if kind is None:
+            return "none, this network shows no map of features"
+        return f"{self.options.heatmaps}" + (f" ({ABOUT_GRAD_CAM})" if kind == "grad-cam" else "")
 
     def _write_heatmaps(self, number: int, path: Path, findings) -> None:
         import cft

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,7 @@ from cft.model.gate import depths_in, gatekeeper_of
 from cft.model.heads import with_one_head
 
 if TYPE_CHECKING:
+    from cft.model.gradients import GradCamMaps
     from cft.model.network import Network
 
 _LATERAL_GATE = Gate("refuse", ("A lateral film: the model knows frontal ones only.",))
@@ -86,7 +88,6 @@ class Classifier:
         depths = depths_in(folder.facts.gate) if self._is_gated else ()
         self._network = FolderNetwork(folder, self.device, engine, depths)
         self.engine = self._network.engine
-        self.has_heatmaps = self.engine.has_maps
         self.gatekeeper = (
             gatekeeper_of(folder, self.engine, self.device, engine) if self._is_gated else None
         )
@@ -95,6 +96,24 @@ class Classifier:
     def network(self) -> Network:
         """The timm network, in evaluation mode; built when it is first asked for."""
         return self._network.network
+
+    @cached_property
+    def heatmap_kind(self) -> str | None:
+        """What `Findings.heatmap` draws: "cam", "grad-cam", or None where there are no maps.
+
+        For a network without class activation maps it is tried out when it is first asked for.
+        """
+        if self.engine.has_maps:
+            return "cam"
+        from cft.model.gradients import has_grad_cam
+
+        film = self.preprocess.grey_film().to(self.device)
+        return "grad-cam" if has_grad_cam(self.network, film) else None
+
+    @cached_property
+    def has_heatmaps(self) -> bool:
+        """Whether `Findings.heatmap` draws anything."""
+        return self.heatmap_kind is not None
 
     @property
     def name(self) -> str:
@@ -249,8 +268,14 @@ class Classifier:
             gate=gate,
             _categories=self.categories,
             _region=self.preprocess.seen_region(*film.shape),
-            _maps=maps,
+            _maps=self._gradient_maps(film) if maps is None else maps,
         )
+
+    def _gradient_maps(self, film: _Prepared) -> GradCamMaps:
+        """Maps for a network that has no class activation maps."""
+        from cft.model.gradients import GradCamMaps
+
+        return GradCamMaps(lambda: self.network, film.input, self.device, lambda: self.heatmap_kind)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -47,6 +48,10 @@ class EnsembleFindings(Findings):
     _members: tuple[Findings, ...] = field(repr=False, default=())
     _shares: tuple[float, ...] = field(repr=False, default=())
 
+    @property
+    def heatmap_kind(self) -> str | None:
+        return _kind([member.heatmap_kind for member in self._members])
+
     def heatmap(self, label: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """The weighted mean of the members' maps; see `Findings.heatmap`."""
         if label not in self.scores:
@@ -56,6 +61,13 @@ class EnsembleFindings(Findings):
             for member, share in zip(self._members, self._shares, strict=True)
         ]
         return np.stack(maps).sum(axis=0, dtype=np.float32)
+
+
+def _kind(kinds: Sequence[str | None]) -> str | None:
+    """What the mean of some members' maps is."""
+    if None in kinds:
+        return None
+    return "grad-cam" if "grad-cam" in kinds else "cam"
 
 
 class Ensemble:
@@ -99,7 +111,16 @@ class Ensemble:
         self._check_members(path)
         self.preprocess = self.members[0].preprocess
         self.device = self.members[0].device
-        self.has_heatmaps = all(member.has_heatmaps for member in self.members)
+
+    @cached_property
+    def heatmap_kind(self) -> str | None:
+        """As of `cft.Classifier`; "grad-cam" if that is what any member draws."""
+        return _kind([member.heatmap_kind for member in self.members])
+
+    @cached_property
+    def has_heatmaps(self) -> bool:
+        """Whether every member draws heat maps."""
+        return self.heatmap_kind is not None
 
     def _check_members(self, path: Path) -> None:
         for entry, member in zip(self.facts.members, self.members, strict=True):

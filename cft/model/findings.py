@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cft.film.gate import PASS, Gate
-from cft.heatmap import beside_normal, spread
+from cft.heatmap import beside_normal, beside_peak, spread
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
 from cft.model.measured import Tested
 from cft.model.odds import logit
 from cft.model.predictive import PredictiveValues, predictive_values
 from cft.model.sentence import first_sentence
+
+if TYPE_CHECKING:
+    from cft.model.gradients import GradCamMaps
 
 #: Note on a lateral film, unless lateral films trained the model.
 LATERAL = "a lateral film: the model knows frontal ones only, so these numbers mean nothing"
@@ -54,7 +57,7 @@ class Findings:
     shape: tuple[int, int]
     _categories: dict[str, Category] = field(repr=False)
     _region: tuple[float, float, float, float] = field(repr=False)
-    _maps: np.ndarray | None = field(repr=False)  # (K, h, w) local scores
+    _maps: np.ndarray | GradCamMaps | None = field(repr=False)  # (K, h, w) local scores, or those
     point: str | None = None
     gate: Gate = PASS
 
@@ -225,6 +228,13 @@ class Findings:
         (ppv, npv), (ppv_low, npv_low), (ppv_high, npv_high) = pairs
         return PredictiveValues(prevalence, ppv, npv, ppv_low, ppv_high, npv_low, npv_high)
 
+    @property
+    def heatmap_kind(self) -> str | None:
+        """What `heatmap` draws: "cam" (class activation map), "grad-cam", or None for nothing."""
+        if self._maps is None:
+            return None
+        return "cam" if isinstance(self._maps, np.ndarray) else self._maps.kind
+
     def heatmap(self, label: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Where in the film the score of a finding comes from.
 
@@ -234,6 +244,12 @@ class Findings:
         without findings give in each place, the map shows the difference to that. The scores are
         spread over the film and calibrated like it, so that the same colour means the same in
         every film.
+
+        Networks whose head is not average pooling and one linear layer have no such map. For these
+        it is Grad-CAM (`cft.model.gradients`), which says how the score reacts to the last
+        features, not what it adds up to: its values are shares of its own maximum, and the maximum
+        is drawn as the film's probability. It takes one more pass of the network by PyTorch, at the
+        first map of a film.
 
         Parameters
         ----------
@@ -252,18 +268,21 @@ class Findings:
         KeyError
             If the model has no such label.
         ValueError
-            If the network's head is not global average pooling and one linear layer.
+            If the network shows no map of features at all.
         """
         if label not in self.scores:
             raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
-        if self._maps is None:
-            raise ValueError("this network has no class activation maps: its head is not linear")
+        if self._maps is None or self.heatmap_kind is None:
+            raise ValueError("this network has no heat maps: it shows no map of features")
         local = self._maps[list(self.scores).index(label)]
-        local = beside_normal(local, self._categories[label].normal_map)
         shape = shape or self.shape
         down, across = shape[0] / self.shape[0], shape[1] / self.shape[1]
         top, left, bottom, right = self._region
         region = (top * down, left * across, bottom * down, right * across)
+        if not isinstance(self._maps, np.ndarray):
+            local = beside_peak(local, self.probabilities[label])
+            return spread(local, region, shape, lambda shares: shares)
+        local = beside_normal(local, self._categories[label].normal_map)
         return spread(local, region, shape, self._categories[label].probability)
 
     def to_dict(self) -> dict[str, Any]:

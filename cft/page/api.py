@@ -72,6 +72,7 @@ def model(classifier: Model) -> dict[str, Any]:
     return {
         **results.document(classifier, [])["model"],
         "heat_maps": classifier.has_heatmaps,
+        "heat_map_kind": classifier.heatmap_kind,
         "findings": [
             {
                 "label": label,

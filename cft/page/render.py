@@ -62,6 +62,7 @@ def _templates() -> Environment:
     environment.filters["percent"] = percent
     environment.filters["short"] = short_percent
     environment.filters["number"] = lambda share: short_percent(share)[:-2]
+    environment.globals["about_grad_cam"] = heatmap.ABOUT_GRAD_CAM
     environment.globals["about_evidence"] = results.ABOUT_EVIDENCE
     environment.globals["disclaimer"] = cft.NOT_A_MEDICAL_DEVICE.split(". ", 1)
     return environment
@@ -167,6 +168,7 @@ def films_html(
         download=_file_name([name for name, _, _ in films]),
         films=entries,
         has_heatmaps=classifier.has_heatmaps,
+        heatmap_kind=classifier.heatmap_kind,
         has_tests=bool(classifier.facts.test_sets),
     )
 

@@ -1,19 +1,34 @@
 """What a data set's habits give for free: the findings guessed without the film.
 
 Sick patients are filmed lying down, men and the old have other findings than women and the young. A
-model that scores little more than these facts alone may have learnt no more than them.
+model that scores little more than these facts alone may have learnt no more than them. And a model
+that was trained on shuffled labels should score what chance gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
+from cft import load
+from cft.errors import ModelFolderError
+from cft.model.folder import CONFIG, read_config
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError
-from train.evaluation.inference import combined, rows_of
+from train.evaluation.inference import combined, predictions_of, rows_of, run
 from train.evaluation.predictions import Predictions
 
-__all__ = ["METADATA", "metadata_chances", "metadata_control"]
+__all__ = [
+    "METADATA",
+    "metadata_chances",
+    "metadata_control",
+    "shuffled_control",
+    "shuffled_runs",
+]
 
 #: The attributes of a film that are looked at, as the report calls such a model.
 METADATA = "view, sex and age alone"
@@ -46,6 +61,80 @@ def metadata_control(trained: LabelTable, table: LabelTable, rule: str) -> Predi
         scores[:, learnt],
         notes=(f"a control: logistic regressions on {len(trained):,} training films' facts",),
     )
+
+
+def shuffled_runs(named: Sequence[str], beside: Sequence[str]) -> list[str]:
+    """Model folders of runs with ``--shuffle-labels``.
+
+    Parameters
+    ----------
+    named
+        Those that the user named.
+    beside
+        Models in whose neighbouring folders more are looked for, of the same data set and
+        architecture.
+
+    Raises
+    ------
+    EvaluationError
+        If a named folder is of no such run.
+    """
+    found = list(named)
+    for reference in named:
+        if not _is_shuffled(_config(Path(reference))):
+            raise EvaluationError(f"{reference} is no run with --shuffle-labels, by its {CONFIG}")
+    have = {Path(reference).resolve() for reference in (*named, *beside)}
+    for reference in beside:
+        own, place = _config(Path(reference)), Path(reference).resolve()
+        neighbours = sorted(place.parent.glob(f"*/{CONFIG}")) if own else []
+        for folder in (path.parent for path in neighbours):
+            config = _config(folder)
+            if folder not in have and _is_shuffled(config) and _same_kind(config, own):
+                have.add(folder)
+                found.append(str(folder))
+    return found
+
+
+def shuffled_control(
+    reference: str, tables: Sequence[LabelTable], batch_size: int, rule: str
+) -> list[Predictions]:
+    """A model that learnt from labels of other films, for each of some tables of films."""
+    model, name = load(reference), Path(reference).resolve().name
+    films = run(model, tables, batch_size)
+    return [
+        replace(
+            predictions_of(f"shuffled labels ({name})", model, films, table, rule),
+            operating_points={},
+            named_points={},
+            bands={},
+            source="",
+            maps=None,
+            notes=("a control: the training films had each other's labels",),
+        )
+        for table in tables
+    ]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a model folder; empty if there is none to read."""
+    try:
+        return read_config(folder)
+    except (ModelFolderError, OSError):
+        return {}
+
+
+def _is_shuffled(config: Mapping[str, Any]) -> bool:
+    arguments = _provenance(config).get("arguments")
+    return isinstance(arguments, Mapping) and arguments.get("shuffle_labels") is True
+
+
+def _same_kind(config: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    datasets = {_provenance(x).get("dataset") for x in (config, own)}
+    return len(datasets) == 1 and config.get("architecture") == own.get("architecture")
+
+
+def _provenance(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    return config.get("cft", {}).get("provenance", {})
 
 
 def metadata_chances(trained: LabelTable, table: LabelTable) -> np.ndarray:

@@ -18,16 +18,14 @@ def localisation_parts(
     micro = result.get("localisation")
     if not micro or boxes is None:
         return []
-    floor = boxes["floor"]
+    floor, kind = boxes["floor"], boxes["kind"]
     rows = {label: row["localisation"] for label, row in result["categories"].items()}
     framed = {**{label: row for label, row in rows.items() if row}, "All together": micro}
     table = [["Finding", "Films", *(f"{x}{y}" for x in ("Hit", "IoU") for y in _COLUMNS)]]
     for label, row in framed.items():
         cells = [f"{row['n']:,}"]
         for name in ("hit", "iou"):
-            cells += [interval_cell(row, x, x) for x in (name, f"floor_{name}")]
-            ends = {end: row[f"{name}_difference_{end}"] for end in ("low", "high")}
-            cells.append(_gap_cell({"difference": row[f"{name}_difference"], **ends}))
+            cells += _beside_floor(row, name)
         table.append([label, *cells])
     shares = [["Overlap of at least", *(f"{t:g}" for t, *_ in micro["at_iou"])]]
     for name, title in (("at_iou", "IoU"), ("at_iobb", "IoBB")):
@@ -35,15 +33,53 @@ def localisation_parts(
         shares.append([f"{title}, floor", *(f"{x:.3f}" for *_, x in micro[name])])
     known = ", ".join(f"{x:.3f} (IoU {t:g})" for t, x in floor["at_iou"] if t in (0.1, 0.3, 0.5))
     return [
-        f"Maps against the boxes of {boxes['name']}:",
+        f"Maps against the {kind} of {boxes['name']}:",
         Table(table),
         "Share of the films with at least so much overlap, all findings together:",
         Table(shares),
-        "Hit: the map's largest value lies in a box (pointing game). IoU: mean overlap of the map, "
-        "cut at one level for each finding, with the boxes. The floor sees no film: one point and "
-        "one box for each finding. Level, point and box are those that are best on the *other* "
-        f"patients. On all {floor['n']:,} boxes of the file the floor hits {floor['hit']:.3f}, and "
-        f"its box reaches {known}. A map that is not above the floor shows no localisation.",
+        f"Hit: the map's largest value lies in one of the {kind} (pointing game). IoU: mean "
+        f"overlap of the map, cut at one level for each finding, with the {kind}. The floor sees "
+        "no film: one point and one box for each finding. Level, point and box are those that are "
+        f"best on the *other* patients. On all {floor['n']:,} framed findings of the file the "
+        f"floor hits {floor['hit']:.3f}, and its box reaches {known}. A map that is not above the "
+        "floor shows no localisation.",
+        *_kinds_of_maps(result),
+    ]
+
+
+def _kinds_of_maps(result: Mapping[str, Any]) -> list[str | Table]:
+    """Several kinds of maps of the model on the same films, beside each other and the floor."""
+    compared = result.get("maps")
+    if not compared:
+        return []
+    rows = [["Maps", "Films", *(f"{x}{y}" for x in ("Hit", "IoU") for y in _COLUMNS)]]
+    for kind, of in compared["kinds"].items():
+        if (row := of["micro"]) is not None:
+            beside = (cell for name in ("hit", "iou") for cell in _beside_floor(row, name))
+            rows.append([kind, f"{row['n']:,}", *beside])
+    pairs = [["Pair", "Hit, difference", "p (Holm)", "IoU, difference", "p (Holm)"]]
+    for row in compared["differences"]:
+        cells: list[str] = []
+        for name in ("hit", "iou"):
+            cells += [_gap_cell(row[name]), p_cell(row[name]["p_holm"])]
+        pairs.append([f"{row['first']} minus {row['second']}", *cells])
+    parts: list[str | Table] = ["Kinds of maps on the same films, all findings together:"]
+    parts.append(Table(rows))
+    if len(pairs) > 1:
+        parts += ["Against each other, paired:", Table(pairs)]
+    parts.append(
+        "cam: class activation map, as the page draws it. grad-cam: features weighed by the "
+        "score's slope. gradient: how strongly the score reacts to each pixel."
+    )
+    return parts
+
+
+def _beside_floor(row: Mapping[str, Any], name: str) -> list[str]:
+    """A figure of the maps, that of the floor, and their difference."""
+    ends = {end: row[f"{name}_difference_{end}"] for end in ("low", "high")}
+    return [
+        *(interval_cell(row, x, x) for x in (name, f"floor_{name}")),
+        _gap_cell({"difference": row[f"{name}_difference"], **ends}),
     ]
 
 

@@ -15,7 +15,8 @@ from cft.model.config import Category, OperatingPoint
 from cft.model.ensemble import Ensemble
 from train.datasets.labels import LabelTable
 from train.errors import StudyError
-from train.evaluation.boxes import Boxes
+from train.evaluation.boxes import Boxes, film_id
+from train.evaluation.explained import explained
 from train.evaluation.keys import STUDY
 from train.evaluation.localise import MAP_SIDE
 from train.evaluation.predictions import STUDY_RULES, Predictions, Truth
@@ -42,13 +43,17 @@ class FilmScores:
     unreadable
         Film -> why it could not be read.
     maps
-        (file name of the film without suffix, finding) -> its map, where boxes asked for one.
+        (film as of `train.evaluation.boxes.film_id`, finding) -> its map, where boxes asked for
+        one.
+    other_maps
+        Kind -> maps of that kind of the same films, where they were asked for.
     """
 
     probabilities: dict[str, np.ndarray]
     logits: dict[str, np.ndarray]
     unreadable: dict[str, str]
     maps: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    other_maps: dict[str, dict[tuple[str, str], np.ndarray]] = field(default_factory=dict)
 
 
 def run(
@@ -56,8 +61,12 @@ def run(
     tables: Sequence[LabelTable],
     batch_size: int = 32,
     boxes: Boxes | None = None,
+    kinds: Sequence[str] = (),
 ) -> FilmScores:
-    """Predict every film of some tables, each film once; with maps of the findings with boxes."""
+    """Predict every film of some tables, each film once; with maps of the findings with boxes.
+
+    `kinds`: further kinds of maps, see `train.evaluation.explained.KINDS`.
+    """
     framed: dict[str, list[str]] = {}
     for film, finding in boxes.of if boxes is not None and classifier.has_heatmaps else ():
         if finding in classifier.label_names:
@@ -75,13 +84,20 @@ def run(
         else:
             scores.probabilities[name] = np.array(list(result.probabilities.values()))
             scores.logits[name] = np.array(list(result.scores.values()))
-            film = Path(name).stem
-            for finding in framed.get(film, ()):
+            film = film_id(name)
+            labels = framed.get(film, [])
+            for finding in labels:
                 scores.maps[film, finding] = result.heatmap(finding, (MAP_SIDE, MAP_SIDE))
+            for kind in kinds if labels else ():
+                found = explained(classifier, sources[name], labels, kind, MAP_SIDE)
+                of_kind = scores.other_maps.setdefault(kind, {})
+                of_kind.update({(film, x): heat for x, heat in found.items()})
     return scores
 
 
-def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
+def truth_of(
+    table: LabelTable, rule: str, unit: str = "patient", groups: Sequence[str] = ()
+) -> Truth:
     """The truth of a table's films, or of their studies.
 
     Parameters
@@ -92,6 +108,8 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
         One of `STUDY_RULES`.
     unit
         "patient" or "study".
+    groups
+        Further attributes of the table to group films by, besides sex, age and view.
 
     Raises
     ------
@@ -122,7 +140,7 @@ def truth_of(table: LabelTable, rule: str, unit: str = "patient") -> Truth:
         unit="patient" if unit == "patient" else row,
         attributes={
             name: _common(table.attributes[name], first, member)
-            for name in ("sex", "age", "view")
+            for name in dict.fromkeys(("sex", "age", "view", *groups))
             if name in table.attributes
         },
         row=row,
@@ -153,8 +171,12 @@ def predictions_of(
     points = {label: _point(classifier.categories[label], threshold_rule) for label in shared}
     unlabelled = [label for label in classifier.label_names if label not in shared]
     missing = [label for label in table.label_names if label not in shared]
-    own = {Path(film).stem for film in films}
+    own = {film_id(film) for film in films}
     maps = {key: heat for key, heat in scores.maps.items() if key[0] in own}
+    others = {
+        kind: {key: heat for key, heat in of.items() if key[0] in own}
+        for kind, of in scores.other_maps.items()
+    }
     notes = []
     if unlabelled:
         notes.append(f"{table.dataset!r} has no labels of {', '.join(unlabelled)}")
@@ -173,9 +195,15 @@ def predictions_of(
             for label, row in classifier.categories.items()
             if label in shared
         },
+        bands={
+            label: asdict(row.band)
+            for label, row in classifier.categories.items()
+            if row.band is not None and label in shared
+        },
         source="the model folder, chosen on its validation films" if any(points.values()) else "",
         notes=tuple(notes),
         maps=maps if classifier.has_heatmaps else None,
+        other_maps=others,
     )
 
 

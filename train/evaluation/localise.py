@@ -6,23 +6,25 @@ The floor is chosen in the way the map's level is: on the boxes of the other pat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from train.evaluation.boxes import Boxes
 from train.metrics.bootstrap import bootstrap_totals, percentiles
+from train.metrics.comparison import compare_replicates, holm
 from train.metrics.decisions import finite_or_none
 from train.metrics.localisation import (
     cross_fitted,
     fixed_box_overlaps,
     fixed_point_hits,
-    inside,
+    hits,
     map_overlaps,
     peak,
 )
 
-__all__ = ["MAP_SIDE", "floor_of_boxes", "localisation"]
+__all__ = ["MAP_SIDE", "compare_maps", "floor_of_boxes", "localisation"]
 
 #: Maps are compared with boxes on a grid of this many places a side.
 MAP_SIDE = 128
@@ -67,29 +69,113 @@ def localisation(
         largest such share on the other patients. ``micro``: the same over all films and findings
         together.
     """
-    rows = [_of_finding(maps, boxes, patients, label) for label in _findings(maps, boxes)]
-    rows = [row for row in rows if len(row["patients"])]
+    rows, draws = _rows(maps, boxes, patients), {"replicates": replicates, "seed": seed}
+    return _result(rows, draws, level)
+
+
+def compare_maps(
+    maps: Mapping[str, Mapping[tuple[str, str], np.ndarray]],
+    boxes: Boxes,
+    patients: Mapping[str, str],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Several kinds of maps of one model against the same boxes, and against each other.
+
+    Parameters
+    ----------
+    maps
+        Kind -> maps as of `localisation`, of the same films and findings.
+    boxes, patients, replicates, seed, level
+        As of `localisation`.
+
+    Returns
+    -------
+    dict
+        ``kinds``: kind -> what `localisation` gives; ``differences``, a list of ``first``,
+        ``second``, and for each of ``hit`` and ``iou`` the ``difference`` first minus second over
+        all findings together with ``low``, ``high``, ``p`` and ``p_holm`` (over the pairs), paired.
+
+    Raises
+    ------
+    ValueError
+        If the kinds are not of the same films and findings.
+    """
+    if len({frozenset(of) for of in maps.values()}) > 1:
+        raise ValueError("the kinds of maps are of different films")
     draws = {"replicates": replicates, "seed": seed}
-    result: dict[str, Any] = {
-        "categories": {row["label"]: _figures(row, draws, level) for row in rows},
-        "micro": None,
+    every = {kind: _rows(of, boxes, patients) for kind, of in maps.items()}
+    together = {kind: _together(rows) for kind, rows in every.items() if rows}
+    differences = [
+        {"first": a, "second": b, **_difference(together[a], together[b], draws, level)}
+        for a, b in combinations(together, 2)
+    ]
+    for name in _COMPARED:
+        p = [row[name]["p"] for row in differences]
+        corrected = holm(np.array([np.nan if x is None else x for x in p]))
+        for row, value in zip(differences, corrected, strict=True):
+            row[name]["p_holm"] = finite_or_none(value)
+    return {
+        "kinds": {kind: _result(rows, draws, level) for kind, rows in every.items()},
+        "differences": differences,
     }
-    if rows:
-        names = [name for name in rows[0] if name != "label"]
-        every = {name: np.concatenate([row[name] for row in rows]) for name in names}
-        result["micro"] = _figures(every, draws, level)
-    return result
+
+
+# What kinds of maps are compared by.
+_COMPARED = ("hit", "iou")
+
+
+def _difference(
+    first: Mapping[str, Any], second: Mapping[str, Any], draws: dict[str, int], level: float
+) -> dict[str, Any]:
+    change = np.stack([first[name].astype(float) - second[name] for name in _COMPARED], axis=1)
+    totals = bootstrap_totals(
+        np.column_stack([change, np.ones(len(change))]), first["patients"], **draws
+    )
+    found = compare_replicates(change.mean(axis=0), totals[:, :-1] / totals[:, -1:], level)
+    alone = len(np.unique(first["patients"])) < 2
+    return {
+        name: {"difference": finite_or_none(found.difference[i])}
+        | {
+            key: None if alone else finite_or_none(getattr(found, key)[i])
+            for key in ("low", "high", "p")
+        }
+        for i, name in enumerate(_COMPARED)
+    }
+
+
+def _result(rows: list[dict[str, Any]], draws: dict[str, int], level: float) -> dict[str, Any]:
+    return {
+        "categories": {row["label"]: _figures(row, draws, level) for row in rows},
+        "micro": _figures(_together(rows), draws, level) if rows else None,
+    }
+
+
+def _rows(
+    maps: Mapping[tuple[str, str], np.ndarray], boxes: Boxes, patients: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The figures of each finding's films, see `_of_finding`."""
+    rows = [_of_finding(maps, boxes, patients, label) for label in _findings(maps, boxes)]
+    return [row for row in rows if len(row["patients"])]
+
+
+def _together(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The films of all findings, one after the other."""
+    names = [name for name in rows[0] if name != "label"]
+    return {name: np.concatenate([row[name] for row in rows]) for name in names}
 
 
 def floor_of_boxes(boxes: Boxes, patients: Mapping[str, str]) -> dict[str, Any]:
     """What the floor reaches on all boxes of a file: ``n``, ``hit`` and ``at_iou``."""
-    hits, overlaps = [], []
+    found, overlaps = [], []
     for label in sorted({finding for _, finding in boxes.of}):
         films, those = _boxes_of(boxes, label)
         owners = [_patient(film, patients) for film in films]
-        hits.append(fixed_point_hits(those, owners))
+        found.append(fixed_point_hits(those, owners))
         overlaps.append(fixed_box_overlaps(those, owners)[0])
-    hit, iou = np.concatenate(hits), np.concatenate(overlaps)
+    hit, iou = np.concatenate(found), np.concatenate(overlaps)
     return {
         "n": len(hit),
         "hit": float(hit.mean()),
@@ -130,7 +216,7 @@ def _of_finding(
     return {
         "label": label,
         "patients": own,
-        "hit": np.array([inside(np.array(peak(heat)), film).any() for heat, film in pairs]),
+        "hit": np.array([hits(peak(heat), film) for heat, film in pairs]),
         "floor_hit": floor_hit[scored],
         "iou": iou[place],
         "floor_iou": floor_iou[scored],

@@ -63,7 +63,8 @@ class Truth:
     groups, unit
         (N,) what the bootstrap draws, and its name: "patient", or that of a row.
     attributes
-        Name ("sex", "age", "view") -> (N,) strings; "" where unknown.
+        Name ("sex", "age", "view", and what else films are grouped by) -> (N,) strings; "" where
+        unknown.
     row
         What a row is: "study" or "film".
     notes
@@ -126,14 +127,15 @@ class Predictions:
         Category -> name -> an operating point as a model folder holds it, or None; empty for a
         model that has no choice of them.
     bands
-        Category -> what `cft.model.conformal.conformal_band` gives; empty for a model that has
-        none, or has its own.
+        Category -> what `cft.model.conformal.conformal_band` gives; empty for a model without.
     source
         Where the operating points come from; "" without any.
     notes
         What the reader has to say, as sentences.
     maps
         (film, finding) -> (H, W) map, for the films with boxes; None of a model without maps.
+    other_maps
+        Kind -> maps of that kind, where several are compared.
     """
 
     name: str
@@ -147,6 +149,7 @@ class Predictions:
     source: str = ""
     notes: tuple[str, ...] = ()
     maps: Mapping[tuple[str, str], np.ndarray] | None = None
+    other_maps: Mapping[str, Mapping[tuple[str, str], np.ndarray]] = field(default_factory=dict)
 
     def column(self, label: str) -> np.ndarray:
         """(N,) scores of one category."""

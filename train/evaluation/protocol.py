@@ -21,8 +21,9 @@ from cft.model.odds import sigmoid
 from train.evaluation import competition
 from train.evaluation.against_readers import beside_readers
 from train.evaluation.boxes import Boxes
+from train.evaluation.coverage import band_coverage
 from train.evaluation.essentials import essentials
-from train.evaluation.localise import floor_of_boxes, localisation
+from train.evaluation.localise import compare_maps, floor_of_boxes, localisation
 from train.evaluation.precision_of_films import add_detectable, films_needed
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
@@ -33,7 +34,7 @@ from train.metrics.decisions import finite_or_none
 from train.metrics.net_benefit import THRESHOLDS, net_benefit_of_rates
 from train.tables import counted
 
-__all__ = ["Settings", "choose_points", "evaluate_models"]
+__all__ = ["Settings", "choose_points", "evaluate_models", "truth_facts"]
 
 #: Age bands of the subgroups, in years: [low, high).
 AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))
@@ -96,25 +97,22 @@ def evaluate_models(
     -------
     dict
         ``truth``, ``models`` (name -> what `train.evaluation.scores.evaluate_scores` gives, with
-        ``operating_points``, ``uncalibrated``, ``localisation``, ``radiologists_below``,
-        ``leaderboard``, ``beside_readers``, ``subgroups`` and ``gaps`` where they apply),
-        ``radiologists``,
+        ``operating_points``, ``uncalibrated``, ``localisation``, ``maps``,
+        ``radiologists_below``, ``leaderboard``, ``beside_readers``, ``subgroups``, ``gaps`` and
+        ``coverage`` where they apply), ``radiologists``,
         ``reader_net_benefit`` (reader -> label -> a list of [threshold, net benefit]),
         ``comparisons``, ``boxes``.
     """
     settings = settings or Settings()
     rates, draws = _reader_rates(truth, readers), settings.bootstrap
     return {
-        "truth": {
-            "name": truth.name,
-            "rows": len(truth.keys),
-            "row": truth.row,
-            "films": truth.films,
-            "groups": len(np.unique(truth.groups)),
-            "unit": truth.unit,
-            "notes": list(truth.notes),
+        "truth": truth_facts(truth),
+        "boxes": framed
+        and {
+            "name": framed[0].name,
+            "kind": framed[0].kind,
+            "floor": floor_of_boxes(*framed),
         },
-        "boxes": framed and {"name": framed[0].name, "floor": floor_of_boxes(*framed)},
         "models": {
             m.name: _evaluate(truth, m, rates, settings, framed)
             | ({"beside_readers": beside_readers(truth, m, readers, **draws)} if readers else {})
@@ -129,6 +127,19 @@ def evaluate_models(
         },
         "reader_net_benefit": _reader_benefit(truth, rates),
         "comparisons": _comparisons(truth, models, settings),
+    }
+
+
+def truth_facts(truth: Truth) -> dict[str, Any]:
+    """What a report says of a set of films."""
+    return {
+        "name": truth.name,
+        "rows": len(truth.keys),
+        "row": truth.row,
+        "films": truth.films,
+        "groups": len(np.unique(truth.groups)),
+        "unit": truth.unit,
+        "notes": list(truth.notes),
     }
 
 
@@ -202,7 +213,20 @@ def _evaluate(
             **settings.bootstrap,
         )
         result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
+    if any(model.bands.get(label) for label in names):
+        result["coverage"] = band_coverage(
+            *(model.scores, labels, truth.groups, names, model.bands, subgroups),
+            **settings.bootstrap,
+        )
+        if truth.row == "study" and truth.films != len(truth.keys):
+            result["notes"].append(_BANDS_OF_FILMS)
     return result
+
+
+_BANDS_OF_FILMS = (
+    "the bands were set on single films and are asked here about studies, for which they promise "
+    "nothing; --films separate counts films"
+)
 
 
 def _add_localisation(
@@ -216,6 +240,8 @@ def _add_localisation(
     for label, row in result["categories"].items():
         row["localisation"] = found["categories"].get(label)
     result["localisation"] = found["micro"]
+    if model.other_maps:
+        result["maps"] = compare_maps(model.other_maps, *framed, **settings.bootstrap)
     if model.maps is None:
         result["notes"].append("it has no maps, so nothing is said of where it looks")
 
@@ -365,10 +391,7 @@ def _against_readers(
 def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
     """Attribute -> value -> rows; only attributes with at least two values."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    for attribute in ("sex", "age", "view"):
-        if attribute not in truth.attributes:
-            continue
-        values = truth.attributes[attribute]
+    for attribute, values in truth.attributes.items():
         named = _age_bands(values) if attribute == "age" else np.array([str(v) for v in values])
         groups = {str(value): np.flatnonzero(named == value) for value in np.unique(named) if value}
         if len(groups) > 1:

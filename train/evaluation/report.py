@@ -10,10 +10,12 @@ from typing import Any
 
 from train.evaluation.against_readers import reader_parts
 from train.evaluation.checklist import checklist_parts
+from train.evaluation.coverage_tables import coverage_parts
 from train.evaluation.essential_tables import essential_parts
 from train.evaluation.further_tables import gap_parts, localisation_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
+from train.evaluation.shift_tables import shift_parts
 from train.tables import (
     PLURALS,
     Table,
@@ -90,6 +92,7 @@ def report_parts(results: Mapping[str, Any]) -> list[Part]:
     parts: list[Part] = ["# Evaluation", *_section(results, level=2)]
     for name, more in results.get("references", {}).items():
         parts += [f"## Against {name}", *_section(more, level=3)]
+    parts += shift_parts(results.get("shift", {}))
     if results.get("checklist"):
         parts += ["## Checklist", *checklist_parts(results["checklist"])]
     return parts
@@ -103,6 +106,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
         parts += [f"{heading} {name}", size, category_table(result["categories"])]
         parts += _decision_parts(result)
         parts += essential_parts(result["categories"], explain=i == 0)
+        parts += coverage_parts(result, explain=i == 0)
         parts += localisation_parts(result, results.get("boxes"))
         if "uncalibrated" in result:
             parts += ["Before and after calibration:", calibration_table(result)]

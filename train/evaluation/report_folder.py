@@ -6,19 +6,21 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cft.files import atomic_write
 from cft.model.folder import read_config
-from train.evaluation import figure, plots, report, training_curves
+from train.errors import EvaluationError
+from train.evaluation import epoch_curves, figure, plots, report, training_curves
 from train.evaluation.checklist import checklist_rows, facts_of_config, facts_of_results
 from train.evaluation.predictions import predictions_csv
-from train.evaluation.protocol import Settings, evaluate_models
+from train.evaluation.protocol import Settings, evaluate_models, truth_facts
 from train.evaluation.report_page import report_page
 from train.evaluation.run_models import model_names
-from train.evaluation.scored import ENSEMBLE, Evaluated
+from train.evaluation.scored import ENSEMBLE, Evaluated, Scored
+from train.evaluation.shift import shift_of
 
 
 def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
@@ -31,10 +33,39 @@ def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
     for one in (results, *others):
         if run_.weights:
             one["models"][ENSEMBLE]["weights"] = run_.weights
+    results["shift"] = shifts_of(first, run_.shifts, settings)
     facts = facts_of_config(run_.configs[0]) if run_.configs else {}
     results["checklist"] = checklist_rows({**facts, **facts_of_results(results)})
     results["settings"] = dataclasses.asdict(settings)
     return results
+
+
+def shifts_of(first: Scored, shifts: Sequence[Scored], settings: Settings) -> dict[str, Any]:
+    """Name of a further data set -> what `train.evaluation.shift.shift_of` says of each model."""
+    found: dict[str, Any] = {}
+    for second in shifts:
+        if not set(first.truth.label_names) & set(second.truth.label_names):
+            raise EvaluationError(
+                f"{second.truth.name} has no category of {first.truth.name}, so nothing is compared"
+            )
+        there = {model.name: model for model in second.models}
+        twice = len(set(first.truth.keys) & set(second.truth.keys))
+        notes = [f"{twice:,} rows have the same name in both data sets"] if twice else []
+        found[second.truth.name] = {
+            "first": first.truth.name,
+            "truth": truth_facts(second.truth),
+            "notes": notes
+            + [f"{model.name}: {note}" for model in second.models for note in model.notes],
+            "models": {
+                model.name: shift_of(
+                    *((first.truth, model), (second.truth, there[model.name])),
+                    **settings.bootstrap,
+                )
+                for model in first.models
+                if model.name in there
+            },
+        }
+    return found
 
 
 # The files that are always written, and what the others may be called.
@@ -106,6 +137,10 @@ def training_plots(args: argparse.Namespace) -> list[str]:
             file = "training-" + re.sub(r"[^\w.]+", "-", name).strip("-")
             title = f"Training of {name}{_trained_films(log.parent)}"
             image = training_curves.training_curves(log, args.out / "plots", file, title)
+            drawn += [f"plots/{image}"] if image else []
+            image = epoch_curves.epoch_curves(
+                log.parent, args.out / "plots", f"{file}-roc", f"Training of {name}"
+            )
             drawn += [f"plots/{image}"] if image else []
     return drawn
 

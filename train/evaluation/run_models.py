@@ -11,8 +11,10 @@ import cft
 from train.datasets import DataOptions, table_of
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError
-from train.evaluation.boxes import Boxes, read_boxes
+from train.evaluation.boxes import Boxes, film_id, read_boxes
+from train.evaluation.explained import cannot
 from train.evaluation.films import Chosen, choose
+from train.evaluation.group_columns import of_films, table_of_groups
 from train.evaluation.score_tables import read_readers
 from train.evaluation.scored import (
     Evaluated,
@@ -22,7 +24,7 @@ from train.evaluation.scored import (
     with_points,
     without_ranks,
 )
-from train.evaluation.seen import origins_of, seen_in_validation, with_warnings
+from train.evaluation.seen import Origin, origins_of, seen_in_validation, with_warnings
 
 # --- Models -------------------------------------------------------------------------------------
 
@@ -33,7 +35,7 @@ _OTHER_LABELS = {"nih": ("nih-experts", "expert_labels.csv")}
 def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     """Run the models on the data set, for every truth that its films have."""
     # Tables of predictions are scored without waiting for the import of networks.
-    from train.evaluation.controls import metadata_control
+    from train.evaluation.controls import metadata_control, shuffled_control, shuffled_runs
     from train.evaluation.inference import predictions_of, readable, run, truth_of
 
     names = model_names(args.model)
@@ -49,9 +51,14 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     trained = table.subset(table.split == "train")
     _check_labels(classifiers, table)
     boxes = _read_boxes(args, chosen.films)
+    grouped = table_of_groups(args, data.data)
+    tables = [of_films(one, grouped, args.group_column, args.key) for one in tables]
+    shuffled = shuffled_runs(args.shuffled, args.model if args.controls else [])
+    _check_maps(args.maps, classifiers)
     everything = [*tables, *held_out]
     films = {
-        name: run(model, everything, args.batch_size, boxes) for name, model in classifiers.items()
+        name: run(model, everything, args.batch_size, boxes, args.maps)
+        for name, model in classifiers.items()
     }
     tables = [readable(one, list(films.values())) for one in tables]
 
@@ -66,10 +73,13 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         models = [
             with_warnings(m, origins[m.name], one, chosen.splits, chosen.split) for m in models
         ]
-        return Scored(truth_of(one, args.films, args.unit), models)
+        return Scored(truth_of(one, args.films, args.unit, args.group_column), models)
 
     validation = score(held_out[0]) if held_out else None
-    scored, validation, weights = with_ensemble([score(one) for one in tables], validation, args)
+    further = [_on_another(path, args, data, classifiers, origins) for path in args.shift]
+    scored = [*(score(one) for one in tables), *further]
+    scored, validation, weights = with_ensemble(scored, validation, args)
+    scored, shifts = scored[: len(tables)], scored[len(tables) :]
     if held_out:
         notes = seen_in_validation(origins, held_out[0], chosen.splits)
         scored = [with_notes(one, notes) for one in scored]
@@ -81,10 +91,40 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
             replace(one, models=[*one.models, metadata_control(trained, of, args.films)])
             for one, of in zip(scored, tables, strict=True)
         ]
+    for reference in shuffled:
+        add = shuffled_control(reference, tables, args.batch_size, args.films)
+        scored = [replace(s, models=[*s.models, m]) for s, m in zip(scored, add, strict=True)]
     readers = read_readers(args.radiologists, scored[0].truth, args.key)
-    patients = dict(zip(map(_stem, table.names), map(str, table.patients), strict=True))
+    patients = dict(zip(map(film_id, table.names), map(str, table.patients), strict=True))
     configs = [model.config for model in classifiers.values()]
-    return Evaluated(scored, readers, weights, boxes, configs, patients)
+    return Evaluated(scored, readers, weights, boxes, configs, patients, shifts)
+
+
+def _on_another(
+    path: Path,
+    args: argparse.Namespace,
+    data: DataOptions,
+    classifiers: Mapping[str, cft.Classifier | cft.Ensemble],
+    origins: Mapping[str, Sequence[Origin]],
+) -> Scored:
+    """The models on a further data set: its test films; all, if it names no split."""
+    from train.evaluation.inference import predictions_of, readable, run, truth_of
+
+    asked = argparse.Namespace(**{**vars(args), "split": None, "given": {"data"}})
+    chosen = choose(asked, DataOptions(data=path, view=data.view), origins)
+    table = chosen.films
+    _check_labels(classifiers, table)
+    films = {name: run(model, [table], args.batch_size) for name, model in classifiers.items()}
+    table = readable(table, list(films.values()))
+    models = [
+        with_warnings(
+            predictions_of(name, model, films[name], table, args.films, args.threshold_rule),
+            *(origins[name], table, chosen.splits, chosen.split),
+        )
+        for name, model in classifiers.items()
+    ]
+    truth = truth_of(table, args.films, args.unit)
+    return Scored(replace(truth, name=f"{table.dataset} ({path.name})"), models)
 
 
 def _read_boxes(args: argparse.Namespace, films: LabelTable) -> Boxes | None:
@@ -92,13 +132,19 @@ def _read_boxes(args: argparse.Namespace, films: LabelTable) -> Boxes | None:
     if args.boxes is None:
         return None
     boxes = read_boxes(args.boxes, args.box_side)
-    if not boxes.films & set(map(_stem, films.names)):
+    if not boxes.films & set(map(film_id, films.names)):
         raise EvaluationError(f"{args.boxes} has no box on any film that is scored")
     return boxes
 
 
-def _stem(film: object) -> str:
-    return Path(str(film)).stem
+def _check_maps(
+    kinds: Sequence[str], classifiers: Mapping[str, cft.Classifier | cft.Ensemble]
+) -> None:
+    """Refuse, before any film is read, kinds of maps that a model cannot draw."""
+    for name, classifier in classifiers.items():
+        for kind in kinds:
+            if why := cannot(classifier, kind):
+                raise EvaluationError(f"{name} has no maps of the kind {kind!r}: {why}")
 
 
 def _other_labels(chosen: Chosen) -> list[LabelTable]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from train.datasets.csv_core import Columns, read_csv
 from train.errors import EvaluationError
+from train.evaluation.group_columns import of_truth, table_of_groups
 from train.evaluation.keys import key_for
 from train.evaluation.predictions import (
     Predictions,
@@ -27,6 +29,8 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
     """Score tables of predictions, for the films or studies of the truth."""
     tables = [read_csv(path) for path in args.predictions]
     truth = _read_truth(args.truth, tables, args)
+    grouped = table_of_groups(args, args.truth)
+    truth = of_truth(truth, grouped, args.group_column)
     scored = [Scored(truth, _read_models(tables, truth, args.key))]
     validation = None
     if args.validation_truth:
@@ -40,11 +44,28 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
                 "for the films to be scored; give one table for each, in the same order"
             )
         validation = Scored(held_out, models)
-    scored, validation, weights = with_ensemble(scored, validation, args)
+    shifts = []
+    if args.shift_truth:
+        tables = [read_csv(path) for path in args.shift_predictions]
+        there = _read_truth(args.shift_truth, tables, args)
+        shifts = [Scored(there, _renamed(_read_models(tables, there, args.key), scored[0].models))]
+    both, validation, weights = with_ensemble([*scored, *shifts], validation, args)
+    scored, shifts = both[:1], both[1:]
     if validation:
         rule = args.threshold_rule or "youden"
         scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
-    return Evaluated(scored, read_readers(args.radiologists, truth, args.key), weights)
+    readers = read_readers(args.radiologists, truth, args.key)
+    return Evaluated(scored, readers, weights, shifts=shifts)
+
+
+def _renamed(models: list[Predictions], as_: list[Predictions]) -> list[Predictions]:
+    """The same models, named as those of the first films, in whose order they were given."""
+    if len(models) != len(as_):
+        raise EvaluationError(
+            f"{len(models)} models are predicted for the second data set and {len(as_)} for the "
+            "first; give one table for each, in the same order"
+        )
+    return [replace(model, name=one.name) for model, one in zip(models, as_, strict=True)]
 
 
 def _read_truth(path: Path, predictions: Sequence[Columns], args: argparse.Namespace) -> Truth:

@@ -37,6 +37,7 @@ class Evaluated:
     boxes: Boxes | None = None
     configs: Sequence[Mapping[str, Any]] = ()  # of the models' folders
     patients: dict[str, str] = dataclasses.field(default_factory=dict)  # of films with boxes
+    shifts: Sequence[Scored] = ()  # the same models on further data sets
 
 
 # --- Ensembles ----------------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 
-__all__ = ["finite_or_none", "rates"]
+__all__ = ["finite_or_none", "rates", "wilson_interval"]
 
 
 def finite_or_none(value: float) -> float | None:
@@ -46,3 +47,18 @@ def rates(
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     undefined = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=undefined, where=denominator > 0)
+
+
+def wilson_interval(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of n independent cases; NaN without any.
+
+    References
+    ----------
+    Wilson, Journal of the American Statistical Association 22 (1927) 209-212.
+    """
+    if not n > 0:
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

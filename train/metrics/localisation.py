@@ -18,6 +18,7 @@ __all__ = [
     "cross_fitted",
     "fixed_box_overlaps",
     "fixed_point_hits",
+    "hits",
     "inside",
     "map_overlaps",
     "peak",
@@ -50,6 +51,19 @@ def inside(points: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     return ((points >= low) & (points <= high)).all(-1)
 
 
+def hits(point: tuple[float, float], region: np.ndarray) -> bool:
+    """Whether a point (x, y) lies in one of a film's (n, 4) boxes, or in its (h, w) bool mask."""
+    return bool(_inside(np.array(point), region))
+
+
+def _inside(points: np.ndarray, region: np.ndarray) -> np.ndarray:
+    """Whether points (..., 2) lie in a film's boxes or mask."""
+    if region.dtype != bool:
+        return np.asarray(inside(points[..., None, :], region).any(-1))
+    places = np.minimum((points * region.shape[::-1]).astype(int), np.array(region.shape[::-1]) - 1)
+    return region[places[..., 1], places[..., 0]]
+
+
 def fixed_point_hits(
     boxes: Sequence[np.ndarray], patients: Sequence[str], grid: int = 64
 ) -> np.ndarray:
@@ -61,7 +75,7 @@ def fixed_point_hits(
     Parameters
     ----------
     boxes
-        For each of N films, (n, 4) boxes as shares of its width and height.
+        For each of N films, (n, 4) boxes as shares of its width and height, or an (h, w) bool mask.
     patients
         (N,) whose film it is.
     grid
@@ -76,14 +90,14 @@ def fixed_point_hits(
         return np.zeros(0, bool)
     ticks = (np.arange(grid) + 0.5) / grid
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1)  # (row, column) -> (x, y)
-    hits = np.stack([inside(points[:, :, None], film).any(-1) for film in boxes])
+    hit = np.stack([_inside(points, film) for film in boxes])
     names = np.asarray(patients)
-    total = hits.sum(0)
+    total = hit.sum(0)
     found = np.zeros(len(boxes), bool)
     for name in np.unique(names):
         own = names == name
-        x, y = peak(total - hits[own].sum(0))
-        found[own] = hits[own, int(y * grid), int(x * grid)]
+        x, y = peak(total - hit[own].sum(0))
+        found[own] = hit[own, int(y * grid), int(x * grid)]
     return found
 
 
@@ -97,19 +111,14 @@ def map_overlaps(heat: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.nd
         pixels at or above it are what the map points to. A flat map points to the whole film.
     boxes
         (n, 4) boxes (x, y, width, height) as shares of the film's sides; together they are the
-        truth, a pixel counting by its centre.
+        truth, a pixel counting by its centre. Or an (h, w) bool mask.
 
     Returns
     -------
     (iou, iobb)
         (levels,) each, in [0, 1].
     """
-    height, width = heat.shape
-    x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
-    truth = np.zeros(heat.shape, bool)
-    for left, top, across, down in boxes:
-        rows, columns = (y >= top) & (y <= top + down), (x >= left) & (x <= left + across)
-        truth |= rows[:, None] & columns
+    truth = _truth(boxes, heat.shape)
     low, high = float(heat.min()), float(heat.max())
     share = (heat - low) / (high - low) if high > low else np.ones(heat.shape)
     # Each pixel belongs to the highest level that it reaches; 0 is below all.
@@ -119,6 +128,19 @@ def map_overlaps(heat: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.nd
         for of in (level, level[truth.ravel()])
     )
     return common / (area + truth.sum() - common), common / area
+
+
+def _truth(region: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """(H, W) bool: the pixels whose centres lie in a film's boxes or mask."""
+    height, width = shape
+    x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    if region.dtype == bool:
+        return _inside(np.stack(np.meshgrid(x, y), axis=-1), region)
+    truth = np.zeros(shape, bool)
+    for left, top, across, down in region:
+        rows, columns = (y >= top) & (y <= top + down), (x >= left) & (x <= left + across)
+        truth |= rows[:, None] & columns
+    return truth
 
 
 def cross_fitted(values: np.ndarray, patients: Sequence[str]) -> np.ndarray:
@@ -152,12 +174,13 @@ def fixed_box_overlaps(
 
     It is the box of another patient that has an IoU of at least 0.1 on most films of the other
     patients; of several, the one with the largest mean IoU. On a film with several boxes the one
-    that it overlaps best counts.
+    that it overlaps best counts. Of masks, the boxes are those around them.
 
     Parameters
     ----------
     boxes
-        For each of N films, (n, 4) boxes as shares of its width and height.
+        For each of N films, (n, 4) boxes as shares of its width and height, or an (h, w) bool mask,
+        of one size.
     patients
         (N,) whose film it is.
 
@@ -169,12 +192,8 @@ def fixed_box_overlaps(
     iou, iobb = np.zeros(len(boxes)), np.zeros(len(boxes))
     if not len(boxes):
         return iou, iobb
-    owner = np.repeat(np.arange(len(boxes)), [len(film) for film in boxes])
-    every, names = np.concatenate(boxes), np.asarray(patients)
-    common, joint, area = _areas(every, every)
-    starts = np.searchsorted(owner, np.arange(len(boxes)))
-    by_film = np.maximum.reduceat(common / joint, starts, axis=1)  # (boxes, N)
-    over_box = np.maximum.reduceat(common / area[:, None], starts, axis=1)
+    names = np.asarray(patients)
+    owner, by_film, over_box = (_of_masks if boxes[0].dtype == bool else _of_boxes)(boxes)
     worth = (by_film >= _COUNTS_FROM) + 1e-4 * by_film
     total = worth.sum(axis=1)
     for name in np.unique(names):
@@ -185,6 +204,33 @@ def fixed_box_overlaps(
         best = int(value.argmax())
         iou[own], iobb[own] = by_film[best, own], over_box[best, own]
     return iou, iobb
+
+
+def _of_boxes(boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Film of each box, and the box's (boxes, N) IoU and IoBB with the best box of each film."""
+    owner = np.repeat(np.arange(len(boxes)), [len(film) for film in boxes])
+    every = np.concatenate(boxes)
+    common, joint, area = _areas(every, every)
+    starts = np.searchsorted(owner, np.arange(len(boxes)))
+    by_film = np.maximum.reduceat(common / joint, starts, axis=1)
+    return owner, by_film, np.maximum.reduceat(common / area[:, None], starts, axis=1)
+
+
+def _of_masks(masks: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same of the boxes around masks (h, w), with the masks; areas are counted in places."""
+    ends = []
+    for mask in masks:
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        ends.append((rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    top, bottom, left, right = np.array(ends).T
+    # Sums over all places above and to the left: the places in a box are four of them.
+    sums = np.pad(np.cumsum(np.cumsum(np.stack(masks), axis=1), axis=2), ((0, 0), (1, 0), (1, 0)))
+    common = (
+        sums[:, bottom, right] - sums[:, top, right] - sums[:, bottom, left] + sums[:, top, left]
+    ).T  # (boxes, N)
+    area = (bottom - top) * (right - left)
+    joint = area[:, None] + sums[:, -1, -1] - common
+    return np.arange(len(masks)), common / joint, common / area[:, None]
 
 
 def _areas(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

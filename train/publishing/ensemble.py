@@ -19,6 +19,9 @@ from train.publishing.export import usable
 # test set means nothing for one film, so an ensemble of ranks cannot be saved.
 SAVED_AS = {"mean": "probabilities", "logits": "logits"}
 
+# Figures of an evaluation that a model folder does not keep.
+_LEFT_OUT = ("subgroups", "coverage")
+
 
 def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Evaluated) -> None:
     """Write the ensemble as a model folder, with its figures and operating points."""
@@ -34,7 +37,7 @@ def save_ensemble(args: argparse.Namespace, results: Mapping[str, Any], run_: Ev
     points, named = ensemble.operating_points, ensemble.named_points
     metrics = {
         one["truth"]["name"]: {
-            **{k: v for k, v in one["models"][ENSEMBLE].items() if k != "subgroups"},
+            **{k: v for k, v in one["models"][ENSEMBLE].items() if k not in _LEFT_OUT},
             "row": one["truth"]["row"],
             "unit": one["truth"]["unit"],
         }

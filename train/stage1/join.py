@@ -66,7 +66,7 @@ class Member:
         missing = [label for label in label_names if label not in model.label_names]
         if missing:
             raise TrainingError(f"{folder} does not know {', '.join(missing)}")
-        if not model.has_heatmaps:
+        if model.heatmap_kind != "cam":
             raise TrainingError(
                 f"{folder} cannot be joined: it does not end in average pooling and a linear layer"
             )

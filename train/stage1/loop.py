@@ -18,6 +18,7 @@ from cft.files import atomic_write
 from train.command import Stop
 from train.datasets.labels import LabelTable
 from train.errors import Stopped, TrainingError
+from train.evaluation.epoch_scores import keep_epoch
 from train.losses import loss_named
 from train.metrics.ranking import auroc, average_precision
 from train.run_folder import LOG
@@ -35,7 +36,8 @@ _LOOK_EVERY = 16
 def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
     """Train to the end from wherever the state is; yields the record of each epoch.
 
-    When a record is yielded, the checkpoint and ``log.jsonl`` are on disk.
+    When a record is yielded, the checkpoint, ``log.jsonl`` and the epoch's validation scores are on
+    disk.
 
     Parameters
     ----------
@@ -112,18 +114,19 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
 
         _check_loss(run, state)
         seconds, steps = time.monotonic() - began, run.steps_per_epoch - first
+        scores = run.scores(state.average, "valid", settings.precision)
         record = {
             "epoch": epoch + 1,
             "step": state.step,
             "loss": here.sum_(state.loss_sum.clone()).item() / run.steps_per_epoch,
             "lr": max(group["lr"] for group in state.optimizer.param_groups),
-            "valid": validate(run, state),
+            "valid": figures_of(scores, run.table.subset(run.rows["valid"])),
             "seconds": round(seconds, 2),
             "films_per_second": round(steps * settings.batch_size / seconds, 1),
         }
         state.loss_sum.zero_()
         state.history.append(record)
-        _keep(run, state)
+        _keep(run, state, scores)
         yield record
         if here.any(stop.asked) and state.step < run.steps:
             raise Stopped
@@ -166,8 +169,13 @@ def _check_loss(run: Run, state: State) -> None:
         )
 
 
-def _keep(run: Run, state: State) -> None:
-    """Write the state, the log and, if this epoch is the best so far, its average."""
+def _keep(run: Run, state: State, scores: np.ndarray) -> None:
+    """Write the validation scores, the state, the log and, if this epoch is the best so far, its
+    average. The scores come first: an epoch that the state knows has them.
+    """
+    if run.here.is_main:
+        table = run.table.subset(run.rows["valid"])
+        keep_epoch(run.work.out, len(state.history), scores, table.y, table.label_names)
     if run.here.is_main and state.best_epoch(run.settings.metric) == len(state.history):
         facts = {key: state.history[-1][key] for key in ("epoch", "valid")}
         save_checkpoint(run.work.best, facts, {"average": state.average})
@@ -186,12 +194,6 @@ def out_of_patience(run: Run, state: State) -> bool:
     """Whether so many epochs in a row brought no new best that the run ends early."""
     waited = len(state.history) - state.best_epoch(run.settings.metric)
     return bool(run.settings.patience) and waited >= run.settings.patience
-
-
-def validate(run: Run, state: State) -> dict[str, Any]:
-    """Figures of the average on the validation films; see `figures_of`."""
-    scores = run.scores(state.average, "valid", run.settings.precision)
-    return figures_of(scores, run.table.subset(run.rows["valid"]))
 
 
 def figures_of(scores: np.ndarray, table: LabelTable) -> dict[str, Any]:
