@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING
 
 from cft import NOT_A_MEDICAL_DEVICE, __version__
 from cft.commands.table import TableError
+from cft.film.find import find_films
 
 if TYPE_CHECKING:
     from cft.model.findings import Findings
     from cft.results import Result
-
-# Which files of a *folder* are taken for films; files named one by one are always read, and the
-# bytes decide what they are. DICOM files often have no suffix at all.
-_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp"}
 
 
 def parse_arguments(
@@ -292,18 +289,6 @@ class _Run:
             name = re.sub(r"[^\w.-]+", "_", f"{number:05d}-{path.stem}-{label}.png")
             picture = overlay(pixels, findings.heatmap(label), findings.operating_points[label])
             write_png(self.options.heatmaps / name, picture)
-
-
-def find_films(arguments: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are; folders searched, in order of name, for files that may be films."""
-    for argument in arguments:
-        if not argument.is_dir():
-            yield argument
-            continue
-        for path in sorted(argument.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(argument).parts)
-            if path.is_file() and not hidden and path.suffix.lower() in _SUFFIXES:
-                yield path
 
 
 def _unwritable(options: argparse.Namespace) -> str | None:
