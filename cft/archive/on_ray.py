@@ -1,0 +1,120 @@
+"""An archive on a cluster, by Ray Data: the extra ``ray``.
+
+A block of the data set is one part's number. Each actor holds one model; it reads the films of a
+part, writes the part and gives back the counts. If an actor dies, Ray starts another one and gives
+it the parts that the first had not answered for; what that had written already is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from cft.archive.errors import ArchiveError
+from cft.archive.here import score as score_here
+from cft.archive.plan import Done, Plan
+from cft.archive.rows import Answers
+
+__all__ = ["Model", "connect", "score"]
+
+# How often a part is tried again whose actor died: a film that ends the process of its decoder
+# must not hold up the others for ever.
+_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Model:
+    """How an actor loads the model, see `cft.load`; and the hash that its weights must have."""
+
+    reference: str | None
+    device: str | None
+    engine: str
+    weights_sha256: str
+
+
+def connect() -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, else one that runs here, else start one.
+
+    What is started here listens on this machine alone, and reports nothing to anybody.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    alone: dict[str, Any] = {}
+    if not os.environ.get("RAY_ADDRESS"):
+        alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "address": "local"}
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
+
+
+def score(
+    plan: Plan, parts: Sequence[int], model: Model, answers: Answers, jobs: int | None
+) -> Iterator[Done]:
+    """Write parts, in any order; gives each when it is written.
+
+    A part whose actor died `_RETRIES` times more is left out.
+
+    Parameters
+    ----------
+    plan, parts, answers
+        What to do, and how.
+    model
+        Loaded by each actor; the folder has to be there on all machines.
+    jobs
+        How many actors; None: one for each GPU of the cluster if that is what the model runs on,
+        else for each processor.
+    """
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    on_gpu = bool(gpus) if model.device is None else model.device.startswith("cuda")
+    actors = jobs or (gpus if on_gpu else int(ray.cluster_resources().get("CPU", 1)))
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1
+    numbers = ray.data.from_items(
+        [{"part": part} for part in parts], override_num_blocks=len(parts)
+    )
+    done = numbers.map_batches(
+        _Scorer,
+        fn_constructor_args=(plan, model, answers, 1 if not on_gpu else None),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=max(1, min(actors, len(parts)))),
+        num_cpus=1,
+        num_gpus=1 if on_gpu else 0,
+        max_restarts=-1,
+        max_task_retries=_RETRIES,
+    )
+    for one in done.iter_rows():
+        yield Done(one["part"], one["films"], one["failed"])
+
+
+class _Scorer:
+    """One actor: a model, and the films of one part after another."""
+
+    def __init__(self, plan: Plan, model: Model, answers: Answers, threads: int | None):
+        import torch
+
+        import cft
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.plan, self.answers = plan, answers
+        self.model = cft.load(model.reference, model.device, model.engine)
+        if self.model.weights_sha256 != model.weights_sha256:
+            raise ArchiveError("the model on this machine is not the one that was asked for")
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Parts -> what was done of them."""
+        every = [self._one(int(part)) for part in batch["part"]]
+        return {
+            name: np.array([getattr(one, name) for one in every])
+            for name in ("part", "films", "failed")
+        }
+
+    def _one(self, part: int) -> Done:
+        if (done := self.plan.done(part)) is not None:  # an actor died after it had written it
+            return done
+        return next(score_here(self.plan, [part], self.model, self.answers, jobs=1))
