@@ -24,9 +24,9 @@ from cft.archive.rows import Answers
 
 __all__ = ["Model", "connect", "score"]
 
-# How often a part is tried again whose actor died: a film that ends the process of its decoder
-# must not hold up the others for ever.
-_RETRIES = 3
+# How many actors may die over a part. Ray would try for ever, so that a film which ends the process
+# of its decoder, or takes all memory, would hold up all others.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def connect() -> None:
     alone: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
         alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "address": "local"}
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
 
 
@@ -56,7 +57,7 @@ def score(
 ) -> Iterator[Done]:
     """Write parts, in any order; gives each when it is written.
 
-    A part whose actor died `_RETRIES` times more is left out.
+    A part over which `_TRIES` actors died is left out.
 
     Parameters
     ----------
@@ -71,6 +72,8 @@ def score(
     gpus = int(ray.cluster_resources().get("GPU", 0))
     on_gpu = bool(gpus) if model.device is None else model.device.startswith("cuda")
     actors = jobs or (gpus if on_gpu else int(ray.cluster_resources().get("CPU", 1)))
+    for begun in plan.folder.glob(".part-*.tries"):  # of an earlier run
+        begun.unlink(missing_ok=True)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1
@@ -84,8 +87,6 @@ def score(
         compute=ray.data.ActorPoolStrategy(size=max(1, min(actors, len(parts)))),
         num_cpus=1,
         num_gpus=1 if on_gpu else 0,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
     )
     for one in done.iter_rows():
         yield Done(one["part"], one["films"], one["failed"])
@@ -117,4 +118,11 @@ class _Scorer:
     def _one(self, part: int) -> Done:
         if (done := self.plan.done(part)) is not None:  # an actor died after it had written it
             return done
-        return next(score_here(self.plan, [part], self.model, self.answers, jobs=1))
+        tries = self.plan.folder / f".part-{part:05d}.tries"
+        with open(tries, "ab") as file:
+            file.write(b".")
+            if file.tell() > _TRIES:
+                raise ArchiveError(f"{_TRIES} processes died over part {part}")
+        done = next(score_here(self.plan, [part], self.model, self.answers, jobs=1))
+        tries.unlink(missing_ok=True)
+        return done
