@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import ray
-import ray.data
 
 from cft.archive.errors import ArchiveError
 from cft.archive.here import score as score_here
@@ -27,6 +25,10 @@ __all__ = ["Model", "connect", "score"]
 # How many actors may die over a part. Ray would try for ever, so that a film which ends the process
 # of its decoder, or takes all memory, would hold up all others.
 _TRIES = 3
+
+# Without clusters, Ray's processes listen on the loopback interface alone (see
+# `ray._private.services.get_node_ip_address`; the variable's name is older than its meaning).
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 @dataclass(frozen=True)
@@ -40,16 +42,29 @@ class Model:
 
 
 def connect() -> None:
-    """Join the cluster that ``RAY_ADDRESS`` names, else one that runs here, else start one.
+    """Join the cluster that ``RAY_ADDRESS`` names, else start one on this machine.
 
-    What is started here listens on this machine alone, and reports nothing to anybody.
+    What is started here listens on the loopback interface alone, and Ray reports nothing to its
+    makers unless ``RAY_USAGE_STATS_ENABLED`` says otherwise.
+
+    Raises
+    ------
+    ArchiveError
+        If there is none.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     alone: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
-        alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "address": "local"}
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
+        os.environ[_CLUSTERS] = "0"
+        alone = {"address": "local", "include_dashboard": False}
+    import ray  # which reads the environment
+
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
+    except Exception as error:  # plain ones as well
+        where = os.environ.get("RAY_ADDRESS") or "this machine"
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArchiveError(f"Ray does not answer on {where} ({first})") from error
 
 
 def score(
@@ -68,7 +83,16 @@ def score(
     jobs
         How many actors; None: one for each GPU of the cluster if that is what the model runs on,
         else for each processor.
+
+    Raises
+    ------
+    ArchiveError
+        If the cluster is lost, or no actor can load the model; what is written stays.
     """
+    import ray.data
+    from ray.exceptions import RayError
+
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters is raised
     gpus = int(ray.cluster_resources().get("GPU", 0))
     on_gpu = bool(gpus) if model.device is None else model.device.startswith("cuda")
     actors = jobs or (gpus if on_gpu else int(ray.cluster_resources().get("CPU", 1)))
@@ -88,8 +112,12 @@ def score(
         num_cpus=1,
         num_gpus=1 if on_gpu else 0,
     )
-    for one in done.iter_rows():
-        yield Done(one["part"], one["films"], one["failed"])
+    try:
+        for one in done.iter_rows():
+            yield Done(one["part"], one["films"], one["failed"])
+    except RayError as error:
+        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise ArchiveError(f"Ray gave up: {last}") from error
 
 
 class _Scorer:

@@ -120,7 +120,14 @@ def _score(options: argparse.Namespace) -> int:
     done = [found for part in plan.parts if (found := plan.done(part)) is not None]
     left = sorted(set(plan.parts) - {one.part for one in done})
     try:
+        if options.on == "ray" and left:
+            from cft.archive.on_ray import connect
+
+            connect()
         done += _progress(plan, done, _work(plan, left, model, options, jobs) if left else iter(()))
+    except ArchiveError as error:
+        print(f"cft score: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: the same command goes on with the parts left", file=sys.stderr)
         return 130
@@ -147,7 +154,6 @@ def _work(
     place = options.model
     if place is not None and Path(place).exists():
         place = str(Path(place).absolute())  # actors have another working directory
-    on_ray.connect()
     described = on_ray.Model(place, options.device, options.engine, model.weights_sha256)
     return on_ray.score(plan, parts, described, answers, options.jobs)
 
