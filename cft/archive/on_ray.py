@@ -26,6 +26,9 @@ __all__ = ["Model", "connect", "score"]
 # of its decoder, or takes all memory, would hold up all others.
 _TRIES = 3
 
+# Ray gives a node that it starts half a minute, which is short on a busy machine.
+_STARTS = 3
+
 # Without clusters, Ray's processes listen on the loopback interface alone (see
 # `ray._private.services.get_node_ip_address`; the variable's name is older than its meaning).
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -59,12 +62,17 @@ def connect() -> None:
         alone = {"address": "local", "include_dashboard": False}
     import ray  # which reads the environment
 
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except Exception as error:  # plain ones as well
-        where = os.environ.get("RAY_ADDRESS") or "this machine"
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ArchiveError(f"Ray does not answer on {where} ({first})") from error
+    for left in reversed(range(_STARTS if alone else 1)):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
+            return
+        except Exception as error:  # plain ones as well
+            ray.shutdown()
+            if left:
+                continue
+            where = os.environ.get("RAY_ADDRESS") or "this machine"
+            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ArchiveError(f"Ray does not answer on {where} ({first})") from error
 
 
 def score(
