@@ -32,7 +32,7 @@ from tests.films import dataset, dicom
 from train.datasets.phantom_drawing import draw_phantom
 from train.tables import aligned_table
 
-SIDES = (1024, 2048, 4096)
+SIDES = (512, 1024, 2048)
 
 
 def main(argv: list[str] | None = None) -> int:
