@@ -146,5 +146,8 @@ def test_a_part_over_which_processes_die_holds_up_no_other(archive, tmp_path, mo
             actor._one(0)
     with pytest.raises(ArchiveError, match="3 processes died over part 0"):
         actor._one(0)
+    assert actor({"part": [0]}) == {
+        "part": [0], "films": [0], "failed": [0], "reason": ["3 processes died over part 0"],
+    }  # fmt: skip
     with pytest.raises(SystemExit):
         actor._one(1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from cft.archive.plan import Done, Plan
 from cft.archive.rows import Answers
 
 __all__ = ["Model", "connect", "score"]
+
+_log = logging.getLogger(__name__)
 
 # How many actors may die over a part. Ray would try for ever, so that a film which ends the process
 # of its decoder, or takes all memory, would hold up all others.
@@ -122,7 +124,10 @@ def score(
     )
     try:
         for one in done.iter_rows():
-            yield Done(one["part"], one["films"], one["failed"])
+            if one["reason"]:
+                _log.warning("part %d was not written: %s", one["part"], one["reason"])
+            else:
+                yield Done(one["part"], one["films"], one["failed"])
     except RayError as error:
         last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise ArchiveError(f"Ray gave up: {last}") from error
@@ -143,13 +148,14 @@ class _Scorer:
         if self.model.weights_sha256 != model.weights_sha256:
             raise ArchiveError("the model on this machine is not the one that was asked for")
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Parts -> what was done of them."""
-        every = [self._one(int(part)) for part in batch["part"]]
-        return {
-            name: np.array([getattr(one, name) for one in every])
-            for name in ("part", "films", "failed")
-        }
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+        """The number of one part -> what was done of it, or why it was not."""
+        (part,) = (int(number) for number in batch["part"])
+        try:
+            done, reason = self._one(part), ""
+        except (ArchiveError, OSError) as error:
+            done, reason = Done(part, 0, 0), str(error)
+        return {**{key: [x] for key, x in asdict(done).items()}, "reason": [reason]}
 
     def _one(self, part: int) -> Done:
         if (done := self.plan.done(part)) is not None:  # an actor died after it had written it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -150,8 +151,9 @@ def _work(
 
         return here.score(plan, parts, model, answers, jobs)
     from cft.archive import on_ray
+    from cft.model.hub import ENVIRONMENT_VARIABLE
 
-    place = options.model
+    place = options.model or os.environ.get(ENVIRONMENT_VARIABLE)
     if place is not None and Path(place).exists():
         place = str(Path(place).absolute())  # actors have another working directory
     described = on_ray.Model(place, options.device, options.engine, model.weights_sha256)
