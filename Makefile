@@ -24,7 +24,7 @@ quick: .venv/requirements-dev.done
 	$(BIN)/python -m pytest -m "not slow"
 
 # A stamp is written only after pip succeeded, so an interrupted installation is taken up again.
-.venv/%.done: %.txt requirements.txt requirements-train.txt requirements-convert.txt
+.venv/%.done: %.txt requirements.txt requirements-train.txt requirements-convert.txt requirements-score.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@

@@ -8,6 +8,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 _FILES = (
     "requirements.txt",
     "requirements-convert.txt",
+    "requirements-score.txt",
     "requirements-train.txt",
     "requirements-dev.txt",
 )

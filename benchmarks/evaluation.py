@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.growth import line
 from train.evaluation.essentials import essentials
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.protocol import Settings, evaluate_models
@@ -68,11 +69,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     rows = [["films", "part", "s", "CPU s", "growth beyond n log n", "peak memory, MB"]]
     first: dict[str, float] = {}
+    costs: dict[str, dict[float, float]] = {}
     for n in options.films:
         for name, work in parts_of(n, options.replicates).items():
             before, cpu = time.perf_counter(), time.process_time()
             work()
             passed, cpu = time.perf_counter() - before, time.process_time() - cpu
+            costs.setdefault(name, {})[n] = cpu
             growth = cpu / (n * np.log(n))
             share = growth / first.setdefault(name, growth)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -80,6 +83,9 @@ def main(argv: list[str] | None = None) -> int:
                 [f"{n:,}", name, f"{passed:.1f}", f"{cpu:.1f}", f"{share:.2f}", f"{memory:,.0f}"]
             )
     print(aligned_table(rows))
+    if len(options.films) > 1:
+        for name, each in costs.items():
+            print(line(f"CPU s, {name}", each))
     return 0
 
 

@@ -1,6 +1,7 @@
 """The command `cft`, also ``python -m cft``: the first word chooses what it does.
 
     cft FILE_OR_FOLDER...   findings of chest X-rays
+    cft score SOURCE...     findings of an archive of films, as Parquet files
     cft serve               the page
     cft pull REF            fetch a model
     cft convert NAME ...    make a model folder of another project's checkpoint
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 
 #: First word -> the module with its ``main``, and the line of the help.
 COMMANDS = {
+    "score": ("cft.commands.score", "findings of an archive of films, as Parquet files"),
     "serve": ("cft.commands.serve", "start the page"),
     "convert": ("cft.convert.__main__", "make a model folder of another project's checkpoint"),
     "pull": ("cft.commands.pull", "fetch a model of the Hugging Face Hub ahead of its use"),

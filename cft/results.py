@@ -143,12 +143,16 @@ def csv_rows(
         else:
             hidden = withheld(result, gate)
             numbers = ["" if hidden else repr(result.probabilities[label]) for label in labels]
-            verdict = ": ".join(filter(None, [result.gate.verdict, " ".join(result.gate.reasons)]))
             unproven = "; ".join(label for label in labels if result.evidence[label])
             notes = "; ".join(result.notes)
             words = _in_words(result, gate)
-            facts = [result.view or "", notes, unproven, verdict, ""]
+            facts = [result.view or "", notes, unproven, gate_cell(result), ""]
             yield _csv_line([name, *numbers, *words, *facts])
+
+
+def gate_cell(findings: Findings) -> str:
+    """The gate in one cell of a table: the verdict and, after a colon, the reasons."""
+    return ": ".join(filter(None, [findings.gate.verdict, " ".join(findings.gate.reasons)]))
 
 
 def _in_words(findings: Findings, gate: str) -> list[str]:

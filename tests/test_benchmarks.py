@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, gate, gpu
+from benchmarks import evaluation, gate, gpu, growth
 
 
 @pytest.mark.slow
@@ -58,5 +59,34 @@ def test_a_kind_of_picture_that_is_not_there_has_a_row_that_says_so():
 def test_an_evaluation_is_measured_at_each_size(capsys):
     assert evaluation.main(["--films", "60", "120", "--replicates", "20"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split("  ")[0] for line in lines] == ["films", *["60"] * 3, *["120"] * 3]
-    assert "everything" in lines[-1]
+    table, grown = lines[:7], lines[7:]
+    assert [line.split("  ")[0] for line in table] == ["films", *["60"] * 3, *["120"] * 3]
+    assert "everything" in table[-1]
+    assert [line.split(":")[0] for line in grown] == [
+        "CPU s, AUROC, AP, rates",
+        "CPU s, calibration, net benefit",
+        "CPU s, everything",
+    ]
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
+def test_the_exponent_of_a_power_law_is_found(power):
+    costs = {n: 3 * n**power for n in (10, 40, 160)}
+    assert growth.exponent(costs) == pytest.approx(power, abs=1e-9)
+    assert growth.line("work", costs).endswith(f"; exponent {abs(power):.2f}")
+
+
+def test_n_log_n_has_an_exponent_a_little_above_one():
+    costs = {n: n * np.log(n) for n in (10_000, 40_000, 160_000)}
+    assert 1.05 < growth.exponent(costs) < 1.15
+
+
+@pytest.mark.slow
+def test_the_growth_of_a_part_is_measured_at_three_sizes(capsys):
+    assert growth.main(["--only", "DeLong", "--scale", "0.01"]) == 0
+    (found,) = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"DeLong, one finding: 50 films \S+ s, 200 films \S+ s, 800 films \S+ s; "
+        r"exponent -?[\d.]+",
+        found,
+    )

@@ -90,26 +90,26 @@ def test_the_wheel_states_the_version_and_every_dependency(wheel):
         (file,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         stated = Parser().parsestr(archive.read(file).decode())
     assert stated["Version"] == cft.__version__
-    assert set(stated.get_all("Provides-Extra")) == {"page", "fast", "convert", "train", "dev"}
+    extras = {"page", "fast", "convert", "train", "score", "ray", "dev"}
+    assert set(stated.get_all("Provides-Extra")) == extras
     requirements: dict[str, set[str]] = {}
     for line in stated.get_all("Requires-Dist"):
         name, _, extra = line.partition("; extra == ")
         requirements.setdefault(extra.strip("'"), set()).add(re.match(r"[\w.-]+", name)[0].lower())
     assert {"gradio", "jinja2"} == requirements["page"]
     assert {"onnxruntime", "onnx"} == requirements["fast"]
+    assert ({"pyarrow"}, {"ray"}) == (requirements["score"], requirements["ray"])
     assert {"torch", "timm", "imagecodecs", "huggingface-hub"} <= requirements[""]
     assert not {"gradio", "jinja2", "onnxruntime", "scikit-learn", "matplotlib"} & requirements[""]
-    assert (
-        requirements["page"] | requirements["fast"] | requirements["train"] <= requirements["dev"]
-    )
-    files = [ROOT / f"requirements{part}.txt" for part in ("", "-convert", "-train", "-dev")]
+    assert set().union(*(requirements[extra] for extra in extras)) <= requirements["dev"]
+    parts = ("", "-convert", "-score", "-train", "-dev")
+    files = [ROOT / f"requirements{part}.txt" for part in parts]
     assert {name for file in files for name in names(file)} == set().union(*requirements.values())
 
 
 def test_every_dependency_is_written_once():
-    files = [
-        ROOT / f"requirements{part}.txt" for part in ("", "-convert", "-train", "-dev", "-peers")
-    ]
+    parts = ("", "-convert", "-score", "-train", "-dev", "-peers")
+    files = [ROOT / f"requirements{part}.txt" for part in parts]
     written = [name for file in files for name in names(file)]
     assert len(written) == len(set(written)) > 10
 

@@ -14,7 +14,7 @@ from tests import licences
 from tests.conftest import ROOT
 
 TESTED = ROOT / "requirements-tested.txt"
-FILES = [ROOT / f"requirements{part}.txt" for part in ("", "-train", "-convert", "-dev")]
+FILES = [ROOT / f"requirements{part}.txt" for part in ("", "-train", "-convert", "-score", "-dev")]
 
 
 def requirements() -> list[Requirement]:

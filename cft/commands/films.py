@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cft import NOT_A_MEDICAL_DEVICE, __version__
+from cft.commands.model import (
+    UsageError,
+    add_answer_options,
+    add_engine_options,
+    check_counts,
+    load,
+)
 from cft.commands.table import TableError
+from cft.film.find import find_films
 
 if TYPE_CHECKING:
     from cft.model.findings import Findings
     from cft.results import Result
-
-# Which files of a *folder* are taken for films; files named one by one are always read, and the
-# bytes decide what they are. DICOM files often have no suffix at all.
-_SUFFIXES = {"", ".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".webp"}
 
 
 def parse_arguments(
@@ -38,28 +42,7 @@ def parse_arguments(
         epilog=_about_commands(commands or {}) + textwrap.fill(NOT_A_MEDICAL_DEVICE, 80),
     )
     parser.add_argument("films", nargs="+", metavar="FILE_OR_FOLDER", type=Path)
-    parser.add_argument(
-        "--model",
-        metavar="REF",
-        help="model folder or hf-hub:org/name@revision (default: what CFT_MODEL names, else the "
-        "bundled model)",
-    )
-    parser.add_argument(
-        "--point",
-        "--operating-point",
-        dest="operating_point",
-        metavar="NAME",
-        help="specific, balanced or sensitive: which thresholds decide (default: the model's own "
-        "choice; a model may have only one)",
-    )
-    parser.add_argument(
-        "--gate",
-        choices=("refuse", "warn", "off"),
-        default="refuse",
-        help="what becomes of a picture that does not look like an upright frontal chest film: "
-        "refuse (default) withholds its findings and ends with exit status 1, warn prints them "
-        "with the reason, off prints them",
-    )
+    add_answer_options(parser)
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--csv", metavar="FILE", help="write a CSV table to FILE, or to stdout for -"
@@ -81,27 +64,16 @@ def parse_arguments(
         help="with --csv FILE: go on with the table that an earlier run began, after its last row; "
         "rows are written as they come",
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N")
     parser.add_argument(
         "--jobs",
         type=int,
         metavar="N",
         help="how many batches are worked on at once (default: one for each processor)",
     )
-    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "torch", "onnx"),
-        default="auto",
-        help="what runs the network on a CPU: onnx needs the extra `fast` (default: auto, onnx "
-        "where it is installed and agrees with torch)",
-    )
+    add_engine_options(parser)
     parser.add_argument("--version", action="version", version=f"cft {__version__}")
     options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        parser.error("--batch-size must be at least 1")
-    if options.jobs is not None and options.jobs < 1:
-        parser.error("--jobs must be at least 1")
+    check_counts(parser, options)
     if options.resume and options.csv in (None, "-"):
         parser.error("--resume needs --csv FILE")
     return options
@@ -137,26 +109,15 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
     if refusal:
         return _usage_error(refusal)
     try:
-        import cft  # heavy: after the arguments are known to be right
-        from cft.model.config import point_names
-        from cft.model.parallel import share_processors
-    except KeyboardInterrupt:
-        return _interrupted()
-    # A batch or less is one piece of work, and takes all processors.
-    options.jobs = share_processors(options.jobs, -(-len(paths) // options.batch_size))
-    try:
-        classifier = cft.load(options.model, options.device, options.engine)
-    except KeyboardInterrupt:
-        return _interrupted()
-    except cft.ModelFolderError as error:
-        return _usage_error(str(error))
-    except (RuntimeError, AssertionError) as error:  # torch's word on an impossible --device
-        return _usage_error(f"--device {options.device} cannot be used ({error})")
+        from cft.model.parallel import share_processors  # heavy: the arguments are right
 
-    names = point_names(classifier.categories)
-    if options.operating_point not in (None, *names):
-        has = f"it has {', '.join(names)}" if names else "it has only one of each finding"
-        return _usage_error(f"--point {options.operating_point}: no such; {has}")
+        # A batch or less is one piece of work, and takes all processors.
+        options.jobs = share_processors(options.jobs, -(-len(paths) // options.batch_size))
+        classifier = load(options)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except UsageError as error:
+        return _usage_error(str(error))
     run = _Run(classifier, options)
     try:
         return run.report(paths)
@@ -299,18 +260,6 @@ class _Run:
             name = re.sub(r"[^\w.-]+", "_", f"{number:05d}-{path.stem}-{label}.png")
             picture = overlay(pixels, findings.heatmap(label), findings.operating_points[label])
             write_png(self.options.heatmaps / name, picture)
-
-
-def find_films(arguments: Iterable[Path]) -> Iterator[Path]:
-    """Files as they are; folders searched, in order of name, for files that may be films."""
-    for argument in arguments:
-        if not argument.is_dir():
-            yield argument
-            continue
-        for path in sorted(argument.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(argument).parts)
-            if path.is_file() and not hidden and path.suffix.lower() in _SUFFIXES:
-                yield path
 
 
 def _unwritable(options: argparse.Namespace) -> str | None:

@@ -65,7 +65,7 @@ def _fit(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from cft.commands.films import find_films
+    from cft.film.find import find_films
     from cft.model.folder import read_model_folder
     from cft.model.gate_fit import fit_gate, pictures_needed
     from cft.model.gate_folder import store_gate

@@ -152,13 +152,17 @@ def _from_numbers(image: Image.Image, white_is_zero: bool) -> Grey:
         notes += (_STRETCH_NOTE,)
     grey = np.empty((image.height, image.width), np.float32)
     for place, tile in tiles(image):
-        stored = np.asarray(tile)
-        values = stored.astype(np.float32)
-        valid = np.abs(stored) < _NO_DATA  # False for NaN
-        values[~valid] = low
-        part = np.minimum((values - black) / scale, 1)
+        part = np.asarray(tile).astype(np.float32)
+        invalid = ~(np.abs(part) < _NO_DATA) if is_float else None  # True for NaN
+        if invalid is not None:
+            part[invalid] = low
+        part -= black
+        part /= scale
+        np.minimum(part, 1, out=part)
         if white_is_zero:  # Pillow inverts those of 8 bits, but not the deeper ones
-            part = np.where(valid, 1 - part, np.float32(0))
+            np.subtract(1, part, out=part)
+            if invalid is not None:
+                part[invalid] = 0
         grey[place] = part
     return grey, notes + (("inverted WhiteIsZero",) if white_is_zero else ())
 
