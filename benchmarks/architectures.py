@@ -1,4 +1,4 @@
-"""CTransCNN and CheXNet's hybrid network beside a CNN and two transformers, and without their parts.
+"""CTransCNN and CheXNet's hybrid network beside other networks, and without their parts.
 
     python -m benchmarks.architectures --data NIH --work FOLDER
 
