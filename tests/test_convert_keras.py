@@ -1,11 +1,15 @@
-"""Keras models as HDF5, written by hand in Keras's layout, against Keras's layers one by one."""
+"""Keras models, written by hand in Keras's two layouts, against Keras's layers one by one."""
 
 from __future__ import annotations
 
 import json
+import re
+import zipfile
+from collections import Counter
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 
@@ -141,6 +145,82 @@ def efficientnet_b0(tape, x):
     return x.mean((2, 3))
 
 
+def resnet50(tape, x):
+    """keras.applications' ResNet-50: the stride in the first convolution, biases everywhere."""
+
+    def normed(name, x, filters, size, stride=1, padding="valid"):
+        y = tape.conv(f"{name}_conv", x, filters, size, stride, padding, bias=True)
+        return tape.norm(f"{name}_bn", y, 1.001e-5)
+
+    x = normed("conv1", F.pad(x, (3, 3, 3, 3)), 64, 7, 2).relu()
+    x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)
+    for stage, (count, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 2):
+        for number in range(1, count + 1):
+            name = f"conv{stage}_block{number}"
+            stride = 2 if number == 1 and stage > 2 else 1
+            before = normed(f"{name}_0", x, 4 * width, 1, stride) if number == 1 else x
+            y = normed(f"{name}_1", x, width, 1, stride).relu()
+            y = normed(f"{name}_2", y, width, 3, padding="same").relu()
+            x = (before + normed(f"{name}_3", y, 4 * width, 1)).relu()
+            tape.plain("Add", f"{name}_add")
+    tape.plain("GlobalAveragePooling2D", "avg_pool")
+    return x.mean((2, 3))
+
+
+def resnet50v2(tape, x):
+    """keras.applications' ResNet-50 V2: the stride in the last block of a stage."""
+    x = tape.conv("conv1_conv", F.pad(x, (3, 3, 3, 3)), 64, 7, 2, bias=True)
+    x = F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 2)
+    for stage, (count, width) in enumerate(((3, 64), (4, 128), (6, 256), (3, 512)), 2):
+        for number in range(1, count + 1):
+            name = f"conv{stage}_block{number}"
+            stride = 2 if number == count and stage < 5 else 1
+            y = tape.norm(f"{name}_preact_bn", x, 1.001e-5).relu()
+            if number == 1:
+                x = tape.conv(f"{name}_0_conv", y, 4 * width, 1, bias=True)
+            elif stride == 2:
+                tape.plain("MaxPooling2D", f"{name}_pool", pool_size=[1, 1], strides=[2, 2])
+                x = F.max_pool2d(x, 1, 2)
+            y = tape.norm(f"{name}_1_bn", tape.conv(f"{name}_1_conv", y, width, 1), 1.001e-5)
+            y = tape.conv(f"{name}_2_conv", F.pad(y.relu(), (1, 1, 1, 1)), width, 3, stride)
+            y = tape.norm(f"{name}_2_bn", y, 1.001e-5).relu()
+            x = x + tape.conv(f"{name}_3_conv", y, 4 * width, 1, bias=True)
+    x = tape.norm("post_bn", x, 1.001e-5).relu()
+    tape.plain("GlobalAveragePooling2D", "avg_pool")
+    return x.mean((2, 3))
+
+
+def save_archive(path, tape, shape, nested="", backbone=None):
+    """Write what Keras 3 writes: layers of a class are numbered, and so are a layer's arrays."""
+    first = {"class_name": "InputLayer", "config": {"name": "in", "batch_shape": [None, *shape]}}
+    layers = [first, *tape.layers]
+    if nested:
+        inside = {"name": nested, "layers": [first, *tape.layers[:backbone]]}
+        layers = [first, {"class_name": "Functional", "config": inside}, *tape.layers[backbone:]]
+
+    def write(group, layers):
+        seen = Counter()
+        for layer in layers:
+            kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", layer["class_name"]).lower()
+            place = f"layers/{kind}_{seen[kind]}" if seen[kind] else f"layers/{kind}"
+            seen[kind] += 1
+            if "layers" in layer["config"]:
+                write(group.create_group(place), layer["config"]["layers"])
+                continue
+            variables = group.create_group(f"{place}/vars")
+            for number, array in enumerate(tape.arrays.get(layer["config"]["name"], {}).values()):
+                variables[str(number)] = array
+
+    weights = path.with_suffix(".weights.h5")
+    with h5py.File(weights, "w") as file:
+        write(file, layers)
+    model = {"class_name": "Functional", "config": {"name": "model", "layers": layers}}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", json.dumps(model))
+        archive.write(weights, "model.weights.h5")
+
+
 def save(path, tape, shape, nested="", colon=":0", backbone=None):
     """Write what `model.save` writes; the first `backbone` layers may lie in an own model."""
     first = {"class_name": "InputLayer", "config": {"name": "in", "batch_shape": [None, *shape]}}
@@ -216,6 +296,76 @@ def test_a_nested_efficientnet_keeps_its_scaling_and_its_padding(tmp_path):
     assert classifier.label_names == ("A", "B")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("network", "name"), [(resnet50, "keras_resnet50"), (resnet50v2, "keras_resnetv2_50")]
+)
+@pytest.mark.parametrize("side", [64, 75])
+def test_a_resnet_keeps_its_strides_and_its_biases(network, name, side, tmp_path):
+    """At an odd size it shows whether Keras's padding is kept at both edges."""
+    tape = Tape()
+    features = network(tape, film(side).expand(-1, 3, -1, -1))
+    expected = tape.dense("predictions", features, 14)
+    save(tmp_path / "m.h5", tape, [side, side, 3])
+    assert convert(tmp_path / "m.h5", tmp_path / "out") == 0
+    classifier = agrees(tmp_path / "out", expected, side)
+    assert classifier.facts.architecture == name
+    assert classifier.has_heatmaps
+
+
+@pytest.mark.slow
+def test_a_keras_file_gives_what_the_h5_file_gives(tmp_path):
+    """Nested, and with a second dense layer's number taken by none."""
+    tape = Tape()
+    features = efficientnet_b0(tape, film().expand(-1, 3, -1, -1))
+    backbone = len(tape.layers)
+    tape.dense("head", features, 2)
+    save(tmp_path / "m.h5", tape, [64, 64, 3], "efficientnetb0", backbone=backbone)
+    save_archive(tmp_path / "m.keras", tape, [64, 64, 3], "efficientnetb0", backbone)
+    folders = [tmp_path / kind for kind in ("h5", "keras")]
+    for folder in folders:
+        source = tmp_path / f"m.{folder.name}"
+        assert convert(source, folder, "--labels", "A,B") == 0
+    weights = [(folder / "model.safetensors").read_bytes() for folder in folders]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("number", [50, 101, 152])
+@pytest.mark.parametrize("version", ["", "v2_"])
+def test_every_keras_resnet_has_the_published_number_of_parameters(number, version):
+    """Those of keras.applications with 1,000 classes, but for biases that go into means."""
+    published = {"50": 25_636_712, "101": 44_707_176, "152": 60_419_944}
+    published |= {"v2_50": 25_613_800, "v2_101": 44_675_560, "v2_152": 60_380_648}
+    with torch.device("meta"):
+        network = timm.create_model(f"keras_resnet{version}{number}", num_classes=1000)
+    counted = sum(x.numel() for x in network.state_dict().values() if x.ndim)
+    folded = sum(
+        module.out_channels
+        for module in network.modules()
+        if isinstance(module, torch.nn.Conv2d) and not version
+    )
+    assert counted + folded == published[f"{version}{number}"]
+
+
+def test_a_keras_file_that_is_damaged_is_one_sentence(tmp_path, capsys):
+    tape = small()
+    save_archive(tmp_path / "m.keras", tape, [8, 8, 3])
+    assert convert(tmp_path / "m.keras", tmp_path / "out") == 1
+    assert "because of its convolutions; its 3 layers" in capsys.readouterr().err
+    whole = (tmp_path / "m.keras").read_bytes()
+    (tmp_path / "half.keras").write_bytes(whole[: len(whole) // 2])
+    with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+    with zipfile.ZipFile(tmp_path / "list.keras", "w") as archive:
+        archive.writestr("config.json", "[]")
+        archive.writestr("model.weights.h5", b"no HDF5")
+    for name in ("half", "empty", "list"):
+        assert convert(tmp_path / f"{name}.keras", tmp_path / "out") == 1
+        error = capsys.readouterr().err
+        assert "is no model that Keras saved as a .keras file" in error
+        assert len(error.splitlines()) == 1
+
+
 def small(last="sigmoid", kind="Conv2D"):
     tape = Tape()
     x = tape.conv("conv1_conv", torch.zeros(1, 3, 8, 8), 4, 3)
@@ -252,7 +402,7 @@ def test_what_is_no_whole_model_is_one_sentence(tmp_path, capsys, monkeypatch):
     for name, why in (
         ("no.h5", "is no model that Keras saved as HDF5"),
         ("odd.h5", "is no model that Keras saved as HDF5"),
-        ("m.keras", "is in Keras 3's own format; save the model as .h5"),
+        ("m.keras", "is no model that Keras saved as a .keras file"),
         ("weights.h5", "holds weights without the model"),
     ):
         assert convert(tmp_path / name, tmp_path / "out") == 1

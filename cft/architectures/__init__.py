@@ -10,9 +10,9 @@
 
 import timm
 
-from cft.architectures import ctranscnn, joined
+from cft.architectures import ctranscnn, joined, keras_resnet
 
-__all__ = ["ctranscnn", "is_ours", "joined"]
+__all__ = ["ctranscnn", "is_ours", "joined", "keras_resnet"]
 
 
 def is_ours(architecture: str) -> bool:

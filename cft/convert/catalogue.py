@@ -44,7 +44,7 @@ CONVERTERS = {
         "xray_vision", "github.com/mlmed/torchxrayvision, releases: .pt", "Apache-2.0"
     ),
     "cft-keras": Entry(
-        "keras", "github.com/maxium0526/category-wise-fine-tuning: optimized_model.h5", "see there"
+        "keras", "github.com/maxium0526/category-wise-fine-tuning: .h5, .keras", "see there"
     ),
     "eva-x": Entry("eva_x", "github.com/hustvl/EVA-X: .pt (--labels if fine-tuned)", "MIT"),
     "rad-dino": Entry(
@@ -54,8 +54,9 @@ CONVERTERS = {
 
 #: What was looked at and cannot be converted, and why.
 REFUSED = {
-    "jfhealthcare": "its PCAM pooling weights each place by the category's own probability, so the "
-    "categories share no features that a logistic regression could be fitted to",
+    "jfhealthcare": "its PCAM pooling weights each place by the category's own probability, so no "
+    "linear layer on features that all categories share gives its scores; stage 2 and class "
+    "activation maps need one",
 }
 
 

@@ -1,25 +1,27 @@
-"""The CFT authors' Keras models: DenseNets and EfficientNets of keras.applications, saved as HDF5.
+"""The CFT authors' Keras models: networks of keras.applications, saved as ``.h5`` or ``.keras``.
 
 Their ``optimized_model.h5`` takes a grey film three times, 224 x 224 by area interpolation, with
 values of 0 to 255, and answers with CheXpert's 14 categories in alphabetical order. The file says
 which network it is. timm has the twins of DenseNet-121, 169 and 201 and of EfficientNet B0 to B7
-(``tf_efficientnet_b*``); those of Keras's ResNets differ (their stride is in another convolution),
-so they are refused.
+(``tf_efficientnet_b*``). It has none of Keras's ResNet-50, 101 and 152, in both versions: those are
+in `cft.architectures.keras_resnet`, which says what differs.
 
-What is not the same is carried over exactly: Keras's larger epsilon goes into the variances, and
-``Rescaling`` and ``Normalization`` before the network become mean and standard deviation.
+What is not the same is carried over exactly: Keras's larger epsilon goes into the variances, a bias
+before batch normalisation into its mean, and ``Rescaling`` and ``Normalization`` before the network
+become mean and standard deviation.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from cft.architectures import is_ours
 from cft.convert.keras_file import KerasModel, read
 from cft.convert.result import Converted, labels_of
 from cft.convert.sources import find
@@ -34,6 +36,9 @@ _EFFICIENTNETS = {
     **{1280: (0, 1), 1408: (2,), 1536: (3,), 1792: (4,)},
     **{2048: (5,), 2304: (6,), 2560: (7,)},
 }
+
+#: Blocks in the third stage -> number of the network.
+_RESNETS = {6: 50, 23: 101, 36: 152}
 
 _VARIABLES = {
     "gamma": "weight",
@@ -78,13 +83,14 @@ def converted(model: KerasModel, asked: str | None = None) -> Converted:
     if activation not in ("sigmoid", "linear"):
         raise _refused(model, f"the activation {activation!r} of its last layer")
     architecture, names = _network(model)
-    names[dense[0]] = "classifier"
+    head = "fc" if is_ours(architecture) else "classifier"
+    names[dense[0]] = head
     with torch.device("meta"):
         twin = new_network(architecture, num_classes=len(model.arrays[f"{dense[0]}/bias"]))
     eps = {n: m.eps for n, m in twin.named_modules() if hasattr(m, "running_var")}
-    tensors = {
-        name: torch.tensor(0) for name in twin.state_dict() if name.endswith("batches_tracked")
-    }
+    wanted = twin.state_dict().keys()
+    tensors = {name: torch.tensor(0) for name in wanted if name.endswith("batches_tracked")}
+    shifts = _biases_before_norms(model, names, wanted)
     for key, array in model.arrays.items():
         layer, _, variable = key.partition("/")
         kind, config = model.layers[layer]
@@ -93,30 +99,54 @@ def converted(model: KerasModel, asked: str | None = None) -> Converted:
         if layer not in names or variable not in _VARIABLES:
             raise _refused(model, f"the array {key}")
         place = names[layer]
+        if variable == "bias" and f"{place}.bias" not in wanted:
+            continue
         if variable == "moving_variance":
             array = array + np.float32(config["epsilon"] - eps[place])
+        if variable == "moving_mean" and layer in shifts:
+            array = array - shifts[layer]
         if kind == "DepthwiseConv2D":  # (h, w, channels, 1), under a name of its own until Keras 3
             array = array.swapaxes(2, 3)
         tensors[f"{place}.{_VARIABLES[variable]}"] = torch.from_numpy(_turned(variable, array))
     height, width, channels = _input(model)
-    outputs = len(tensors["classifier.bias"])
+    outputs = len(tensors[f"{head}.bias"])
+    start = "After `import cft.architectures` timm" if is_ours(architecture) else "Stock timm"
     return Converted(
         architecture=architecture,
         tensors=tensors,
         labels=labels_of(asked, outputs, sorted(CHEXPERT_14) if outputs == 14 else ()),
         preprocess=Preprocess((channels, height, width), "area", **_scaling(model, channels)),
         title=f"A Keras model, {architecture}",
-        about="Stock timm reads the folder, but has no area interpolation.",
+        about=f"{start} reads the folder, but has no area interpolation.",
         measured="The authors of category-wise fine-tuning report for their ensemble a mean AUROC "
         "of 0.933 on CheXpert's test set (arXiv 2401.16991).",
         trained_on="what its source says; the checkpoint does not",
     )
 
 
+def _biases_before_norms(
+    model: KerasModel, names: Mapping[str, str], wanted: Collection[str]
+) -> dict[str, np.ndarray]:
+    """Normalisation -> bias of the convolution before it, where the twin's has none.
+
+    In keras.applications ``conv2_block1_1_bn`` follows ``conv2_block1_1_conv``.
+    """
+    shifts = {}
+    for layer in model.of_class("Conv2D"):
+        bias = model.arrays.get(f"{layer}/bias")
+        if bias is None or f"{names[layer]}.bias" in wanted:
+            continue
+        norm = layer.removesuffix("conv") + "bn"
+        if norm not in names:
+            raise _refused(model, f"the bias of {layer}, which no normalisation follows")
+        shifts[norm] = bias
+    return shifts
+
+
 def _network(model: KerasModel) -> tuple[str, dict[str, str]]:
     """timm's architecture, and Keras's name of each layer with tensors -> timm's."""
     wanted = model.of_class("Conv2D", "DepthwiseConv2D", "BatchNormalization")
-    if "conv2_block1_0_bn" in wanted:
+    if "pool2_conv" in wanted:
         blocks = {n for n in wanted if re.fullmatch(r"conv4_block\d+_1_conv", n)}
         if len(blocks) not in _DENSENETS:
             raise _refused(model, f"{len(blocks)} layers in its third dense block")
@@ -128,6 +158,14 @@ def _network(model: KerasModel) -> tuple[str, dict[str, str]]:
         if not fitting:
             raise _refused(model, "its widths")
         architecture, rules = f"tf_efficientnet_b{fitting[0]}", _efficientnet
+    elif "conv2_block1_1_conv" in wanted and "conv1_conv" in wanted:
+        blocks = {n for n in wanted if re.fullmatch(r"conv4_block\d+_1_conv", n)}
+        if len(blocks) not in _RESNETS:
+            raise _refused(model, f"{len(blocks)} blocks in its third stage")
+        second = "conv2_block1_preact_bn" in wanted
+        number = _RESNETS[len(blocks)]
+        architecture = f"keras_resnetv2_{number}" if second else f"keras_resnet{number}"
+        rules = _resnet_v2 if second else _resnet
     else:
         raise _refused(model, "its convolutions")
     names = {name: rules(name) for name in wanted}
@@ -150,6 +188,34 @@ def _densenet(name: str) -> str | None:
         layer = f"denseblock{int(found[1]) - 1}.denselayer{found[2]}"
         return f"features.{layer}.{parts[found[3]]}"
     return None
+
+
+_BLOCK = re.compile(r"conv([2-5])_block(\d+)_(\w+)")
+
+
+def _resnet(name: str) -> str | None:
+    """The name in `keras_resnet50` of a layer of Keras's ResNet."""
+    if name in ("conv1_conv", "conv1_bn"):
+        return name.replace("conv1_conv", "conv1").replace("conv1_bn", "bn1")
+    found = _BLOCK.fullmatch(name)
+    parts = {f"{place}_{kind}": f"{kind}{place}" for place in "123" for kind in ("conv", "bn")}
+    parts |= {"0_conv": "downsample.0", "0_bn": "downsample.1"}
+    if not found or found[3] not in parts:
+        return None
+    return f"layer{int(found[1]) - 1}.{int(found[2]) - 1}.{parts[found[3]]}"
+
+
+def _resnet_v2(name: str) -> str | None:
+    """The name in `keras_resnetv2_50` of a layer of Keras's ResNet version 2."""
+    top = {"conv1_conv": "conv1", "post_bn": "norm"}
+    if name in top:
+        return top[name]
+    found = _BLOCK.fullmatch(name)
+    parts = {"preact_bn": "preact", "0_conv": "shortcut", "3_conv": "conv3"}
+    parts |= {f"{place}_{kind}": f"{kind}{place}" for place in "12" for kind in ("conv", "bn")}
+    if not found or found[3] not in parts:
+        return None
+    return f"stages.{int(found[1]) - 2}.{int(found[2]) - 1}.{parts[found[3]]}"
 
 
 def _efficientnet(name: str) -> str | None:
@@ -230,6 +296,6 @@ def _refused(model: KerasModel, why: str) -> ConversionError:
     layers = [f"{name} ({kind})" for name, (kind, _) in model.layers.items()]
     shown = layers if len(layers) <= 12 else [*layers[:8], "...", *layers[-3:]]
     return ConversionError(
-        f"this is no DenseNet or EfficientNet of keras.applications that timm has a twin of, "
+        "this is no DenseNet, ResNet or EfficientNet of keras.applications that has a twin here, "
         f"because of {why}; its {len(layers)} layers: {', '.join(shown)}"
     )
