@@ -57,6 +57,11 @@ class EnsembleFindings(Findings):
         ]
         return np.stack(maps).sum(axis=0, dtype=np.float32)
 
+    def members(self, label: str) -> tuple[float, ...]:
+        """What each member says of a finding; see `Findings.members`."""
+        super().members(label)  # which knows what labels there are
+        return tuple(member.probabilities[label] for member in self._members)
+
 
 class Ensemble:
     """Several models used as one; has what `cft.Classifier` has for use. Make it with `cft.load`.
@@ -132,6 +137,7 @@ class Ensemble:
 
     # Both are written in terms of `stream`.
     predict = Classifier.predict
+    predict_study = Classifier.predict_study
 
     def stream(
         self, films: Iterable[Any], batch_size: int = 16
