@@ -43,6 +43,9 @@ SNIPPETS = {
     "Python (pip install gradio_client)": "python.txt",
     "curl": "curl.txt",
     "JavaScript (Node.js)": "javascript.txt",
+    "A study and its prior, in Python": "study_python.txt",
+    "A study, with curl": "study_curl.txt",
+    "A study, in JavaScript": "study_javascript.txt",
 }
 
 _SCRIPTS = ("page.js", "contour.js", "viewer.js")

@@ -38,6 +38,7 @@ from cft.model.bundled import BUNDLED
 from cft.model.config import point_names
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
 from cft.page import api, render
+from cft.page import study as studies
 from cft.page.addresses import Addresses
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
@@ -208,6 +209,41 @@ def build(
             check_point(classifier, point)
             return predict(classifier, films, point or None, gate)
 
+    def predict_study(
+        files: list, study: str = "one", point: str = "", gate: str = "refuse"
+    ) -> dict:
+        """Findings of studies, each of several films of one patient. Research software.
+
+        Takes up to 20 uploaded films. study says which belong together: "one" (all are one study),
+        "auto" (by DICOM study, else by name), "dicom", "name", or a list with a text for each film,
+        equal for films of a study. Gives a JSON object: "model", "disclaimer" and
+        "studies". Each has "study" (its name), "sentence", "scored" and "not_scored" (with
+        reasons: lateral films, films that are refused or cannot be read), "findings" as of a film,
+        each the maximum over the films that are scored, with the "file" that it comes from, and
+        "films" as /predict gives them.
+        """
+        with answering(files) as films:
+            check_gate(gate)
+            check_point(classifier, point)
+            return studies.predict_study(classifier, films, study, point or None, gate)
+
+    def compare(prior: list, current: list, point: str = "", gate: str = "refuse") -> dict:
+        """What has changed from a prior study to the current one. Research software.
+
+        Takes the uploaded films of both, up to 20 together, and gives a JSON object: "model",
+        "disclaimer", "prior" and "current" as /predict_study gives a study, and "changes", largest
+        first. Each has "label", "prior" and "current" (probabilities), "difference" (of their
+        logits), "repeatability" (what two films of the same state differ by: "limit", its "level"
+        and interval, "pairs", "patients"; or null) and "verdict": "more", "less", "none" (no change
+        beyond that), or null where nothing decides.
+        """
+        with answering([*(prior or ()), *(current or ())]) as films:
+            check_gate(gate)
+            check_point(classifier, point)
+            first = len(prior or ())
+            both = films[:first], films[first:]
+            return studies.compare(classifier, *both, point or None, gate)
+
     def heat_map(files: list, label: str, gate: str = "refuse") -> str:
         """Where in a film the score of a finding comes from. Research software.
 
@@ -290,11 +326,16 @@ def build(
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
         point = gr.Textbox("", label="point", visible=False)
         gate = gr.Textbox("refuse", label="gate", visible=False)
+        study = gr.Textbox("one", label="study", visible=False)
+        earlier = gr.File(label="prior", file_count="multiple", visible=False)
+        setattr(earlier, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
         label, picture = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
         calls = [
             hidden.click(function, inputs, output, preprocess=False, api_name=name, **heavy)
             for name, function, inputs, output in (
                 ("predict", predict_uploads, [drop, point, gate], findings),
+                ("predict_study", predict_study, [drop, study, point, gate], findings),
+                ("compare", compare, [earlier, drop, point, gate], findings),
                 ("heatmap", heat_map, [drop, label, gate], picture),
                 ("gate", gate_uploads, [drop], findings),
                 ("models", models, [], findings),

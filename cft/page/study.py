@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from cft import results
 from cft.model.study import Study
 from cft.page.uploads import Film, Refused
-from cft.study import RULES, group
+from cft.study import group
 
 if TYPE_CHECKING:
     from cft.results import Model
 
 __all__ = ["compare", "predict_study"]
 
+# An upload has a name without folders.
+_RULES = ("one", "auto", "dicom", "name")
 _LONGEST_NAME = 200  # of a study, as a caller writes it
 
 
@@ -65,10 +67,10 @@ def _rule(by: Any) -> str | list[str]:
     """What a caller says of the grouping, as `cft.study.group` takes it."""
     if isinstance(by, list) and all(isinstance(x, str) and len(x) <= _LONGEST_NAME for x in by):
         return by
-    if by in RULES:
+    if by in _RULES:
         return by
     raise Refused(
-        f"Films are grouped by {', '.join(RULES)}, or by a list that names each film's study. "
+        f"Films are grouped by {', '.join(_RULES)}, or by a list that names each film's study. "
         "None was read."
     )
 
@@ -80,7 +82,15 @@ def compare(
     point: str | None = None,
     gate: str = "refuse",
 ) -> dict[str, Any]:
-    """A prior and a current study as the JSON document of `cft.results.comparison`."""
+    """A prior and a current study as the JSON document of `cft.results.comparison`.
+
+    Raises
+    ------
+    Refused
+        If one of them has no films.
+    """
+    if not prior or not current:
+        raise Refused("A comparison needs a prior film and a current one. None was read.")
     before, after = (_study(classifier, films, point, gate) for films in (prior, current))
     return results.comparison(classifier, before, after, gate)
 
