@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cft import NOT_A_MEDICAL_DEVICE
 from cft.errors import RadiographError
+from cft.model.change import change_sentence
 from cft.model.classifier import Classifier
 from cft.model.findings import Findings
 from cft.model.study import Study
@@ -114,18 +115,20 @@ def comparison(
     -------
     dict
         ``model`` and ``disclaimer`` as of `document`; ``prior`` and ``current`` as of `studies`;
-        and ``changes``, largest first, empty where either study has no film that counts. A change
-        has ``label``, ``prior`` and ``current`` (probabilities), ``difference`` (of their logits),
-        ``repeatability`` (what two films of the same state differ by: ``limit`` and its ``level``,
-        ``low``, ``high``, ``pairs``, ``patients``; or None), ``evidence``, and ``verdict``:
-        "more", "less", "none" (no change beyond that), or None where nothing decides.
+        ``sentence``; and ``changes``, largest first, empty where either study has no film that
+        counts. A change has ``label``, ``prior`` and ``current`` (probabilities), ``difference``
+        (of their logits), ``repeatability`` (what two films of the same state differ by: ``limit``
+        and its ``level``, ``low``, ``high``, ``pairs``, ``patients``; or None), ``evidence``, and
+        ``verdict``: "more", "less", "none" (no change beyond that), or None where nothing decides.
     """
-    found = sorted(current.changes(prior).values(), key=lambda change: -abs(change.difference))
+    found = current.changes(prior)
+    largest = sorted(found.values(), key=lambda change: -abs(change.difference))
     return {
         "model": _model(classifier),
         "prior": _study("prior", prior, gate),
         "current": _study("current", current, gate),
-        "changes": [change.to_dict() for change in found],
+        "sentence": change_sentence(found),
+        "changes": [change.to_dict() for change in largest],
         "disclaimer": NOT_A_MEDICAL_DEVICE,
     }
 

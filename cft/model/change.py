@@ -18,7 +18,7 @@ from cft.model.odds import logit
 if TYPE_CHECKING:
     from cft.model.fields import Fields
 
-__all__ = ["Change", "Repeatability", "changes", "read_repeatability"]
+__all__ = ["Change", "Repeatability", "change_sentence", "changes", "read_repeatability"]
 
 _FARTHEST = 100.0  # between two logits: their own range is 34
 
@@ -107,6 +107,26 @@ def changes(
         )
         for label, after in current.items()
     }
+
+
+def change_sentence(found: Mapping[str, Change]) -> str:
+    """What has become more and less, in one sentence without a full stop."""
+    if not found:
+        return "Not compared: a study has no film that can be scored"
+    if all(change.repeatability is None for change in found.values()):
+        return "The model folder does not say what two films of the same state differ by"
+    said = [
+        f"{word} {', '.join(label.replace('_', ' ') for label in labels)}"
+        for word in ("more", "less")
+        if (labels := [x.label for x in _by_size(found) if x.verdict == word])
+    ]
+    beyond = "beyond what two films of the same state differ by"
+    return f"Evidence of {'; '.join(said)}, {beyond}" if said else f"No change {beyond}"
+
+
+def _by_size(found: Mapping[str, Change]) -> list[Change]:
+    """The largest change first."""
+    return sorted(found.values(), key=lambda change: -abs(change.difference))
 
 
 def read_repeatability(stored: Fields | None) -> Repeatability | None:
