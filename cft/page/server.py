@@ -347,7 +347,7 @@ def build(
                 gr.HTML(render.drop_help(MAX_FILMS), apply_default_css=False)
                 with gr.Accordion("A study, or a prior film beside it", open=False):
                     current, prior = (
-                        gr.File(label=f"{name} films", file_count="multiple", height=110,
+                        gr.File(label=f"{name} films", file_count="multiple", height=150,
                                 elem_id=f"{name.lower()}-films")
                         for name in ("Current", "Prior")
                     )  # fmt: skip

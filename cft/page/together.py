@@ -88,7 +88,9 @@ def _summary(prior: Study | None, current: Study) -> str:
     """What stands first: the current study, and what has changed."""
     if prior is None:
         return current.sentence
-    return f"{current.sentence}. {change_sentence(current.changes(prior))}"
+    changes = current.changes(prior)
+    said = not changes or _measured(list(changes.values()))
+    return current.sentence + (f". {change_sentence(changes)}" if said else "")
 
 
 def _address(document: dict[str, Any]) -> str:
