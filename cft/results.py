@@ -275,6 +275,17 @@ def table(name: str, findings: Findings, gate: str = "refuse") -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
+def study_table(name: str, study: Study) -> str:
+    """A readable table of a study's findings, below its films and why some do not count."""
+    lines = [f"{name}: {len(study.films)} film{'s' if len(study.films) > 1 else ''}"]
+    for place, (file, _) in enumerate(study.films):
+        reason = study.left_out.get(place)
+        lines.append(f"  {file}" + (f"  not scored: {reason}" if reason else ""))
+    if study.findings is None:
+        return "\n".join([*lines, f"{study.sentence}."]) + "\n"
+    return "\n".join(lines) + "\n" + table("The study", study.findings, "off")
+
+
 #: Evidence beyond this many logits fills the bar: odds twenty times those of the operating point.
 FULL_BAR = 3.0
 

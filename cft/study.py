@@ -11,12 +11,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cft.errors import RadiographError
-from cft.film.radiograph import View
-from cft.film.read import as_radiograph
-from cft.film.study import new_key, study_hash
+
+# What reads films is imported where it is used: the command line asks for `RULES` alone.
+if TYPE_CHECKING:
+    from cft.film.radiograph import View
 
 __all__ = ["RULES", "Group", "Named", "group", "named", "seen_as_named"]
 
@@ -132,6 +133,8 @@ def _keys(films: Sequence[tuple[str, Any]], by: str | Sequence[str]) -> list[tup
         raise ValueError(f"films are grouped by {', '.join(RULES)}, not by {by!r}")
     if by == "one":
         return [("one",)] * len(films)
+    from cft.film.study import new_key
+
     hash_key = new_key()
     keys: list[tuple[str, ...]] = []
     for place, (name, film) in enumerate(films):
@@ -140,6 +143,8 @@ def _keys(films: Sequence[tuple[str, Any]], by: str | Sequence[str]) -> list[tup
 
 
 def _key(name: str, film: Any, by: str, hash_key: bytes) -> tuple[str, ...] | None:
+    from cft.film.study import study_hash
+
     if by == "folder":
         return "given", str(PurePath(name).parent)
     if by in ("auto", "dicom") and (digest := study_hash(film, hash_key)):
@@ -160,6 +165,8 @@ def seen_as_named(name: str, film: Any) -> Any:
     Any other film is given back as it is, and so is one that cannot be read, for the reader to say
     why.
     """
+    from cft.film.read import as_radiograph
+
     found = named(name)
     if found is None or found.view is None:
         return film

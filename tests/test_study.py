@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import cft
+from cft.__main__ import main
 from cft.film.study import new_key, study_hash
 from cft.model.folder import parse_config
 from cft.study import group, named, seen_as_named
@@ -296,3 +297,53 @@ def test_films_as_pictures_are_grouped_and_scored(classifier, films):
     study = classifier.predict_study([picture, np.asarray(picture)])
     assert [name for name, _ in study.films] == ["film 1", "film 2"]
     assert study.left_out == {}
+
+
+# --------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def folder(films, tmp_path) -> Path:
+    """A study of a frontal and a lateral film, one of one film, and one that cannot be read."""
+    names = (
+        "patient00001/study1/view1_frontal.png",
+        "patient00001/study1/view2_lateral.png",
+        "patient00001/study2/view1_frontal.png",
+        "patient00002/study1/view1_frontal.png",
+    )
+    for name, film in zip(names, films, strict=False):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(film, tmp_path / name)
+    (tmp_path / names[3]).write_bytes(b"no film")
+    return tmp_path
+
+
+def test_the_command_reads_a_folder_as_studies(folder, model_folder, classifier, capsys):
+    words = ["--study", "auto", "--json", "--model", str(model_folder), "--device", "cpu"]
+    assert main([str(folder), *words]) == 1  # a film cannot be read
+    answer = json.loads(capsys.readouterr().out)
+    names = [study["study"] for study in answer["studies"]]
+    assert names == ["patient00001 study1", "patient00001 study2", "patient00002 study1"]
+    first = answer["studies"][0]
+    front = folder / "patient00001" / "study1" / "view1_frontal.png"
+    assert first["scored"] == [str(front)]
+    assert "lateral" in first["not_scored"][0]["reason"]
+    chances = classifier.predict(front).probabilities
+    assert {f["label"]: f["probability"] for f in first["findings"]} == pytest.approx(chances)
+    assert answer["studies"][2]["findings"] == []
+
+
+def test_a_lateral_film_beside_a_frontal_one_is_no_failure(folder, model_folder, capsys):
+    words = ["--study", "auto", "--model", str(model_folder), "--device", "cpu"]
+    assert main([str(folder / "patient00001" / "study1"), *words]) == 0
+    out = capsys.readouterr().out
+    assert "patient00001 study1: 2 films" in out
+    assert "view2_lateral.png  not scored: It is a lateral film" in out
+
+
+@pytest.mark.parametrize("other", [["--csv", "-"], ["--plain"]])
+def test_studies_are_no_table_of_films(other, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["film.png", "--study", "auto", *other])
+    assert stop.value.code == 2
+    assert "--study gives a table or --json" in capsys.readouterr().err

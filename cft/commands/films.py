@@ -12,10 +12,11 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cft import NOT_A_MEDICAL_DEVICE, __version__
 from cft.commands.table import TableError
+from cft.study import RULES, group, seen_as_named
 
 if TYPE_CHECKING:
     from cft.model.findings import Findings
@@ -60,6 +61,13 @@ def parse_arguments(
         "refuse (default) withholds its findings and ends with exit status 1, warn prints them "
         "with the reason, off prints them",
     )
+    parser.add_argument(
+        "--study",
+        choices=RULES,
+        help="findings of studies, of each the maximum over the frontal films: auto takes films "
+        "together by DICOM study, else by a name as CheXpert, MIMIC-CXR or NIH give it; dicom, "
+        "name and folder by that alone; one takes all films as one study. A table, or --json",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--csv", metavar="FILE", help="write a CSV table to FILE, or to stdout for -"
@@ -102,6 +110,8 @@ def parse_arguments(
         parser.error("--batch-size must be at least 1")
     if options.jobs is not None and options.jobs < 1:
         parser.error("--jobs must be at least 1")
+    if options.study and (options.csv or options.plain):
+        parser.error("--study gives a table or --json")
     if options.resume and options.csv in (None, "-"):
         parser.error("--resume needs --csv FILE")
     return options
@@ -184,7 +194,9 @@ class _Run:
         """Read every film, write what the options ask for, and return the exit status."""
         from cft import results
 
-        if self.options.json:
+        if self.options.study:
+            self._report_studies(paths)
+        elif self.options.json:
             answer = results.document(self.classifier, self._results(paths), self.options.gate)
             print(json.dumps(answer, indent=2, ensure_ascii=False))
         elif self.options.csv:
@@ -197,6 +209,28 @@ class _Run:
             print(f"heat maps: {where}", file=sys.stderr)
         return 1 if self.failed else 0
 
+    def _report_studies(self, paths: list[Path]) -> None:
+        """Take films together, and write what is found in each study."""
+        from cft import results
+        from cft.errors import RadiographError
+        from cft.model.study import Study
+
+        gate, found = self.options.gate, list(self._results(paths))
+        studies = [
+            (each.name, Study.of([found[place] for place in each.films], gate))
+            for each in group([(str(path), path) for path in paths], self.options.study)
+        ]
+        # A lateral film beside a frontal one is no failure.
+        unread = sum(isinstance(result, RadiographError) for _, result in found)
+        self.failed = unread + sum(study.findings is None for _, study in studies)
+        if self.options.json:
+            answer = results.studies(self.classifier, studies, gate)
+            print(json.dumps(answer, indent=2, ensure_ascii=False))
+            return
+        for name, study in studies:
+            print(results.study_table(name, study))
+        print(f"Model: {self.classifier.name}. {NOT_A_MEDICAL_DEVICE}")
+
     def _results(self, paths: list[Path]) -> Iterator[tuple[str, Result]]:
         from tqdm import tqdm
 
@@ -205,9 +239,12 @@ class _Run:
         from cft.model.parallel import stream
 
         point = self.options.operating_point
+        films: Iterable[Any] = paths
+        if self.options.study:
+            films = map(seen_as_named, map(str, paths), paths)
         predicted = (
             result if isinstance(result, RadiographError) else result.at(point)
-            for result in stream(self.classifier, paths, self.options.batch_size, self.options.jobs)
+            for result in stream(self.classifier, films, self.options.batch_size, self.options.jobs)
         )
         progress = tqdm(
             zip(paths, predicted, strict=True), total=len(paths), unit="film", leave=False,
