@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, gate, gpu
+from benchmarks import evaluation, follow_up, gate, gpu
+from train.datasets.labels import LabelTable
 
 
 @pytest.mark.slow
@@ -60,3 +62,28 @@ def test_an_evaluation_is_measured_at_each_size(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["films", *["60"] * 3, *["120"] * 3]
     assert "everything" in lines[-1]
+
+
+def test_what_limits_of_repeatability_leave_to_see_is_counted_pair_by_pair():
+    """Three patients of two films: no change, a finding that comes, one that goes unseen."""
+    y = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 0], [0, 0]], np.float32)
+    names = [f"p{i // 2}_{i % 2}" for i in range(6)]
+    films = LabelTable(
+        images=[f"{name}.png" for name in names],
+        y=y,
+        uncertain=np.zeros(y.shape, bool),
+        label_names=("A", "B"),
+        patients=np.array([name[:2] for name in names]),
+        studies=np.array(names),
+        split=np.full(6, "test"),
+    )
+    logits = np.array([[0, 0], [0.5, 3], [0, 0], [2, 0], [0, 0], [0.2, 0]], float)
+    said = follow_up.lines(logits, films, np.array([1.0, 1.0]))
+    assert [re.search(r"(\d\.\d{3}) \(", line)[1] for line in said] == [
+        "0.500",
+        "0.500",
+        "0.500",
+        "0.000",
+    ]
+    assert said[0].startswith("1 pairs with equal labels")
+    assert said[1].startswith("2 changed labels")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import cft
-from cft.page import server
+from cft.page import render, server
 from tests import chromium
 from tests.films import dataset, dicom, phantom
 from tests.test_browser import browser as browser
@@ -34,22 +34,42 @@ def measured(model_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pair_page(browser, measured):
-    """The page with a prior and a current film of different sizes."""
+def address(measured):
     with server.serve(measured) as address:
-        page = browser.new_context(
-            viewport={"width": 1280, "height": 1000}, reduced_motion="reduce"
-        ).new_page()
+        yield address
+
+
+@pytest.fixture(scope="module")
+def visitor(browser, address):
+    """Opens the page in a context of its own."""
+    contexts = []
+
+    def visitor(**options):
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
+        page = contexts[-1].new_page()
         page.set_default_timeout(180_000)
         page.goto(address)
         page.wait_for_selector("#example")
-        together(page, [("now.png", film(1))], [("before.png", film(2))])
-        page.wait_for_function(
-            "[...document.querySelectorAll('.pair figure')].every((f) => f.viewer?.context)"
-        )
-        settle(page)
-        yield page
-        page.context.close()
+        return page
+
+    yield visitor
+    for context in contexts:
+        context.close()
+
+
+def compared(page):
+    """The page with a prior and a current film of different sizes."""
+    together(page, [("now.png", film(1))], [("before.png", film(2))])
+    page.wait_for_function(
+        "[...document.querySelectorAll('.pair figure')].every((f) => f.viewer?.context)"
+    )
+    settle(page)
+    return page
+
+
+@pytest.fixture(scope="module")
+def pair_page(visitor):
+    return compared(visitor(viewport={"width": 1280, "height": 1000}))
 
 
 def together(page, current, prior=()) -> None:
@@ -175,61 +195,60 @@ def test_full_screen_has_both_films_the_changes_and_the_warning(pair_page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation_in_a_comparison(pair_page, scheme):
+def test_axe_finds_no_violation_in_a_comparison(visitor, scheme):
     if not AXE.exists():
         pytest.skip(f"no axe-core at {AXE} (npm install --no-save axe-core, or set CFT_AXE)")
-    pair_page.emulate_media(color_scheme=scheme)
-    pair_page.add_script_tag(path=AXE)
-    assert violations(pair_page) == []
+    page = visitor(color_scheme=scheme)
+    compared(page)
+    page.add_script_tag(path=AXE)
+    assert violations(page) == []
 
 
-def test_a_study_is_read_as_one(browser, measured):
+def test_a_study_is_read_as_one(visitor, measured):
     side = dicom(dataset(phantom(height=96, width=80), ViewPosition="LL"))
-    with server.serve(measured) as address:
-        page = browser.new_context(reduced_motion="reduce").new_page()
-        page.set_default_timeout(180_000)
-        page.goto(address)
-        page.wait_for_selector("#example")
-        together(page, [("front.png", film(1)), ("again.png", film(2)), ("side.dcm", side)])
-        status = page.locator("#answer [role=status]").inner_text()
-        study = measured.predict_study([film(1), film(2)])
-        assert status == f"{study.sentence}."
-        lines = page.locator(".study li").all_inner_texts()
-        assert lines[0].split() == ["front.png", "scored"]
-        assert "side.dcm not scored: It is a lateral film" in lines[2]
-        rows = page.locator(".of-study tbody tr")
-        assert rows.count() == 3
-        label = study.findings.order[0]
-        names = ["front.png", "again.png"]
-        assert rows.first.locator("td").last.inner_text() == names[study.findings.film_of[label]]
-        assert page.locator("details.entry").count() == 3
-        page.context.close()
+    page = visitor()
+    together(page, [("front.png", film(1)), ("again.png", film(2)), ("side.dcm", side)])
+    status = page.locator("#answer [role=status]").inner_text()
+    study = measured.predict_study([film(1), film(2)])
+    assert status == f"{study.sentence}."
+    lines = page.locator(".study li").all_inner_texts()
+    assert lines[0].split() == ["front.png", "scored"]
+    assert "side.dcm not scored: It is a lateral film" in lines[2]
+    rows = page.locator(".of-study tbody tr")
+    assert rows.count() == 3
+    label = study.findings.order[0]
+    names = ["front.png", "again.png"]
+    assert rows.first.locator("td").last.inner_text() == names[study.findings.film_of[label]]
+    assert page.locator("details.entry").count() == 3
 
 
-def test_films_of_one_dicom_study_are_found_among_those_that_were_dropped(browser, measured):
+def test_films_of_one_dicom_study_are_found_among_those_that_were_dropped(visitor):
     def of(uid: str, seed: int) -> bytes:
         pixels = np.random.default_rng(seed).integers(0, 4096, (96, 80)).astype(np.uint16)
         return dicom(dataset(pixels, StudyInstanceUID=uid))
 
-    with server.serve(measured) as address:
-        page = browser.new_context(reduced_motion="reduce").new_page()
-        page.goto(address)
-        page.wait_for_selector("#example")
-        one, other = "1.2.840.99.77.1", "1.2.840.99.77.2"
-        films = [("a.dcm", of(one, 1)), ("b.dcm", of(other, 2)), ("c.dcm", of(one, 3))]
-        chromium.drop(page, films)
-        assert page.locator(".study").count() == 1
-        assert page.locator(".study bdi").all_inner_texts()[:3] == ["Study 1", "a.dcm", "c.dcm"]
-        assert "840.99.77" not in page.locator("#answer").inner_html()
-        page.context.close()
+    page, one, other = visitor(), "1.2.840.99.77.1", "1.2.840.99.77.2"
+    chromium.drop(page, [("a.dcm", of(one, 1)), ("b.dcm", of(other, 2)), ("c.dcm", of(one, 3))])
+    assert page.locator(".study").count() == 1
+    assert page.locator(".study bdi").all_inner_texts()[:3] == ["Study 1", "a.dcm", "c.dcm"]
+    assert "840.99.77" not in page.locator("#answer").inner_html()
 
 
-def test_a_comparison_without_a_current_film_is_refused_in_a_sentence(browser, measured):
-    with server.serve(measured) as address:
-        page = browser.new_context(reduced_motion="reduce").new_page()
-        page.set_default_timeout(180_000)
-        page.goto(address)
-        page.wait_for_selector("#example")
-        together(page, [], [("before.png", film(2))])
-        assert "no current film" in page.locator("#answer").inner_text()
-        page.context.close()
+def test_a_comparison_without_a_current_film_is_refused_in_a_sentence(visitor):
+    page = visitor()
+    together(page, [], [("before.png", film(2))])
+    assert "no current film" in page.locator("#answer").inner_text()
+
+
+def test_without_scripts_both_films_and_a_heat_map_of_each_are_shown(browser, measured):
+    """Gradio itself needs scripts: what the server sends is laid out in a page without any."""
+    html = server.show_together(measured, [("b.png", film(1))], [("a.png", film(2))])
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.set_content(
+        f"<style>{render.style(measured)}</style><div class='gradio-container'>"
+        f"<div class='contain'><div id='answer'>{html}</div></div></div>"
+    )
+    for which in ("prior", "current"):
+        assert page.get_by_alt_text(f"The {which} film").is_visible()
+        assert page.locator(f".{which} .maps img:visible").count() == 1
+    page.context.close()
