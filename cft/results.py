@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from cft import NOT_A_MEDICAL_DEVICE
 from cft.errors import RadiographError
+from cft.model.change import change_sentence
 from cft.model.classifier import Classifier
 from cft.model.findings import Findings
+from cft.model.study import Study
 
 if TYPE_CHECKING:
     from cft.model.ensemble import Ensemble
@@ -65,24 +67,91 @@ def document(
         ``evidence``, ``test`` (what test films say at this point: ``test_set``, ``positives``,
         ``negatives``, ``level``, and ``sensitivity``, ``specificity`` and ``auroc`` each with
         ``_low`` and ``_high``; or None), and ``predictive_values`` at the training films'
-        ``prevalence`` (``ppv``, ``npv``, each with ``_low`` and ``_high``; or None).
+        ``prevalence`` (``ppv``, ``npv``, each with ``_low`` and ``_high``; or None), and
+        ``members`` (an ensemble's members' probabilities; None for a single network).
     """
     return {
-        "model": {
-            "architecture": classifier.facts.architecture,
-            "weights_sha256": classifier.weights_sha256,
-            "reference": classifier.reference,
-            "commit": classifier.commit,
-            "trained_on": trained_on(classifier),
-        },
-        "films": [
-            {"file": name, "error": str(result)}
-            if isinstance(result, RadiographError)
-            else {"file": name, **_entry(result, gate)}
-            for name, result in results
-        ],
+        "model": _model(classifier),
+        "films": [_film(name, result, gate) for name, result in results],
         "disclaimer": NOT_A_MEDICAL_DEVICE,
     }
+
+
+def studies(
+    classifier: Model, named: Iterable[tuple[str, Study]], gate: str = "refuse"
+) -> dict[str, Any]:
+    """Everything about some studies as one JSON document.
+
+    Parameters
+    ----------
+    classifier
+        The model that was used.
+    named
+        (name, study) each.
+    gate
+        One of `GATES`, for the films; a study was made with one.
+
+    Returns
+    -------
+    dict
+        ``model`` and ``disclaimer`` as of `document`, and ``studies``. An entry has ``study`` (its
+        name), ``sentence``, ``operating_point``, ``scored`` (files), ``not_scored`` (``file``,
+        ``reason``), ``findings`` as of a film, each with the ``file`` that shows most of it, and
+        ``films`` as of `document`.
+    """
+    return {
+        "model": _model(classifier),
+        "studies": [_study(name, study, gate) for name, study in named],
+        "disclaimer": NOT_A_MEDICAL_DEVICE,
+    }
+
+
+def comparison(
+    classifier: Model, prior: Study, current: Study, gate: str = "refuse"
+) -> dict[str, Any]:
+    """A prior and a current study as one JSON document.
+
+    Returns
+    -------
+    dict
+        ``model`` and ``disclaimer`` as of `document`; ``prior`` and ``current`` as of `studies`;
+        ``sentence``; and ``changes``, largest first, empty where either study has no film that
+        counts. A change has ``label``, ``prior`` and ``current`` (probabilities), ``difference``
+        (of their logits), ``repeatability`` (what two films of the same state differ by: ``limit``
+        and its ``level``, ``low``, ``high``, ``pairs``, ``patients``; or None), ``evidence``, and
+        ``verdict``: "more", "less", "none" (no change beyond that), or None where nothing decides.
+    """
+    found = current.changes(prior)
+    largest = sorted(found.values(), key=lambda change: -abs(change.difference))
+    return {
+        "model": _model(classifier),
+        "prior": _study("prior", prior, gate),
+        "current": _study("current", current, gate),
+        "sentence": change_sentence(found),
+        "changes": [change.to_dict() for change in largest],
+        "disclaimer": NOT_A_MEDICAL_DEVICE,
+    }
+
+
+def _model(classifier: Model) -> dict[str, Any]:
+    return {
+        "architecture": classifier.facts.architecture,
+        "weights_sha256": classifier.weights_sha256,
+        "reference": classifier.reference,
+        "commit": classifier.commit,
+        "trained_on": trained_on(classifier),
+    }
+
+
+def _film(name: str, result: Result, gate: str) -> dict[str, Any]:
+    if isinstance(result, RadiographError):
+        return {"file": name, "error": str(result)}
+    return {"file": name, **_entry(result, gate)}
+
+
+def _study(name: str, study: Study, gate: str) -> dict[str, Any]:
+    films = [_film(file, result, gate) for file, result in study.films]
+    return {"study": name, **study.to_dict(), "films": films}
 
 
 #: What may become of a film that the gate refuses: its numbers are withheld, or shown with the
@@ -208,6 +277,17 @@ def table(name: str, findings: Findings, gate: str = "refuse") -> str:
             f"  {words:<20}  {_measured(row['test'])}"
         )
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def study_table(name: str, study: Study) -> str:
+    """A readable table of a study's findings, below its films and why some do not count."""
+    lines = [f"{name}: {len(study.films)} film{'s' if len(study.films) > 1 else ''}"]
+    for place, (file, _) in enumerate(study.films):
+        reason = study.left_out.get(place)
+        lines.append(f"  {file}" + (f"  not scored: {reason}" if reason else ""))
+    if study.findings is None:
+        return "\n".join([*lines, f"{study.sentence}."]) + "\n"
+    return "\n".join(lines) + "\n" + table("The study", study.findings, "off")
 
 
 #: Evidence beyond this many logits fills the bar: odds twenty times those of the operating point.

@@ -61,6 +61,6 @@ def drop(page, films: list[tuple[str, bytes]]) -> None:
         Name and content of each file.
     """
     page.set_default_timeout(_MILLISECONDS)
-    zone = page.get_by_label("Click to upload or drop files")
+    zone = page.locator("#drop").get_by_label("Click to upload or drop files")
     zone.evaluate(_DROP, [[name, base64.b64encode(data).decode()] for name, data in films])
     page.wait_for_selector("#answer [role=status]")

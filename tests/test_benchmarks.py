@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, gate, gpu, growth
+from benchmarks import evaluation, follow_up, gate, gpu, growth
+from train.datasets.labels import LabelTable
 
 
 @pytest.mark.slow
@@ -90,3 +91,28 @@ def test_the_growth_of_a_part_is_measured_at_three_sizes(capsys):
         r"exponent -?[\d.]+",
         found,
     )
+
+
+def test_what_limits_of_repeatability_leave_to_see_is_counted_pair_by_pair():
+    """Three patients of two films: no change, a finding that comes, one that goes unseen."""
+    y = np.array([[0, 0], [0, 0], [0, 1], [1, 1], [1, 0], [0, 0]], np.float32)
+    names = [f"p{i // 2}_{i % 2}" for i in range(6)]
+    films = LabelTable(
+        images=[f"{name}.png" for name in names],
+        y=y,
+        uncertain=np.zeros(y.shape, bool),
+        label_names=("A", "B"),
+        patients=np.array([name[:2] for name in names]),
+        studies=np.array(names),
+        split=np.full(6, "test"),
+    )
+    logits = np.array([[0, 0], [0.5, 3], [0, 0], [2, 0], [0, 0], [0.2, 0]], float)
+    said = follow_up.lines(logits, films, np.array([1.0, 1.0]))
+    assert [re.search(r"(\d\.\d{3}) \(", line)[1] for line in said] == [
+        "0.500",
+        "0.500",
+        "0.500",
+        "0.000",
+    ]
+    assert said[0].startswith("1 pairs with equal labels")
+    assert said[1].startswith("2 changed labels")

@@ -200,6 +200,32 @@ def test_its_heat_map_is_the_weighted_mean_of_its_members(ensemble, members, fil
         findings.heatmap("Mass")
 
 
+def test_what_each_member_says_stands_beside_the_mean(ensemble, members, films):
+    findings = ensemble.predict(films[1])
+    for label in LABELS:
+        alone = [member.predict(films[1]).probabilities[label] for member in members]
+        assert findings.members(label) == pytest.approx(alone, rel=1e-5)
+        assert min(alone) < findings.probabilities[label] < max(alone)
+    rows = {row["label"]: row["members"] for row in findings.to_dict()["findings"]}
+    assert rows == {label: list(findings.members(label)) for label in LABELS}
+    with pytest.raises(KeyError, match="no finding 'Mass'"):
+        findings.members("Mass")
+    alone = members[0].predict(films[1])
+    assert alone.members("Hernia") == ()
+    assert alone.to_dict()["findings"][0]["members"] is None
+
+
+def test_a_study_of_an_ensemble_has_the_members_of_the_film_that_shows_most(ensemble, films):
+    study = ensemble.predict_study(films[:3])
+    for label in LABELS:
+        film = films[study.findings.film_of[label]]
+        expected = ensemble.predict(film)
+        assert study.findings.members(label) == pytest.approx(expected.members(label), rel=1e-5)
+        np.testing.assert_allclose(
+            study.findings.heatmap(label), expected.heatmap(label), atol=1e-5
+        )
+
+
 def test_a_film_that_cannot_be_read_gives_its_error_in_its_place(ensemble, films, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"no image")

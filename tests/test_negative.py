@@ -134,7 +134,7 @@ def test_an_older_folder_is_completed_to_what_a_run_writes_today(trained, tmp_pa
     whole = json.loads((trained / "config.json").read_text())
     config = json.loads((trained / "config.json").read_text())
     for row in config["cft"]["categories"].values():
-        del row["band"], row["training"]
+        del row["band"], row["training"], row["repeatability"]
     del config["cft"]["reference"], config["cft"]["metrics"]["csv"]["band"]
     (older / "config.json").write_text(json.dumps(config))
     assert cft.load(older, "cpu").categories["Bright"].band is None
@@ -144,6 +144,7 @@ def test_an_older_folder_is_completed_to_what_a_run_writes_today(trained, tmp_pa
         expected = whole["cft"]["categories"][label]
         assert row["training"] == expected["training"]
         assert sum(row["training"].values()) == 96
+        assert row["repeatability"] is expected["repeatability"] is None  # a film of each patient
         assert row["band"] == pytest.approx(expected["band"], abs=1e-3)
         for limit in ("rule_out", "rule_in"):
             found, stored = (

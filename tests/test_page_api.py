@@ -100,6 +100,85 @@ def test_a_film_that_is_refused_has_no_heat_map_unless_it_is_asked_for(
     assert picture(client.predict(handle_file(slice_), "Effusion", "off", api_name="/heatmap")).size
 
 
+def lateral() -> bytes:
+    """A lateral film."""
+    return dicom(dataset(phantom(height=96, width=80), ViewPosition="LL", StudyInstanceUID="1.2"))
+
+
+def test_a_study_is_what_python_says_it_is(client, classifier, films, tmp_path):
+    side = tmp_path / "side.dcm"
+    side.write_bytes(lateral())
+    answer = client.predict(
+        [handle_file(path) for path in (*films[:2], side)], api_name="/predict_study"
+    )
+    (study,) = answer["studies"]
+    expected = classifier.predict_study(films[:2], [path.name for path in films[:2]])
+    assert study["findings"] == json.loads(json.dumps(expected.to_dict()["findings"]))
+    assert study["scored"] == [path.name for path in films[:2]]
+    assert [left["file"] for left in study["not_scored"]] == [side.name]
+    assert [film["file"] for film in study["films"]] == [*study["scored"], side.name]
+    assert faults(answer, SCHEMA["$defs"]["studies"]) == []
+
+
+def test_studies_are_grouped_by_dicom_by_name_and_by_the_caller(client, films, tmp_path):
+    places = []
+    for name, uid in (("a.dcm", "1.2"), ("b.dcm", "1.3"), ("c.dcm", "1.2")):
+        places.append(tmp_path / name)
+        film = dataset(phantom(height=96, width=80), StudyInstanceUID=uid)
+        places[-1].write_bytes(dicom(film))
+    for number in (0, 1):
+        places.append(tmp_path / f"00000001_00{number}.png")
+        shutil.copy(films[number], places[-1])
+    files = [handle_file(path) for path in places]
+
+    def names(study) -> list[tuple[str, list[str]]]:
+        answer = client.predict(files, study, api_name="/predict_study")
+        assert faults(answer, SCHEMA["$defs"]["studies"]) == []
+        return [(s["study"], [film["file"] for film in s["films"]]) for s in answer["studies"]]
+
+    assert names("auto") == [
+        ("Study 1", ["a.dcm", "c.dcm"]),
+        ("Study 2", ["b.dcm"]),
+        ("00000001 000", ["00000001_000.png"]),
+        ("00000001 001", ["00000001_001.png"]),
+    ]
+    assert [name for name, _ in names(["x", "y", "x", "y", "x"])] == ["x", "y"]
+    assert len(names("one")) == 1
+
+
+def test_studies_that_cannot_be_are_refused_in_a_sentence(client, films):
+    film = handle_file(films[0])
+    for study, sentence in (
+        ("age", "Films are grouped by one, auto, dicom, name, or by a list"),
+        (["a", "b"], "2 names of studies for 1 films"),
+        ([1], "or by a list that names each film's study"),
+        ({"path": "a"}, "or by a list that names each film's study"),
+    ):
+        with pytest.raises(AppError, match=sentence):
+            client.predict(film, study, api_name="/predict_study")
+    with pytest.raises(AppError, match="no operating points of that name"):
+        client.predict(film, "one", "gentle", api_name="/predict_study")
+    with pytest.raises(AppError, match="needs a prior film and a current one"):
+        client.predict([], film, api_name="/compare")
+    with pytest.raises(AppError, match="There is no film"):
+        client.predict([], api_name="/predict_study")
+
+
+def test_a_comparison_is_what_python_says_it_is(client, classifier, films):
+    prior, current = (handle_file(path) for path in films[:2])
+    answer = client.predict(prior, current, api_name="/compare")
+    before, after = (classifier.predict_study([path]) for path in films[:2])
+    expected = {label: change.to_dict() for label, change in after.changes(before).items()}
+    assert {change["label"]: change for change in answer["changes"]} == expected
+    sizes = [abs(change["difference"]) for change in answer["changes"]]
+    assert sizes == sorted(sizes, reverse=True)
+    assert answer["prior"]["scored"] == [films[0].name]
+    assert faults(answer, SCHEMA["$defs"]["comparison"]) == []
+    back = client.predict(current, prior, api_name="/compare")
+    for one, other in zip(answer["changes"], back["changes"], strict=True):
+        assert one["difference"] == -other["difference"]
+
+
 def test_the_gate_answers_for_each_film(client, classifier, films, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no film")
@@ -199,7 +278,8 @@ def test_the_schema_is_valid():
 def snippets() -> dict[str, str]:
     """Those on the page."""
     shown = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", render.api_html(20), re.DOTALL)
-    return dict(zip(("python", "sh", "js"), map(html.unescape, shown), strict=True))
+    kinds = ("python", "sh", "js", "study python", "study sh", "study js")
+    return dict(zip(kinds, map(html.unescape, shown), strict=True))
 
 
 def run(kind: str, code: str, folder: Path) -> str:
@@ -233,11 +313,31 @@ def test_the_examples_on_the_page_run(kind, address, classifier, films, tmp_path
         assert Image.open(tmp_path / "heatmap.png").mode == "RGB"
 
 
+@pytest.mark.parametrize("kind", ["python", "sh", "js"])
+def test_the_examples_of_studies_run(kind, address, classifier, films, tmp_path):
+    code = snippets()[f"study {kind}"]
+    assert code.count(ADDRESS) == 1
+    shutil.copy(films[0], tmp_path / "film.png")
+    shutil.copy(films[1], tmp_path / "prior.png")
+    (tmp_path / "lateral.dcm").write_bytes(lateral())
+    printed = run(kind, code.replace(ADDRESS, address), tmp_path)
+    sentence = classifier.predict_study([films[0]]).sentence
+    if kind == "sh":
+        (document,) = json.loads(printed)
+        (study,) = document["studies"]
+        assert (study["sentence"], study["scored"]) == (sentence, ["film.png"])
+    else:
+        assert sentence in printed
+    if kind == "python":
+        assert all(f"\n{label} " in printed for label in classifier.label_names)
+
+
 def test_the_readme_shows_the_same_examples():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("### Over the page's API")[2].partition("\n### ")[0]
     blocks = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
-    assert blocks == list(snippets().values())
+    assert len(blocks) >= 4
+    assert set(blocks) <= set(snippets().values())
 
 
 def test_gradios_own_page_of_the_api_which_shows_other_examples_is_gone(address):

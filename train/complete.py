@@ -2,6 +2,7 @@
 
 A folder that this version's training writes says how frequent each finding was among its training
 films, from which probability on validation films rule it in or out, how both did on test films,
+by how much its evidence differs between two films of one patient with the same labels,
 and what the model says of the packaged example film. This command adds all that to a folder made
 before. Weights, calibration, operating points and the figures that are there stay as they are.
 
@@ -32,7 +33,13 @@ from train.datasets.labels import LabelTable
 from train.datasets.splits import check_splits, read_splits
 from train.errors import ERRORS, TrainingError
 from train.evaluation.inference import FilmScores, readable, run
-from train.evaluation.of_run import band_of, band_points, with_band, with_training
+from train.evaluation.of_run import (
+    band_of,
+    band_points,
+    with_band,
+    with_repeatability,
+    with_training,
+)
 from train.evaluation.scores import evaluate_scores
 from train.publishing.card import model_card
 from train.publishing.export import rounded, usable
@@ -56,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m train.complete",
         description="Add to an older model folder what this version's training writes: shares of "
         "positive training films, limits for ruling in and out with their figures on test films, "
-        "and the example film's figures. Options of the data are those of the model's run.",
+        "how far follow-up films with the same labels lie apart, and the example film's figures. "
+        "Options of the data are those of the model's run.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the model folder; it changes")
     parser.add_argument(
@@ -116,6 +124,8 @@ def completed(
         label: {**stored[label], "band": band_of(chances[:, names.index(label)], valid.y[:, c])}
         for c, label in enumerate(labels)
     }
+    own = chances[:, [names.index(label) for label in labels]]
+    categories = with_repeatability(categories, own, valid)
     ours["categories"] = {
         **ours.get("categories", {}),
         **with_training(categories, labels, train.y),

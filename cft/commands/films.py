@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cft import NOT_A_MEDICAL_DEVICE, __version__
 from cft.commands.model import (
@@ -24,6 +24,7 @@ from cft.commands.model import (
 )
 from cft.commands.table import TableError
 from cft.film.find import find_films
+from cft.study import RULES, group, seen_as_named
 
 if TYPE_CHECKING:
     from cft.model.findings import Findings
@@ -43,6 +44,13 @@ def parse_arguments(
     )
     parser.add_argument("films", nargs="+", metavar="FILE_OR_FOLDER", type=Path)
     add_answer_options(parser)
+    parser.add_argument(
+        "--study",
+        choices=RULES,
+        help="findings of studies, of each the maximum over the frontal films: auto takes films "
+        "together by DICOM study, else by a name as CheXpert, MIMIC-CXR or NIH give it; dicom, "
+        "name and folder by that alone; one takes all films as one study. A table, or --json",
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--csv", metavar="FILE", help="write a CSV table to FILE, or to stdout for -"
@@ -74,6 +82,8 @@ def parse_arguments(
     parser.add_argument("--version", action="version", version=f"cft {__version__}")
     options = parser.parse_args(arguments)
     check_counts(parser, options)
+    if options.study and (options.csv or options.plain):
+        parser.error("--study gives a table or --json")
     if options.resume and options.csv in (None, "-"):
         parser.error("--resume needs --csv FILE")
     return options
@@ -145,7 +155,9 @@ class _Run:
         """Read every film, write what the options ask for, and return the exit status."""
         from cft import results
 
-        if self.options.json:
+        if self.options.study:
+            self._report_studies(paths)
+        elif self.options.json:
             answer = results.document(self.classifier, self._results(paths), self.options.gate)
             print(json.dumps(answer, indent=2, ensure_ascii=False))
         elif self.options.csv:
@@ -156,6 +168,28 @@ class _Run:
             print(f"heat maps: {self._where_heatmaps()}", file=sys.stderr)
         return 1 if self.failed else 0
 
+    def _report_studies(self, paths: list[Path]) -> None:
+        """Take films together, and write what is found in each study."""
+        from cft import results
+        from cft.errors import RadiographError
+        from cft.model.study import Study
+
+        gate, found = self.options.gate, list(self._results(paths))
+        studies = [
+            (each.name, Study.of([found[place] for place in each.films], gate))
+            for each in group([(str(path), path) for path in paths], self.options.study)
+        ]
+        # A lateral film beside a frontal one is no failure.
+        unread = sum(isinstance(result, RadiographError) for _, result in found)
+        self.failed = unread + sum(study.findings is None for _, study in studies)
+        if self.options.json:
+            answer = results.studies(self.classifier, studies, gate)
+            print(json.dumps(answer, indent=2, ensure_ascii=False))
+            return
+        for name, study in studies:
+            print(results.study_table(name, study))
+        print(f"Model: {self.classifier.name}. {NOT_A_MEDICAL_DEVICE}")
+
     def _results(self, paths: list[Path]) -> Iterator[tuple[str, Result]]:
         from tqdm import tqdm
 
@@ -164,9 +198,12 @@ class _Run:
         from cft.model.parallel import stream
 
         point = self.options.operating_point
+        films: Iterable[Any] = paths
+        if self.options.study:
+            films = map(seen_as_named, map(str, paths), paths)
         predicted = (
             result if isinstance(result, RadiographError) else result.at(point)
-            for result in stream(self.classifier, paths, self.options.batch_size, self.options.jobs)
+            for result in stream(self.classifier, films, self.options.batch_size, self.options.jobs)
         )
         progress = tqdm(
             zip(paths, predicted, strict=True), total=len(paths), unit="film", leave=False,

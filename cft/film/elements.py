@@ -2,7 +2,7 @@
 
 Only those of `Tag` are read; names, dates, ids and descriptions are stepped over and never become
 objects of this process, let alone messages or logs. The patient's age is compared with that of an
-adult and not kept.
+adult and not kept. The UID of the study is read for `cft.film.study` alone, which hashes it.
 
 Why not by pydicom: its `dcmread`, with `force` and `specific_tags`, leads to the same pixels (or to
 none where garbage follows them), but pydicom 3.0.2 could not be held from outside to the limits of
@@ -50,6 +50,7 @@ class Tag(enum.IntEnum):
     BodyPartExamined = 0x00180015
     ImagerPixelSpacing = 0x00181164
     ViewPosition = 0x00185101
+    StudyInstanceUID = 0x0020000D
     SamplesPerPixel = 0x00280002
     PhotometricInterpretation = 0x00280004
     NumberOfFrames = 0x00280008
@@ -78,7 +79,7 @@ class Tag(enum.IntEnum):
     PixelData = 0x7FE00010
 
 
-_WANTED = frozenset(Tag)
+_WANTED = frozenset(Tag) - {Tag.StudyInstanceUID}
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 
@@ -89,15 +90,16 @@ _MAX_NESTING = 32
 _MAX_INFLATED = 2 * MAX_PIXELS + MAX_BYTES
 
 
-def read_header(data: bytes) -> Elements:
+def read_header(data: bytes, wanted: frozenset[Tag] = _WANTED) -> Elements:
     """The wanted elements of a file, those about the file (group 2) among them."""
+    wanted |= {Tag.TransferSyntaxUID}
     view = memoryview(data)
     at = 132 if data[128:132] == b"DICM" else 0
     found: dict[int, Element] = {}
     walk = _Walk(view, "<")
     while view[at : at + 2] == b"\x02\x00":  # not by the group's stated length, often wrong
         tag, element, at = next(walk.elements(at, explicit=True))
-        if tag in _WANTED:
+        if tag in wanted:
             found[tag] = element
     syntax = Elements("<", True, found).text(Tag.TransferSyntaxUID)
     if syntax == DEFLATED:
@@ -107,7 +109,7 @@ def read_header(data: bytes) -> Elements:
     first_vr = bytes(view[at + 4 : at + 6])
     explicit = first_vr.isalpha() and first_vr.isupper()
     for tag, element, _ in _Walk(view, order).elements(at, explicit):
-        if tag in _WANTED:
+        if tag in wanted:
             found[tag] = element
     return Elements(order, explicit, found)
 

@@ -82,7 +82,7 @@ def read_radiograph(source: str | os.PathLike | bytes | BinaryIO) -> Radiograph:
     RadiographError
         If the source cannot be read as a film; one sentence says why.
     """
-    data = _read_bytes(source)
+    data = read_bytes(source)
     if not data:
         raise RadiographError("the file is empty")
     name = _sniff(data)
@@ -97,7 +97,7 @@ def read_radiograph(source: str | os.PathLike | bytes | BinaryIO) -> Radiograph:
 # ------------------------------------------------------------------------------ bytes
 
 
-def _read_bytes(source: str | os.PathLike | bytes | BinaryIO) -> bytes:
+def read_bytes(source: str | os.PathLike | bytes | BinaryIO) -> bytes:
     """The whole of a source, and never much more than the limit of it."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
@@ -153,7 +153,7 @@ def _read_file(file: BinaryIO) -> bytes:
 
 def _sniff(data: bytes) -> str:
     """The format that the first bytes announce, as Pillow calls it, or "DICOM"."""
-    if _looks_like_dicom(data):
+    if is_dicom(data):
         return "DICOM"
     for offset, signature, name in _REFUSED_SIGNATURES:
         if data.startswith(signature, offset):
@@ -164,8 +164,11 @@ def _sniff(data: bytes) -> str:
     raise RadiographError(f"the file is not a picture that can be read; a film must be {_FORMATS}")
 
 
-def _looks_like_dicom(data: bytes) -> bool:
-    """With the preamble of 128 bytes; or without it, at once with an element of group 2 or 8."""
+def is_dicom(data: bytes) -> bool:
+    """Whether bytes begin as DICOM does.
+
+    With the preamble of 128 bytes; or without it, at once with an element of group 2 or 8.
+    """
     if data[128:132] == b"DICM":
         return True
     explicit = data[4:6].isalpha() and data[4:6].isupper()  # a value representation

@@ -23,6 +23,8 @@ from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
 from cft.model.gate import depths_in, gatekeeper_of
 from cft.model.heads import with_one_head
+from cft.model.study import Study
+from cft.study import seen_as_named
 
 if TYPE_CHECKING:
     from cft.model.gradients import GradCamMaps
@@ -159,6 +161,45 @@ class Classifier:
             results.append(result)
         return results if many else results[0]
 
+    def predict_study(
+        self: _Streams,
+        films: Sequence[Any],
+        names: Sequence[str] | None = None,
+        gate: str = "refuse",
+    ) -> Study:
+        """Predict the findings of a study: several films of one patient, taken together.
+
+        Of each finding the maximum over the frontal films, as CheXpert does. Lateral films do not
+        count, unless some trained the model, nor films that the gate refuses or that cannot be
+        read: `Study.left_out` says which and why.
+
+        Parameters
+        ----------
+        films
+            As of `predict`.
+        names
+            What to call the films; by default their paths, else "film 1" and so on. A name of
+            CheXpert's form that says "lateral" makes a film that says nothing itself a lateral one.
+        gate
+            "warn" or "off" count films that the gate refuses, too.
+
+        Returns
+        -------
+        Study
+
+        Raises
+        ------
+        ValueError
+            If there are not as many names as films, or no film at all.
+        """
+        films = list(films)
+        if names is None:
+            names = [_name_of(film, number) for number, film in enumerate(films, start=1)]
+        if not films or len(names) != len(films):
+            raise ValueError(f"a study needs films with a name each: {len(films)}, {len(names)}")
+        results = self.stream(map(seen_as_named, names, films))
+        return Study.of(list(zip(names, results, strict=True)), gate)
+
     def stream(
         self, films: Iterable[Any], batch_size: int = 16
     ) -> Iterator[Findings | RadiographError]:
@@ -271,11 +312,16 @@ class Classifier:
             _maps=self._gradient_maps(film) if maps is None else maps,
         )
 
-    def _gradient_maps(self, film: _Prepared) -> GradCamMaps:
+    def _gradient_maps(self, film: Prepared) -> GradCamMaps:
         """Maps for a network that has no class activation maps."""
         from cft.model.gradients import GradCamMaps
 
         return GradCamMaps(lambda: self.network, film.input, self.device, lambda: self.heatmap_kind)
+
+
+def _name_of(film: Any, number: int) -> str:
+    is_path = isinstance(film, (str, os.PathLike))
+    return os.fsdecode(film) if is_path else f"film {number}"
 
 
 @dataclass(frozen=True)

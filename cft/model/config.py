@@ -18,6 +18,7 @@ import numpy as np
 from cft.errors import ModelFolderError
 from cft.model.averaging import AVERAGES
 from cft.model.calibration import apply_platt
+from cft.model.change import Repeatability, read_repeatability
 from cft.model.conformal import Band
 from cft.model.fields import Fields, check_values, shown
 from cft.model.gate_statistics import GateStatistics
@@ -101,6 +102,9 @@ class Category:
     normal_map
         h rows of w numbers: the mean local scores of films without findings, which heat maps are
         compared with; None if that is not stated.
+    repeatability
+        By how much two films of one patient with the same labels differ; None if that is not
+        stated.
     test_sets
         What was measured of the model.
     """
@@ -114,6 +118,7 @@ class Category:
     band: Band | None = None
     prevalence: float | None = None
     normal_map: tuple[tuple[float, ...], ...] | None = field(default=None, repr=False)
+    repeatability: Repeatability | None = None
     test_sets: tuple[TestSet, ...] = field(default=(), repr=False)
 
     def tested(self, name: str | None) -> list[Tested]:
@@ -382,6 +387,7 @@ def _category(label: str, stored: Fields | None, test_sets: tuple[TestSet, ...])
         band=_band(stored.optional_object("band")),
         prevalence=_prevalence(stored.optional_object("training")),
         normal_map=_normal_map(stored),
+        repeatability=read_repeatability(stored.optional_object("repeatability")),
         test_sets=test_sets,
     )
 

@@ -62,6 +62,11 @@ class EnsembleFindings(Findings):
         ]
         return np.stack(maps).sum(axis=0, dtype=np.float32)
 
+    def members(self, label: str) -> tuple[float, ...]:
+        """What each member says of a finding; see `Findings.members`."""
+        super().members(label)  # which knows what labels there are
+        return tuple(member.probabilities[label] for member in self._members)
+
 
 def _kind(kinds: Sequence[str | None]) -> str | None:
     """What the mean of some members' maps is."""
@@ -153,6 +158,7 @@ class Ensemble:
 
     # Both are written in terms of `stream`.
     predict = Classifier.predict
+    predict_study = Classifier.predict_study
 
     def stream(
         self, films: Iterable[Any], batch_size: int = 16

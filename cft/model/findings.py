@@ -10,6 +10,7 @@ import numpy as np
 
 from cft.film.gate import PASS, Gate
 from cft.heatmap import beside_normal, beside_peak, spread
+from cft.model.change import Change, changes
 from cft.model.config import Category, point_names
 from cft.model.fields import shown
 from cft.model.measured import Tested
@@ -176,6 +177,34 @@ class Findings:
             return self.gate.reasons[0]
         return LATERAL_FILM if LATERAL in self.notes else ""
 
+    def members(self, label: str) -> tuple[float, ...]:
+        """The probabilities that an ensemble's members give a finding, in their order.
+
+        Empty for a single network.
+
+        Raises
+        ------
+        KeyError
+            If the model has no such label.
+        """
+        if label not in self.scores:
+            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+        return ()
+
+    def changes(self, prior: Findings) -> dict[str, Change]:
+        """Label -> the change since a prior film; see `cft.model.change.Change`.
+
+        Raises
+        ------
+        ValueError
+            If the two are not of the same model.
+        """
+        categories = self._categories
+        if prior._categories is not categories and prior._categories != categories:
+            raise ValueError("the prior and the current findings are of different models")
+        repeatability = {label: category.repeatability for label, category in categories.items()}
+        return changes(prior.probabilities, self.probabilities, repeatability, self.evidence)
+
     def tested(self, label: str) -> Tested | None:
         """What test films say of a finding at its operating point; None if it was not tested.
 
@@ -317,6 +346,7 @@ class Findings:
             "evidence": category.evidence,
             "test": tested and tested.to_dict(),
             "predictive_values": values and asdict(values),
+            "members": list(self.members(label)) or None,
         }
 
 

@@ -36,6 +36,8 @@ HEALTH = "/health"
 #: how many inputs it has.
 CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     f"{_CALL}/predict": (("", "refuse"), 3),  # operating points, what is done with refused films
+    f"{_CALL}/predict_study": (("one", "", "refuse"), 4),  # which films are a study, and the same
+    f"{_CALL}/compare": (("", "refuse"), 4),
     f"{_CALL}/heatmap": (("refuse",), 3),
     f"{_CALL}/gate": ((), 1),
     f"{_CALL}/models": ((), 0),
@@ -375,8 +377,7 @@ def _completed(path: str, document: dict[str, Any]) -> dict[str, Any]:
     data = document.get("data")
     if not isinstance(data, list):
         return document
-    if data and isinstance(data[0], dict):
-        data = [[data[0]], *data[1:]]
+    data = [[value] if isinstance(value, dict) else value for value in data]
     unasked, inputs = CALLS.get(path, ((), 0))
     missing = inputs - len(data)
     if 0 < missing <= len(unasked):

@@ -6,7 +6,7 @@ browser shows, and the lower one, which the viewer adds. Both are lossless.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -65,6 +65,17 @@ class Picture:
         deep = np.round(65535 * grey).astype(np.uint16)
         upper, lower = (deep >> 8).astype(np.uint8), (deep & 255).astype(np.uint8)
         return cls(upper, lower, spacing, reduction, mask)
+
+    def smaller(self) -> Picture:
+        """The same as one of several films of an answer: smaller, and of 8 bits."""
+        shape = heatmap.shape_within(self.upper.shape, ONE_OF_SEVERAL)
+        if shape == self.upper.shape:
+            return replace(self, lower=None)
+        grey = torch.from_numpy(self.upper / np.float32(255))
+        upper = np.round(255 * resize(grey, *shape, "bilinear").numpy()).astype(np.uint8)
+        by = self.upper.shape[0] / shape[0]
+        spacing = self.spacing and (self.spacing[0] * by, self.spacing[1] * by)
+        return Picture(upper, None, spacing, self.reduction * by, self.body)
 
 
 def _has_8_bits(grey: np.ndarray) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 import cft
 from cft import heatmap, results
@@ -43,9 +44,13 @@ SNIPPETS = {
     "Python (pip install gradio_client)": "python.txt",
     "curl": "curl.txt",
     "JavaScript (Node.js)": "javascript.txt",
+    "A study and its prior, in Python": "study_python.txt",
+    "A study, with curl": "study_curl.txt",
+    "A study, in JavaScript": "study_javascript.txt",
 }
 
-_SCRIPTS = ("page.js", "contour.js", "viewer.js")
+_SCRIPTS = ("page.js", "contour.js", "viewer.js", "pair.js")
+_SHEETS = ("page.css", "study.css")
 
 
 @cache
@@ -117,7 +122,7 @@ def style(classifier: Model) -> str:
         " { display: none !important; }\n"
         for place in range(len(_points(classifier)))
     )
-    sheet = (_HERE / "page.css").read_text(encoding="utf-8")
+    sheet = "".join((_HERE / name).read_text(encoding="utf-8") for name in _SHEETS)
     return sheet + "".join(chosen_rows) + "".join(chosen_points)
 
 
@@ -139,7 +144,10 @@ Shown = tuple[str, results.Result, "Picture | None"]
 
 
 def films_html(
-    classifier: Model, films: Sequence[Shown], offers: Mapping[int, Shown] | None = None
+    classifier: Model,
+    films: Sequence[Shown],
+    offers: Mapping[int, Shown] | None = None,
+    studies: str = "",
 ) -> str:
     """All films of one request.
 
@@ -151,6 +159,8 @@ def films_html(
         The films.
     offers
         Number of a film that lies wrongly -> the same film turned, for a click to show.
+    studies
+        HTML of what the films say together.
     """
     points = _points(classifier)
     named = [[(name, _at(result, point)) for name, result, _ in films] for point in points]
@@ -170,7 +180,18 @@ def films_html(
         has_heatmaps=classifier.has_heatmaps,
         heatmap_kind=classifier.heatmap_kind,
         has_tests=bool(classifier.facts.test_sets),
+        studies=Markup(studies),
     )
+
+
+def entries(classifier: Model, films: Sequence[Shown]) -> list[dict[str, Any]]:
+    """What the template of a film shows, for each of some films."""
+    return [_film(classifier, number, *film) for number, film in enumerate(films)]
+
+
+def fill(template: str, **data: Any) -> str:
+    """A template of this room, filled in."""
+    return _html(template, **data)
 
 
 def refusal_html(sentence: str) -> str:
@@ -240,13 +261,21 @@ def _film(
         "warning": _warning(result),
         "refusal": " ".join(result.gate.reasons) if result.gate.verdict == "refuse" else "",
         "offer": None,
+        **picture_facts(picture),
+        "findings": list(finding_rows(classifier, views, picture.body)),
+    }
+
+
+def picture_facts(picture: Picture) -> dict[str, Any]:
+    """What a template needs to show a film, and the viewer to read it."""
+    height, width = picture.upper.shape
+    return {
         "picture": _address(picture.upper),
         "lower": "" if picture.lower is None else _address(picture.lower),
         "spacing": "" if picture.spacing is None else "{:.6g} {:.6g}".format(*picture.spacing),
         "reduction": f"{picture.reduction:.6g}",
         "width": width,
         "height": height,
-        "findings": list(finding_rows(classifier, views, picture.body)),
     }
 
 

@@ -37,13 +37,15 @@ from cft.film.turn import turned
 from cft.model.bundled import BUNDLED
 from cft.model.config import point_names
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
-from cft.page import api, render
+from cft.page import api, render, together
+from cft.page import study as studies
 from cft.page.addresses import Addresses
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
 from cft.page.line import Line
 from cft.page.picture import Picture
 from cft.page.uploads import MAX_FILES_OF_ONE, MAX_FILMS, Film, Refused, Transfer, Uploads
+from cft.study import group
 
 if TYPE_CHECKING:
     from cft.results import Model
@@ -76,7 +78,25 @@ def predict(
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
     films, offers = list(films), dict[int, render.Shown]()
-    return render.films_html(classifier, list(examine(classifier, films, offers)), offers)
+    groups = group(films)  # while the files are there
+    shown = list(examine(classifier, films, offers))
+    studies = together.studies_html(classifier, shown, groups)
+    return render.films_html(classifier, shown, offers, studies)
+
+
+def show_together(classifier: Model, current: Sequence[Film], prior: Sequence[Film] = ()) -> str:
+    """Films that are one study, beside those of a prior one if there are any, as HTML.
+
+    Raises
+    ------
+    Refused
+        If there is no current film.
+    """
+    if not current:
+        raise Refused("There is no current film: choose one file or several. None was read.")
+    full = len(current) == 1 and len(prior) <= 1
+    shown = list(examine(classifier, [*current, *prior], full=full))
+    return together.together_html(classifier, shown[: len(current)], shown[len(current) :])
 
 
 def check_point(classifier: Model, point: Any) -> None:
@@ -105,16 +125,19 @@ def self_tested(classifier: Model) -> SelfTest:
 
 
 def examine(
-    classifier: Model, films: Iterable[Film], offers: dict[int, render.Shown] | None = None
+    classifier: Model,
+    films: Iterable[Film],
+    offers: dict[int, render.Shown] | None = None,
+    full: bool = False,
 ) -> Iterator[render.Shown]:
     """Film by film: name, findings or error, and the film for the screen.
 
-    A film that is the only one is shown at its full depth. Only one film is in memory at its full
-    size, however many there are. Into `offers` goes, by its number, how a film would be answered
-    that certainly lies wrongly, if it were turned.
+    A film that is the only one is shown at its full depth, and with `full` every one. Only
+    one film is in memory at its full size, however many there are. Into `offers` goes, by its
+    number, how a film would be answered that certainly lies wrongly, if it were turned.
     """
     films = list(films)
-    alone = len(films) == 1
+    alone = full or len(films) == 1
     for number, (name, film) in enumerate(films):
         try:
             radiograph = as_radiograph(film)
@@ -208,6 +231,41 @@ def build(
             check_point(classifier, point)
             return predict(classifier, films, point or None, gate)
 
+    def predict_study(
+        files: list, study: str = "one", point: str = "", gate: str = "refuse"
+    ) -> dict:
+        """Findings of studies, each of several films of one patient. Research software.
+
+        Takes up to 20 uploaded films. study says which belong together: "one" (all are one study),
+        "auto" (by DICOM study, else by name), "dicom", "name", or a list with a text for each film,
+        equal for films of a study. Gives a JSON object: "model", "disclaimer" and
+        "studies". Each has "study" (its name), "sentence", "scored" and "not_scored" (with
+        reasons: lateral films, films that are refused or cannot be read), "findings" as of a film,
+        each the maximum over the films that are scored, with the "file" that it comes from, and
+        "films" as /predict gives them.
+        """
+        with answering(files) as films:
+            check_gate(gate)
+            check_point(classifier, point)
+            return studies.predict_study(classifier, films, study, point or None, gate)
+
+    def compare(prior: list, current: list, point: str = "", gate: str = "refuse") -> dict:
+        """What has changed from a prior study to the current one. Research software.
+
+        Takes the uploaded films of both, up to 20 together, and gives a JSON object: "model",
+        "disclaimer", "prior" and "current" as /predict_study gives a study, and "changes", largest
+        first. Each has "label", "prior" and "current" (probabilities), "difference" (of their
+        logits), "repeatability" (what two films of the same state differ by: "limit", its "level"
+        and interval, "pairs", "patients"; or null) and "verdict": "more", "less", "none" (no change
+        beyond that), or null where nothing decides.
+        """
+        with answering([*(prior or ()), *(current or ())]) as films:
+            check_gate(gate)
+            check_point(classifier, point)
+            first = len(prior or ())
+            both = films[:first], films[first:]
+            return studies.compare(classifier, *both, point or None, gate)
+
     def heat_map(files: list, label: str, gate: str = "refuse") -> str:
         """Where in a film the score of a finding comes from. Research software.
 
@@ -248,12 +306,25 @@ def build(
             answer = render.refusal_html(str(refused))
         return answer, None  # the drop zone is free for the next films
 
+    def show_both(current: list, prior: list) -> tuple[str, None, None]:
+        current, prior = current or [], prior or []
+        try:
+            with uploads.reading([*current, *prior]) as films, line.timed(len(films)):
+                both = films[: len(current)], films[len(current) :]
+                answer = show_together(classifier, *both)
+        except Refused as refused:
+            answer = render.refusal_html(str(refused))
+        return answer, None, None
+
     def show_example() -> str:
         with line.timed(1):
             return show(classifier, [example_film()])
 
     def refuse_uploads(sentence: str) -> tuple[str, None]:
         return render.refusal_html(sentence), None
+
+    def refuse_both(sentence: str) -> tuple[str, None, None]:
+        return render.refusal_html(sentence), None, None
 
     def refuse_call(sentence: str) -> None:
         raise _refusal(sentence)
@@ -274,6 +345,15 @@ def build(
                 setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
                 example = gr.Button("Show a synthetic example film", size="sm", elem_id="example")
                 gr.HTML(render.drop_help(MAX_FILMS), apply_default_css=False)
+                with gr.Accordion("A study, or a prior film beside it", open=False):
+                    current, prior = (
+                        gr.File(label=f"{name} films", file_count="multiple", height=150,
+                                elem_id=f"{name.lower()}-films")
+                        for name in ("Current", "Prior")
+                    )  # fmt: skip
+                    for zone in (current, prior):
+                        setattr(zone, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010
+                    both = gr.Button("Read them together", size="sm", elem_id="together")
             with gr.Column(elem_classes="main", min_width=0):
                 answer = gr.HTML(render.no_results(), apply_default_css=False, elem_id="answer")
         with gr.Accordion("About this model", open=False):
@@ -287,14 +367,23 @@ def build(
         clicked = example.click(
             show_example, None, answer, show_progress_on=answer, api_visibility="private", **heavy
         )
+        read = both.click(
+            show_both, [current, prior], [answer, current, prior], preprocess=False,
+            show_progress_on=answer, api_visibility="private", **heavy,
+        )  # fmt: skip
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
         point = gr.Textbox("", label="point", visible=False)
         gate = gr.Textbox("refuse", label="gate", visible=False)
+        study = gr.Textbox("one", label="study", visible=False)
+        earlier = gr.File(label="prior", file_count="multiple", visible=False)
+        setattr(earlier, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
         label, picture = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
         calls = [
             hidden.click(function, inputs, output, preprocess=False, api_name=name, **heavy)
             for name, function, inputs, output in (
                 ("predict", predict_uploads, [drop, point, gate], findings),
+                ("predict_study", predict_study, [drop, study, point, gate], findings),
+                ("compare", compare, [earlier, drop, point, gate], findings),
                 ("heatmap", heat_map, [drop, label, gate], picture),
                 ("gate", gate_uploads, [drop], findings),
                 ("models", models, [], findings),
@@ -305,6 +394,7 @@ def build(
         refused = [
             (dropped, hidden.click(refuse_uploads, sentence, [answer, drop], **light)),
             (clicked, hidden.click(render.refusal_html, sentence, answer, **light)),
+            (read, hidden.click(refuse_both, sentence, [answer, current, prior], **light)),
             *((call, hidden.click(refuse_call, sentence, findings, **light)) for call in calls),
         ]
     demo.refusers = {event["id"]: other["id"] for event, other in refused}

@@ -25,13 +25,13 @@ from cft.page.text import data_address, plain_label, short_percent
 if TYPE_CHECKING:
     from cft.results import Model
 
-__all__ = ["finding_rows"]
+__all__ = ["finding_rows", "place"]
 
 _ROWS = {"film": "films", "study": "studies"}
 
 
 def finding_rows(
-    classifier: Model, views: Sequence[cft.Findings], body: np.ndarray
+    classifier: Model, views: Sequence[cft.Findings], body: np.ndarray | None
 ) -> Iterator[dict[str, Any]]:
     """The rows of a film's table, in the order of the first of the views.
 
@@ -42,7 +42,7 @@ def finding_rows(
     views
         The findings of the film at each choice of operating points, see `cft.Findings.at`.
     body
-        (h, w) bool: where a heat map may be drawn, of the heat map's size.
+        (h, w) bool: where a heat map may be drawn, of the heat map's size; None for no heat maps.
     """
     first = views[0]
     descriptions = classifier.facts.label_descriptions
@@ -63,7 +63,10 @@ def finding_rows(
             "band": _band(category.band, first.tested(label)) if not category.evidence else None,
             "prevalence": category.prevalence,
             "views": [_view(classifier, view, label) for view in views],
-            "heatmaps": _heatmaps(views, label, body) if classifier.has_heatmaps else None,
+            "heatmaps": None
+            if body is None or not classifier.has_heatmaps
+            else _heatmaps(views, label, body),
+            "members": first.members(label),
         }
 
 
@@ -81,6 +84,7 @@ def _view(classifier: Model, findings: cft.Findings, label: str) -> dict[str, An
         "unsure": findings.ruled[label] == "unsure",
         "bar": None if distance is None else _bar(distance),
         "zone": None if point is None or category.evidence else _zone(category.band, point),
+        "spread": None if point is None else _spread(findings.members(label), point),
         "rates": _rates(tested),
         "tests": [_test(each) for each in category.tested(findings.point)],
         "worth": values and asdict(values),
@@ -89,14 +93,14 @@ def _view(classifier: Model, findings: cft.Findings, label: str) -> dict[str, An
     }
 
 
-def _place(distance: float) -> float:
-    """Where a distance from the operating point lies on the bar, in percent of its length."""
-    return 50 + 50 * max(-1.0, min(1.0, distance / results.FULL_BAR))
+def place(distance: float, full: float = results.FULL_BAR) -> float:
+    """Where a distance in logits lies on a bar, 0 being in its middle, in percent of its length."""
+    return 50 + 50 * max(-1.0, min(1.0, distance / full))
 
 
 def _bar(distance: float) -> dict[str, float]:
     """The bar from the operating point, in the middle, to the film."""
-    end = _place(distance)
+    end = place(distance)
     return {"left": min(50.0, end), "width": abs(end - 50)}
 
 
@@ -105,10 +109,18 @@ def _zone(band: Band | None, point: float) -> dict[str, float] | None:
     if band is None:
         return None
     ends = [
-        edge if limit is None else _place(_distance(limit, point))
+        edge if limit is None else place(_distance(limit, point))
         for limit, edge in ((band.rule_out, 0.0), (band.rule_in, 100.0))
     ]
     return {"left": min(ends), "width": max(ends) - min(ends)}
+
+
+def _spread(members: Sequence[float], point: float) -> dict[str, float] | None:
+    """The part of the bar between the members of an ensemble that say least and most."""
+    if not members:
+        return None
+    ends = [place(_distance(limit, point)) for limit in (min(members), max(members))]
+    return {"left": ends[0], "width": ends[1] - ends[0]}
 
 
 def _distance(probability: float, point: float) -> float:
@@ -116,8 +128,8 @@ def _distance(probability: float, point: float) -> float:
 
 
 def _heatmaps(views: Sequence[cft.Findings], label: str, body: np.ndarray) -> dict[str, Any]:
-    """A layer for each choice of operating points, which its colours depend on; and the evidence
-    as shares of its maximum, for the viewer's outlines.
+    """A finding's layer for each choice of operating points, which its colours depend on; and the
+    evidence as shares of its maximum, for the viewer's outlines.
     """
     heat = views[0].heatmap(label, (body.shape[0], body.shape[1])) * body
     layers = (heatmap.layer(heat, view.operating_points[label]) for view in views)

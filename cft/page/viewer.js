@@ -583,7 +583,7 @@ const inSight = new IntersectionObserver((entries) => {
     if (!isIntersecting) continue;
     inSight.unobserve(target);
     const figure = target.closest("figure");
-    figure.viewer = new Viewer(figure);
+    figure.viewer = new (figure.closest(".pair") ? LinkedViewer : Viewer)(figure);
     figure.viewer.load().catch(() => figure.classList.add("unviewed")); // the picture stays
   }
 });

@@ -9,9 +9,10 @@ import numpy as np
 
 from cft.model.calibration import apply_platt, operating_point
 from cft.model.conformal import conformal_band
-from cft.model.odds import sigmoid
+from cft.model.odds import logit, sigmoid
 from train.datasets.labels import LabelTable
 from train.evaluation.cross_fit import POINTS, cross_fitted_points, platt_if_it_helps
+from train.evaluation.follow_up import repeatability_of
 from train.evaluation.scores import evaluate_scores, unproven
 from train.metrics.calibration import calibration_figures
 
@@ -26,13 +27,16 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
         ``calibration``, the losses that decided so; ``operating_points``, by name (see
         `train.evaluation.cross_fit.POINTS`); ``operating_point``, the first of these, which is used
         if none is asked for; and ``best_f1`` (another one). Each is None where there are too few
-        cases. And ``band``, see `band_of`. Thresholds are in units of the calibrated probability.
+        cases. And ``band``, see `band_of`, and ``repeatability``, see `repeatability_of`.
+        Thresholds are in units of the calibrated probability.
     """
     categories = {}
+    every = np.empty(scores.shape, np.float64)  # calibrated
     for c, label in enumerate(table.label_names):
         logits, y = scores[:, c].astype(np.float64), table.y[:, c]
         platt, why = platt_if_it_helps(logits, y, table.patients)
         chances = apply_platt(logits, *(platt or (1.0, 0.0)))
+        every[:, c] = chances
         points = cross_fitted_points(chances, y, table.patients)
         categories[label] = {
             "platt": platt and {"scale": platt[0], "bias": platt[1]},
@@ -42,7 +46,15 @@ def calibrate(scores: np.ndarray, table: LabelTable) -> dict[str, dict[str, Any]
             "best_f1": operating_point(chances, y, "f1"),
             "band": band_of(chances, y),
         }
-    return categories
+    return with_repeatability(categories, every, table)
+
+
+def with_repeatability(
+    categories: Mapping[str, Mapping[str, Any]], probabilities: np.ndarray, table: LabelTable
+) -> dict[str, dict[str, Any]]:
+    """The categories with what (N, C) calibrated probabilities of follow-up films say."""
+    found = repeatability_of(logit(probabilities), table)
+    return {label: {**row, "repeatability": found[label]} for label, row in categories.items()}
 
 
 def band_of(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
