@@ -251,7 +251,7 @@ def test_a_push_that_is_interrupted_leaves_the_repository_as_it_was(hub, folder,
         env=hub.environment(tmp_path / "cache"), cwd=ROOT,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert hub.stuck.wait(120)
+    assert hub.stuck.wait(600)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1

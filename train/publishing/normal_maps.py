@@ -50,7 +50,7 @@ def normal_maps(run: Run, network: Network, kept: Path | None = None) -> np.ndar
     if not isinstance(head, nn.Linear) or len(normal) < _FEWEST:
         return None
     file = kept and place_of(kept, "normal", normal)
-    features = file and _found(file)
+    features = _found(file) if file else None
     if features is None:
         features = _mean_features(run, network, normal)
         if features is not None and file:
