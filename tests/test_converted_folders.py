@@ -26,6 +26,7 @@ from cft.model.folder import read_model_folder
 from cft.page import server
 from tests.conftest import ROOT
 from tests.test_convert_peers import as_eva, eva, randomise
+from train.evaluation import plots
 
 pytestmark = pytest.mark.slow
 
@@ -162,7 +163,8 @@ def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsy
     scores = {row["label"]: row["score"] for row in film["findings"]}
     assert {row["label"]: row["score"] for row in said} == pytest.approx(scores, rel=1e-4)
 
-    # An evaluation.
+    # An evaluation; its plots are tested elsewhere and take minutes.
+    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
     data = labelled_films(tmp_path, labels)
     report = tmp_path / "report"
     words = ["--model", str(folder), "--data", str(data), "--out", str(report)]

@@ -185,7 +185,7 @@ def test_the_hybrid_network_on_cxr11(work):
     follow("CheXNet's hybrid network on CXR11 (RANZCR CLiP)")
     folder = read_model_folder("runs/cxr11-cft")
     assert folder.label_names == RANZCR_CLIP_11
-    assert folder.architecture == "chexnet_hybrid"
+    assert folder.config["architecture"] == "chexnet_hybrid"
     assert len(results("runs/cxr11-report")["models"]) == 2
 
 
