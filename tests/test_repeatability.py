@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cft.model.folder import parse_config
+from tests.conftest import random_model_config
+from train.complete import completed
 from train.datasets.labels import LabelTable
 from train.evaluation.follow_up import follow_up_pairs, repeatability_of
+from train.evaluation.inference import FilmScores
 from train.metrics.repeatability import repeatability
 
 
@@ -125,3 +130,20 @@ def test_too_few_patients_give_no_figure():
     assert repeatability_of(np.zeros((60, 2)), films) == {"A": None, "B": None}
     alone = table([(f"p{i}", "study1", "PA", (0, 1)) for i in range(60)])
     assert repeatability_of(np.zeros((60, 2)), alone) == {"A": None, "B": None}
+
+
+def test_an_older_folder_gets_the_limits_of_its_validation_films():
+    generator, config = np.random.default_rng(6), random_model_config()
+    config.update(label_names=["A", "B"], num_classes=2)
+    config["cft"]["categories"] = {"A": {"platt": None}}
+    films = table([(f"p{i:02}", f"study{s}", "PA", (0, 1)) for i in range(20) for s in (1, 2)])
+    names, chances = films.names.tolist(), generator.uniform(0.01, 0.99, (40, 2))
+    scores = FilmScores(dict(zip(names, chances, strict=True)), {}, {})
+    nothing = films.subset(np.zeros(40, bool))
+    found = completed(config, films, films, [nothing], scores)
+    categories = parse_config(found, Path("somewhere")).categories
+    logits = np.log(chances / (1 - chances))
+    for c, label in enumerate(("A", "B")):
+        sizes = np.sort(np.abs(logits[1::2, c] - logits[::2, c]))
+        assert categories[label].repeatability.limit == pytest.approx(sizes[19])
+        assert categories[label].repeatability.patients == 20
