@@ -12,7 +12,6 @@ at once, which answers with pictures and heat maps. Memory is that of the proces
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import statistics
 import subprocess
@@ -101,22 +100,16 @@ def predict(client: Client, film: Path) -> float:
 
 def drop(address: str, films: list[Path]) -> int:
     """Do what the page does when films are dropped; gives the size of the answer in bytes."""
-    api, session = f"{address}gradio_api", {"session_hash": "benchmark"}
+    api = f"{address}gradio_api"
     uploads = [("files", (film.name, film.read_bytes())) for film in films]
     paths = httpx.post(f"{api}/upload", files=uploads, timeout=600).json()
     files = [{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]
-    events = httpx.get(f"{address}config").json()["dependencies"]
-    (dropped,) = (event["id"] for event in events if event["targets"][0][1] == "upload")
-    body = {"data": [files], "fn_index": dropped, **session}
-    httpx.post(f"{api}/queue/join", json=body).raise_for_status()
-    with httpx.stream("GET", f"{api}/queue/data", params=session, timeout=600) as events:
-        for line in events.iter_lines():
-            message = json.loads(line.removeprefix("data: ")) if line else {}
-            if message.get("msg") == "process_completed":
-                if not message["success"]:
-                    raise SystemExit(f"the page answered {message['output']}")
-                return len(line)
-    raise SystemExit("the page did not answer")
+    joined = httpx.post(f"{api}/call/film", json={"data": [files]})
+    event = joined.raise_for_status().json()["event_id"]
+    answer = httpx.get(f"{api}/call/film/{event}", timeout=600).text
+    if "event: complete" not in answer:
+        raise SystemExit(f"the page answered {answer[:500]}")
+    return len(answer)
 
 
 def resident(process: subprocess.Popen, entry: str = "VmRSS") -> float:

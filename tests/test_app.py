@@ -214,9 +214,9 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
 
 
 def test_a_template_escapes_what_it_prints_and_misses_no_value():
-    assert "<p>&lt;b&gt;</p>" in render.refusal_html("<b>")
-    with pytest.raises(UndefinedError, match="sentence"):
-        render._html("refusal")
+    assert "</strong> &lt;b&gt;.</p>" in render.fallback_notice("<b>")
+    with pytest.raises(UndefinedError, match="reason"):
+        render._html("fallback")
 
 
 def test_a_model_without_heat_maps_says_so(model_folder, films):

@@ -1,6 +1,11 @@
 // What a style sheet cannot do: rows change places with the choice of operating points, and
 // predictive values follow the number that a visitor types. Nothing is sent or stored.
 
+// One language on the page, whatever the browser's is: Gradio would translate its own few words.
+for (const [name, value] of [["language", "en"], ["languages", ["en"]]]) {
+  Object.defineProperty(navigator, name, { value, configurable: true });
+}
+
 // The snippets name the address that the page is served at.
 const findSnippets = () => {
   for (const code of document.querySelectorAll(".api code:not([data-here])")) {
