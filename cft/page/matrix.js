@@ -137,7 +137,7 @@ function cells(film) {
   name.append(button);
   const labels = [...document.querySelectorAll("#many th[data-label]")].map((th) => th.dataset.label);
   if (film.state !== "read" || !entry.findings.length) {
-    const why = element("td", `reason ${film.state}`);
+    const why = element("td", `reason of-${film.state}`);
     why.colSpan = labels.length + 1;
     why.textContent = film.state === "read" ? `Not answered. ${entry.gate.reasons.join(" ")}`
       : film.state === "failed" ? `Could not be read: ${film.reason}.` : STATES[film.state];
