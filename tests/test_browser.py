@@ -184,7 +184,7 @@ def test_the_choice_of_points_and_the_prevalence_change_what_is_shown(browser, t
         page.wait_for_selector("#answer table")
         found = classifier.predict(server.EXAMPLE)
         for name in ("sensitive", "specific", "sensitive"):
-            page.get_by_label(name).check()
+            page.locator("#answer").get_by_label(name).check()
             at = found.at(name)
             assert page.locator("#answer [role=status]").inner_text() == at.sentence
             names = page.locator("#answer tbody th").all_inner_texts()

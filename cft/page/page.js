@@ -1,10 +1,10 @@
 // What a style sheet cannot do: rows change places with the choice of operating points, and
 // predictive values follow the number that a visitor types. Nothing is sent or stored.
 
-// One language on the page, whatever the browser's is: Gradio would translate its own few words.
-for (const [name, value] of [["language", "en"], ["languages", ["en"]]]) {
-  Object.defineProperty(navigator, name, { value, configurable: true });
-}
+// The page is in English whatever the browser speaks, where Gradio says that it is the browser's.
+const sayEnglish = () => document.documentElement.lang !== "en" && (document.documentElement.lang = "en");
+new MutationObserver(sayEnglish).observe(document.documentElement, { attributeFilter: ["lang"] });
+sayEnglish();
 
 // The snippets name the address that the page is served at.
 const findSnippets = () => {
