@@ -8,6 +8,7 @@ import io
 import json
 from html.parser import HTMLParser
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,16 +108,30 @@ def test_the_thumbnail_is_the_film_made_smaller(classifier, films):
     assert np.abs(same - shown).max() <= 2
 
 
-def test_a_row_is_of_one_film(tiny_model_folder, films):
-    import httpx
-
+@pytest.fixture(scope="module")
+def address(tiny_model_folder):
+    """Of the page."""
     with server.serve(cft.load(tiny_model_folder, "cpu")) as address:
-        api = f"{address}gradio_api"
-        sent = [("files", (film.name, film.read_bytes())) for film in films[:2]]
-        paths = httpx.post(f"{api}/upload", files=sent).json()
-        data = [[{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]]
-        event = httpx.post(f"{api}/call/row", json={"data": data}).json()["event_id"]
-        assert "A row is of one film" in httpx.get(f"{api}/call/row/{event}", timeout=60).text
+        yield address
+
+
+def test_a_row_is_of_one_film(address, films):
+    api = f"{address}gradio_api"
+    sent = [("files", (film.name, film.read_bytes())) for film in films[:2]]
+    paths = httpx.post(f"{api}/upload", files=sent).json()
+    data = [[{"path": path, "meta": {"_type": "gradio.FileData"}} for path in paths]]
+    event = httpx.post(f"{api}/call/row", json={"data": data}).json()["event_id"]
+    assert "A row is of one film" in httpx.get(f"{api}/call/row/{event}", timeout=60).text
+
+
+def test_there_is_no_server_for_mcp_and_nothing_speaks_of_one(address):
+    """Gradio's own would go around the limits on uploads."""
+    for path in ("mcp", "mcp/", "mcp/http", "mcp/sse", "mcp/schema"):
+        assert httpx.get(f"{address}gradio_api/{path}").status_code == 404
+        assert httpx.post(f"{address}gradio_api/{path}", json={}).status_code == 404
+    config = httpx.get(f"{address}config").json()
+    assert not config.get("mcp_server")
+    assert not config.get("footer_links")
 
 
 # --------------------------------------------------------------------------------- reports
