@@ -178,7 +178,7 @@ def test_the_downloads_hold_the_document_and_the_table(classifier, films):
     assert [link["download"] for link in links] == [f"{name}.json", f"{name}.csv"]
     document, table = (content(link["href"]).decode() for link in links)
     assert json.loads(document) == server.predict(classifier, named)
-    rows = list(csv.DictReader(io.StringIO(table)))
+    rows = list(csv.DictReader(io.StringIO(table.removeprefix("\ufeff"))))
     assert [row["file"] for row in rows] == ["film, one.png", "bad.png"]
     assert float(rows[0]["Effusion"]) == classifier.predict(films[0]).probabilities["Effusion"]
 

@@ -34,8 +34,17 @@ function addFilms(found) {
   if (!wanted.length) return;
   const [one] = [...added, ...(fresh.length ? [] : [known.get(identity(wanted[0]))])];
   if (wanted.length === 1 && one) openFilm(one);
-  else showMatrix();
+  else {
+    showMatrix();
+    intoSight(document.querySelector("#many"));
+  }
   run();
+}
+
+// What lies below what is seen, as on a phone, or above it.
+function intoSight(element) {
+  const { top } = element.getBoundingClientRect();
+  if (top < 0 || top > window.innerHeight / 2) element.scrollIntoView();
 }
 
 function identity({ file, path }) {
@@ -186,14 +195,14 @@ async function showAnswer(name, get) {
   saying.setAttribute("role", "log");
   saying.textContent = `Reading ${name} …`;
   answer.replaceChildren(saying);
-  const near = document.querySelector("#place").hidden ? answer : document.querySelector("#place");
-  const { top } = near.getBoundingClientRect();
-  if (top < 0 || top > window.innerHeight / 2) near.scrollIntoView();
+  const bar = document.querySelector("#place");
+  intoSight(bar.hidden ? answer : bar);
   try {
     const html = await get(signal, (sentence, seconds) => (saying.textContent = `${sentence} The next try is in ${Math.round(seconds)} s.`));
     if (signal.aborted) return;
     answer.innerHTML = html; // of cft/page/render.py, which escapes whatever came from outside
     samePoint(answer);
+    intoSight(bar.hidden ? answer : bar);
   } catch (error) {
     if (signal.aborted) return;
     const failed = element("div", "entry failed");

@@ -16,16 +16,6 @@ const findSnippets = () => {
 };
 new MutationObserver(findSnippets).observe(document, { childList: true, subtree: true });
 
-// New results come into sight where they lie below what is seen, as on a phone.
-let shown = null;
-new MutationObserver(() => {
-  const summary = document.querySelector("#answer [role=status]");
-  if (summary === shown) return;
-  shown = summary;
-  const answer = document.querySelector("#answer");
-  if (summary && answer.getBoundingClientRect().top > window.innerHeight / 2) answer.scrollIntoView();
-}).observe(document, { childList: true, subtree: true });
-
 document.addEventListener("change", (event) => {
   const choice = event.target;
   if (!(choice instanceof Element) || !choice.matches("#answer .points input")) return;
