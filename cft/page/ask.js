@@ -16,15 +16,15 @@ class Later extends Error {
  * The answer to a call of the page's own.
  *
  * @param {string} call - "film", "row" or "example".
- * @param {{file: File, name: string}[]} films - what is sent, under which names.
+ * @param {{file: File, name: string}[][]} inputs - lists of films that are sent, under which names.
  * @param {AbortSignal} signal - ends it, with an AbortError.
  * @param {(sentence: string, seconds: number) => void} waits - told each time that it has to wait.
  * @throws {Refusal} with a sentence, if the answer is no.
  */
-async function ask(call, films, signal, waits) {
+async function ask(call, inputs, signal, waits) {
   for (let lost = 0; ; ) {
     try {
-      return await askOnce(call, films, signal);
+      return await askOnce(call, inputs, signal);
     } catch (error) {
       if (!(error instanceof Later) || (error.message === UNHEARD && ++lost > 5)) throw error;
       waits(error.message, error.seconds);
@@ -33,16 +33,17 @@ async function ask(call, films, signal, waits) {
   }
 }
 
-async function askOnce(call, films, signal) {
-  const files = await sent(films, signal);
-  const body = JSON.stringify({ data: files.length ? [files] : [] });
+async function askOnce(call, inputs, signal) {
+  const data = [];
+  for (const films of inputs) data.push(await sent(films, signal));
+  const body = JSON.stringify({ data });
   const headers = { "Content-Type": "application/json" };
   const joined = await fetched(`${API}/call/${call}`, { method: "POST", headers, body, signal });
   const { event_id: event } = await joined.json();
   const events = await (await fetched(`${API}/call/${call}/${event}`, { signal })).text().catch(unheard);
-  const [, kind, data] = events.match(/^event: (complete|error)\ndata: (.*)$/m) ?? [];
-  if (kind === "complete") return JSON.parse(data)[0];
-  if (kind === "error") throw new Refusal(JSON.parse(data)?.error ?? "It could not be answered.");
+  const [, kind, text] = events.match(/^event: (complete|error)\ndata: (.*)$/m) ?? [];
+  if (kind === "complete") return JSON.parse(text)[0];
+  if (kind === "error") throw new Refusal(JSON.parse(text)?.error ?? "It could not be answered.");
   return unheard();
 }
 

@@ -90,9 +90,9 @@ for (const type of ["dragenter", "dragover"]) {
 }
 document.addEventListener("dragleave", (event) => event.relatedTarget === null && marked(false));
 document.addEventListener("drop", async (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
   marked(false);
+  if (!carriesFiles(event) || event.defaultPrevented) return; // prevented: a zone of its own has them
+  event.preventDefault();
   addFilms(await dropped(event.dataTransfer));
 });
 
@@ -122,7 +122,7 @@ async function readRow(film) {
   if (!batch.asked++) Object.assign(batch, { began: performance.now(), done: 0 });
   film.state = "asked";
   try {
-    film.row = await ask("row", [{ file: film.file, name: "film" }], signal, tellBusy);
+    film.row = await ask("row", [[{ file: film.file, name: "film" }]], signal, tellBusy);
     const entry = film.row.points[0].document.films[0];
     if (entry.error) fail(film, entry.error);
     else film.state = "read";
@@ -183,7 +183,7 @@ async function openFilm(film) {
   opened.film = film;
   many.hidden = true;
   placeBar();
-  await showAnswer(film.path, (signal, waits) => ask("film", [{ file: film.file, name: film.file.name }], signal, waits));
+  await showAnswer(film.path, (signal, waits) => ask("film", [[{ file: film.file, name: film.file.name }]], signal, waits));
 }
 
 async function showAnswer(name, get) {
