@@ -34,6 +34,8 @@ ABOUT_EVIDENCE = (
 
 # Columns of the table that say what the numbers come to at the operating points in use.
 _WORDS = ("operating_point", "above", "unsure", "sentence")
+# What is known besides: of the film, of the model, and why a film has no numbers.
+_FACTS = ("view", "notes", "no_evidence", "gate", "thresholds", "weights_sha256", "error")
 
 
 def document(
@@ -191,7 +193,10 @@ def trained_on(classifier: Model) -> str | None:
 
 
 def csv_rows(
-    label_names: Iterable[str], results: Iterable[tuple[str, Result]], gate: str = "refuse"
+    label_names: Iterable[str],
+    results: Iterable[tuple[str, Result]],
+    gate: str = "refuse",
+    weights: str = "",
 ) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
@@ -199,15 +204,16 @@ def csv_rows(
     neither ruled in nor ruled out, ``sentence`` says it in words, and ``no_evidence`` names the
     labels that no test shows to be better than chance. The column ``gate`` has the verdict and,
     after a colon, the reasons; the numbers of a film that is refused are blank, unless `gate`, one
-    of `GATES`, is another than "refuse". A film that could not be read has empty cells and its
-    reason in the column ``error``. Text that a spreadsheet would take for a formula gets an
-    apostrophe in front.
+    of `GATES`, is another than "refuse". ``thresholds`` has the operating points in use as numbers,
+    ``weights_sha256`` is `weights`. A film that could not be read has empty cells and its reason in
+    the column ``error``. Text that a spreadsheet would take for a formula gets an apostrophe in
+    front.
     """
     labels = list(label_names)
-    yield _csv_line(["file", *labels, *_WORDS, "view", "notes", "no_evidence", "gate", "error"])
+    yield _csv_line(["file", *labels, *_WORDS, *_FACTS])
     for name, result in results:
         if isinstance(result, RadiographError):
-            empty = [""] * (len(labels) + len(_WORDS) + 4)
+            empty = [""] * (len(labels) + len(_WORDS) + len(_FACTS) - 1)
             yield _csv_line([name, *empty, str(result)])
         else:
             hidden = withheld(result, gate)
@@ -215,7 +221,12 @@ def csv_rows(
             unproven = "; ".join(label for label in labels if result.evidence[label])
             notes = "; ".join(result.notes)
             words = _in_words(result, gate)
-            facts = [result.view or "", notes, unproven, gate_cell(result), ""]
+            thresholds = "; ".join(
+                f"{label} {point:.6g}"
+                for label, point in result.operating_points.items()
+                if point is not None
+            )
+            facts = [result.view or "", notes, unproven, gate_cell(result), thresholds, weights, ""]
             yield _csv_line([name, *numbers, *words, *facts])
 
 

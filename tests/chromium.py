@@ -51,7 +51,7 @@ def chromium() -> Iterator:
 
 
 def drop(page, films: list[tuple[str, bytes]]) -> None:
-    """Drag and drop files onto the page's drop zone, and wait for the answer.
+    """Drag and drop files onto the page, and wait for the answer: the film, or all rows.
 
     Parameters
     ----------
@@ -61,6 +61,7 @@ def drop(page, films: list[tuple[str, bytes]]) -> None:
         Name and content of each file.
     """
     page.set_default_timeout(_MILLISECONDS)
-    zone = page.locator("#drop").get_by_label("Click to upload or drop files")
-    zone.evaluate(_DROP, [[name, base64.b64encode(data).decode()] for name, data in films])
-    page.wait_for_selector("#answer [role=status]")
+    page.locator("#drop").evaluate(
+        _DROP, [[name, base64.b64encode(data).decode()] for name, data in films]
+    )
+    page.wait_for_selector("#many.done" if len(films) > 1 else "#answer [role=status]")

@@ -94,27 +94,17 @@ def predict(address: str, film: Path) -> dict:
 
 def example(address: str) -> str:
     """What the page shows after a click on the button for the example film."""
-    config = httpx.get(f"{address}/config").json()
-    (button,) = (c["id"] for c in config["components"] if c["props"].get("elem_id") == "example")
-    (event,) = (e["id"] for e in config["dependencies"] if [button, "click"] in e["targets"])
-    session = {"session_hash": "visitor"}
-    body = {"data": [], "fn_index": event, **session}
-    httpx.post(f"{address}/gradio_api/queue/join", json=body).raise_for_status()
-    with httpx.stream(
-        "GET", f"{address}/gradio_api/queue/data", params=session, timeout=60
-    ) as events:
-        for line in events.iter_lines():
-            message = json.loads(line.removeprefix("data: ")) if line else {}
-            if message.get("msg") == "process_completed":
-                assert message["success"], message
-                return message["output"]["data"][0]
-    raise AssertionError("the page did not answer")
+    call = f"{address}/gradio_api/call/example"
+    event = httpx.post(call, json={"data": []}).json()["event_id"]
+    lines = httpx.get(f"{call}/{event}", timeout=60).text.splitlines()
+    assert lines[0] == "event: complete", lines
+    return json.loads(lines[1].removeprefix("data: "))[0]
 
 
 def assert_whole(address: str) -> None:
     """The page has its templates, its style sheet and its example film."""
     front = httpx.get(address).text
     assert "Not a medical device." in front
-    assert "Files are deleted as soon as they have been read" in front
+    assert "nothing is kept on the server" in front
     assert ".by-finding" in front
     assert "Synthetic example film" in example(address)

@@ -178,7 +178,7 @@ def test_the_downloads_hold_the_document_and_the_table(classifier, films):
     assert [link["download"] for link in links] == [f"{name}.json", f"{name}.csv"]
     document, table = (content(link["href"]).decode() for link in links)
     assert json.loads(document) == server.predict(classifier, named)
-    rows = list(csv.DictReader(io.StringIO(table)))
+    rows = list(csv.DictReader(io.StringIO(table.removeprefix("\ufeff"))))
     assert [row["file"] for row in rows] == ["film, one.png", "bad.png"]
     assert float(rows[0]["Effusion"]) == classifier.predict(films[0]).probabilities["Effusion"]
 
@@ -214,9 +214,9 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
 
 
 def test_a_template_escapes_what_it_prints_and_misses_no_value():
-    assert "<p>&lt;b&gt;</p>" in render.refusal_html("<b>")
-    with pytest.raises(UndefinedError, match="sentence"):
-        render._html("refusal")
+    assert "</strong> &lt;b&gt;.</p>" in render.fallback_notice("<b>")
+    with pytest.raises(UndefinedError, match="reason"):
+        render._html("fallback")
 
 
 def test_a_model_without_heat_maps_says_so(model_folder, films):

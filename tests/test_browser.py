@@ -15,7 +15,6 @@ from cft.labels import NIH_14
 from cft.model.config import ModelConfig
 from cft.model.folder import write_model_folder
 from cft.page import server
-from cft.page.uploads import MAX_FILMS
 from tests import chromium
 from tests.conftest import random_model_config
 from tests.films import dataset, dicom, phantom
@@ -116,26 +115,13 @@ def overflow(page) -> int:
     return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
 
-def test_dropped_films_get_findings_and_a_broken_one_its_sentence_in_place(visit):
-    films = [("first.png", film(1)), ("broken.dcm", b"no film"), ("third.png", film(3))]
-    chromium.drop(visit, films)
-    entries = visit.locator("#answer .entry")
-    assert [name.inner_text() for name in entries.locator(".name").all()] == [n for n, _ in films]
-    assert visit.locator("tbody tr:visible").count() == 14
-    assert "Could not be read: the file is not a picture" in entries.nth(1).inner_text()
-    entries.nth(2).locator("summary").click()
-    assert visit.locator("tbody tr:visible").count() == 14  # the first has closed
-    assert entries.nth(2).locator("tbody tr:visible").count() == 14
-
-
 def test_a_lateral_film_is_shown_with_a_warning(visit):
     lateral = dicom(dataset(phantom(height=128, width=128), ViewPosition="LL"))
     chromium.drop(visit, [("lateral.dcm", lateral)])
     assert visit.locator(".warning").inner_text().startswith("A lateral film: the model knows")
     chromium.drop(visit, [("lateral.dcm", lateral), ("other.png", film(1))])
-    gists = visit.locator("#answer .gist")
-    gists.nth(1).wait_for()
-    assert ["lateral" in gist for gist in gists.all_inner_texts()] == [True, False]
+    gists = visit.locator("#many td small")
+    assert ["lateral" in gist for gist in gists.all_inner_texts()] == [True, True, False]
 
 
 def test_films_can_be_dropped_again_and_again(visit):
@@ -162,15 +148,10 @@ def test_a_hostile_file_name_is_text(visit):
     assert visit.locator("#answer h2").inner_text() == HOSTILE
 
 
-def test_too_many_films_are_refused_in_place(visit):
-    chromium.drop(visit, [(f"{i}.png", film(1)) for i in range(MAX_FILMS + 1)])
-    assert "21 files are too many" in visit.locator("#answer").inner_text()
-
-
 def test_the_document_can_be_downloaded(visit):
     chromium.drop(visit, [("first.png", film(1))])
     with visit.expect_download() as started:
-        visit.get_by_text("Download JSON").click()
+        visit.locator("#answer").get_by_text("Download JSON").click()
     assert started.value.suggested_filename == "first findings.json"
     document = json.loads(started.value.path().read_text())
     assert len(document["films"][0]["findings"]) == 14
@@ -203,14 +184,14 @@ def test_the_choice_of_points_and_the_prevalence_change_what_is_shown(browser, t
         page.wait_for_selector("#answer table")
         found = classifier.predict(server.EXAMPLE)
         for name in ("sensitive", "specific", "sensitive"):
-            page.get_by_label(name).check()
+            page.locator("#answer").get_by_label(name).check()
             at = found.at(name)
             assert page.locator("#answer [role=status]").inner_text() == at.sentence
             names = page.locator("#answer tbody th").all_inner_texts()
             shown = [name.strip().split("\n")[-1] for name in names]  # after a number, if above
             assert shown == at.order
             with page.expect_download() as started:
-                page.get_by_text("Download JSON").locator("visible=true").click()
+                page.locator("#answer").get_by_text("Download JSON").locator("visible=true").click()
             document = json.loads(started.value.path().read_text())
             assert document["films"][0]["operating_point"] == name
         page.locator("tbody tr", has_text="Cardiomegaly").click()

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 import cft
 from cft.page import render, server
-from tests import chromium
 from tests.films import dataset, dicom, phantom
 from tests.test_browser import browser as browser
 from tests.test_browser import film
@@ -81,7 +79,7 @@ def together(page, current, prior=()) -> None:
             page.locator(f"{zone} input[type=file]").set_input_files(
                 [{"name": name, "mimeType": "", "buffer": data} for name, data in films]
             )
-            page.wait_for_selector(f"{zone} .file-preview")
+            assert films[0][0] in page.locator(f"{zone} .chosen").inner_text()
     page.click("#together")
     page.wait_for_selector("#answer [role=status]")
 
@@ -222,16 +220,18 @@ def test_a_study_is_read_as_one(visitor, measured):
     assert page.locator("details.entry").count() == 3
 
 
-def test_films_of_one_dicom_study_are_found_among_those_that_were_dropped(visitor):
-    def of(uid: str, seed: int) -> bytes:
-        pixels = np.random.default_rng(seed).integers(0, 4096, (96, 80)).astype(np.uint16)
-        return dicom(dataset(pixels, StudyInstanceUID=uid))
-
-    page, one, other = visitor(), "1.2.840.99.77.1", "1.2.840.99.77.2"
-    chromium.drop(page, [("a.dcm", of(one, 1)), ("b.dcm", of(other, 2)), ("c.dcm", of(one, 3))])
-    assert page.locator(".study").count() == 1
-    assert page.locator(".study bdi").all_inner_texts()[:3] == ["Study 1", "a.dcm", "c.dcm"]
-    assert "840.99.77" not in page.locator("#answer").inner_html()
+def test_films_that_are_dropped_on_a_zone_are_no_films_of_the_matrix(visitor):
+    page = visitor()
+    page.get_by_text("A study, or a prior film beside it").click()
+    drop = """(zone, name) => {
+        const data = new DataTransfer();
+        data.items.add(new File(["x"], name));
+        const facts = { bubbles: true, cancelable: true, dataTransfer: data };
+        zone.dispatchEvent(new DragEvent("drop", facts));
+    }"""
+    page.locator("#prior-films").evaluate(drop, "before.png")
+    assert page.locator("#prior-films .chosen").inner_text() == "before.png"
+    assert page.evaluate("batch.films.length") == 0
 
 
 def test_a_comparison_without_a_current_film_is_refused_in_a_sentence(visitor):

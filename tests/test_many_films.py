@@ -190,7 +190,7 @@ def test_the_table_of_another_model_is_refused(run, model_folder, tmp_path):
         (b"a film\nand another\n", "its columns differ"),
         (b"\x89PNG\r\n\x1a\n\0", "is no table of cft"),
         (b"{header}1.png,0.5,0.5\nx,y\n", "a row has too few or many cells"),
-        (b"{header}{film},high,0.5,0.5,,,,,,,,,\n", "Cardiomegaly is no number"),
+        (b"{header}{film},high,0.5,0.5,,,,,,,,,,,\n", "Cardiomegaly is no number"),
     ],
 )
 def test_another_file_is_refused_and_stays(run, folder, tmp_path, content, reason):

@@ -257,15 +257,16 @@ class _Run:
         from cft.commands.table import Unfinished, write_whole
 
         labels, table, gate = self.classifier.label_names, self.options.csv, self.options.gate
+        weights = self.classifier.weights_sha256
         if not self.options.resume:
-            write_whole(table, results.csv_rows(labels, self._results(paths), gate))
+            write_whole(table, results.csv_rows(labels, self._results(paths), gate, weights))
             return
         (header,) = csv.reader(results.csv_rows(labels, ()))
         begun = Unfinished(table, header, labels)
         begun.check(self._read)
         self.failed += begun.failed
         left = [path for path in paths if str(path) not in begun.names]
-        rows = results.csv_rows(labels, self._results(left), gate)
+        rows = results.csv_rows(labels, self._results(left), gate, weights)
         begun.go_on(islice(rows, 1, None))
 
     def _read(self, film: str) -> Result:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ HEALTH = "/health"
 #: What programs may call, by its path -> its last inputs, as they are if nothing is asked for, and
 #: how many inputs it has.
 CALLS: dict[str, tuple[tuple[str, ...], int]] = {
+    # The page's own.
+    f"{_CALL}/film": ((), 1),
+    f"{_CALL}/row": ((), 1),
+    f"{_CALL}/example": ((), 0),
+    # What is documented.
     f"{_CALL}/predict": (("", "refuse"), 3),  # operating points, what is done with refused films
     f"{_CALL}/predict_study": (("one", "", "refuse"), 4),  # which films are a study, and the same
     f"{_CALL}/compare": (("", "refuse"), 4),
@@ -64,6 +70,7 @@ _MAX_VALUES = 2000
 _MAX_ADDRESS = 2048  # bytes of path and query, which Gradio keeps as ids
 _MAX_OPEN = 500  # requests at a time, those that wait for an answer among them
 _BODY_SECONDS, _UPLOAD_SECONDS = 30.0, 300.0
+_LATER = 10.0  # seconds after which who found no room may ask again
 _DRAINED = 256 * 2**20  # of an upload that is refused, so that the sentence arrives
 
 _COOKIE = "cft_visitor"
@@ -82,11 +89,14 @@ def is_allowed(method: str, path: str) -> bool:
 
 
 class _Stop(Exception):
-    """Answer with a status and a sentence, and read no further."""
+    """Answer with a status and a sentence, and read no further.
 
-    def __init__(self, status: int, sentence: str):
+    `seconds`: when to ask again, of what will be answered then.
+    """
+
+    def __init__(self, status: int, sentence: str, seconds: float | None = None):
         super().__init__(sentence)
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.seconds = status, sentence, seconds
 
 
 @dataclass
@@ -130,9 +140,9 @@ class Gate:
         try:
             await self._answer(scope, receive, send)
         except _Stop as stop:
-            await _reply(send, stop.status, {"detail": stop.sentence})
+            await _reply(send, stop.status, {"detail": stop.sentence}, stop.seconds)
         except Refused as refused:
-            await _reply(send, 503, {"detail": str(refused)})
+            await _reply(send, 503, {"detail": str(refused)}, _LATER)
         finally:
             self._open -= 1
 
@@ -148,7 +158,7 @@ class Gate:
         if request == ("GET", HEALTH):
             await self._health(send)
         elif self._open > _MAX_OPEN:
-            raise _Stop(503, "Too many requests are open: try again in a few minutes.")
+            raise _Stop(503, "Too many requests are open: try again in a few minutes.", _LATER)
         elif request == ("POST", UPLOAD):
             await self._upload(scope, receive, send, headers)
         elif scope["method"] == "POST":
@@ -187,6 +197,7 @@ class Gate:
     ) -> None:
         visitor = _cookie(headers) or str((scope.get("client") or ("",))[0])
         body, is_whole = _timed(receive, _UPLOAD_SECONDS), False
+        later: float | None = None
         try:
             with self.uploads.arriving(visitor) as transfer:
 
@@ -199,12 +210,13 @@ class Gate:
 
                 status, document = await self.intake(scope, counted, transfer)
         except Refused as refused:
-            status, document = 413, str(refused)
+            status, document, later = 413, str(refused), _LATER
         except OSError:  # the disk is full: Gradio's answer would be a traceback
             status, document = 507, "There is no room for more films: try again in a few minutes."
+            later = _LATER
         if not is_whole:
             await _drain(body)
-        await _reply(send, status, document)
+        await _reply(send, status, document, later)
 
     # ------------------------------------------------------------------- requests of JSON
 
@@ -243,7 +255,7 @@ class Gate:
         """The request that shows a sentence where the answer to this one would have stood."""
         index = document.get("fn_index")
         if path != JOIN or index not in self.refusers:
-            raise _Stop(503, sentence)
+            raise _Stop(503, sentence, self.line.seconds_until_taken())
         refused = {**document, "fn_index": self.refusers[index], "data": [sentence]}
         return json.dumps(refused).encode()
 
@@ -280,14 +292,16 @@ def _cookie(headers: dict[str, str]) -> str:
     return cookies[_COOKIE].value[:64] if _COOKIE in cookies else ""
 
 
-async def _reply(send: Send, status: int, document: Any) -> None:
-    """A string as text, anything else as JSON."""
+async def _reply(send: Send, status: int, document: Any, later: float | None = None) -> None:
+    """A string as text, anything else as JSON; `later`: in how many seconds to ask again."""
     is_text = isinstance(document, str)
     body = (document if is_text else json.dumps(document)).encode()
     kind = b"text/plain; charset=utf-8" if is_text else b"application/json"
     headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     if status != 200:
         headers.append((b"connection", b"close"))  # what is left of the request is not read
+    if later is not None:
+        headers.append((b"retry-after", str(math.ceil(later)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

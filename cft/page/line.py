@@ -13,6 +13,8 @@ LONGEST_WAIT = 120.0
 # Seconds for a film until some were measured, and how much the latest request counts.
 _FIRST_GUESS, _LATEST = 0.3, 0.2
 
+_SOONEST = 5.0  # seconds, so that nobody asks all the time
+
 
 class Line:
     """What waits, by request, and how fast it goes.
@@ -49,6 +51,10 @@ class Line:
             f"The page is busy: films for about {seconds / 60:.0f} minutes wait already. "
             "Try again when some of them have been read. None of yours was read."
         )
+
+    def seconds_until_taken(self) -> float:
+        """When who was refused may come back: a part of what waits has been answered then."""
+        return max(_SOONEST, self.seconds() - LONGEST_WAIT)
 
     @contextlib.contextmanager
     def timed(self, films: int) -> Iterator[None]:

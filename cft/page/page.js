@@ -1,6 +1,11 @@
 // What a style sheet cannot do: rows change places with the choice of operating points, and
 // predictive values follow the number that a visitor types. Nothing is sent or stored.
 
+// The page is in English whatever the browser speaks, where Gradio says that it is the browser's.
+const sayEnglish = () => document.documentElement.lang !== "en" && (document.documentElement.lang = "en");
+new MutationObserver(sayEnglish).observe(document.documentElement, { attributeFilter: ["lang"] });
+sayEnglish();
+
 // The snippets name the address that the page is served at.
 const findSnippets = () => {
   for (const code of document.querySelectorAll(".api code:not([data-here])")) {
@@ -10,16 +15,6 @@ const findSnippets = () => {
   }
 };
 new MutationObserver(findSnippets).observe(document, { childList: true, subtree: true });
-
-// New results come into sight where they lie below what is seen, as on a phone.
-let shown = null;
-new MutationObserver(() => {
-  const summary = document.querySelector("#answer [role=status]");
-  if (summary === shown) return;
-  shown = summary;
-  const answer = document.querySelector("#answer");
-  if (summary && answer.getBoundingClientRect().top > window.innerHeight / 2) answer.scrollIntoView();
-}).observe(document, { childList: true, subtree: true });
 
 document.addEventListener("change", (event) => {
   const choice = event.target;

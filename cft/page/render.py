@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 import cft
 from cft import heatmap, results
@@ -29,6 +28,7 @@ from cft.model.findings import LATERAL
 from cft.model.measured import Figures, TestSet
 from cft.model.selftest import SelfTest
 from cft.page.picture import Picture
+from cft.page.report import report
 from cft.page.table import finding_rows
 from cft.page.text import data_address, percent, plain_label, short_percent
 
@@ -49,8 +49,12 @@ SNIPPETS = {
     "A study, in JavaScript": "study_javascript.txt",
 }
 
+#: Films that the page keeps at a time; see batch.js.
+MOST_FILMS = 200
+
 _SCRIPTS = ("page.js", "contour.js", "viewer.js", "pair.js")
-_SHEETS = ("page.css", "study.css")
+_BATCH_SCRIPTS = ("ask.js", "batch.js", "matrix.js", "report.js", "together.js")
+_STYLES = ("page.css", "study.css", "batch.css")
 
 
 @cache
@@ -95,14 +99,22 @@ def title() -> str:
     return _html("title")
 
 
-def drop_help(max_films: int) -> str:
-    """The small print under the drop zone."""
-    return _html("help", max_films=max_films, megabytes=MAX_BYTES // 2**20)
+def drop_zone() -> str:
+    """Where films are dropped or chosen."""
+    return _html("drop", most=MOST_FILMS, megabytes=MAX_BYTES // 2**20)
 
 
-def no_results() -> str:
-    """What the results show before there are any."""
-    return _html("empty")
+def desk(classifier: Model) -> str:
+    """Where the answers stand: the matrix of many films, and the film that is open."""
+    columns = [
+        {
+            "label": label,
+            "name": plain_label(label),
+            "unproven": classifier.categories[label].evidence is not None,
+        }
+        for label in classifier.label_names
+    ]
+    return _html("desk", columns=columns, points=_points(classifier))
 
 
 def style(classifier: Model) -> str:
@@ -122,13 +134,21 @@ def style(classifier: Model) -> str:
         " { display: none !important; }\n"
         for place in range(len(_points(classifier)))
     )
-    sheet = "".join((_HERE / name).read_text(encoding="utf-8") for name in _SHEETS)
-    return sheet + "".join(chosen_rows) + "".join(chosen_points)
+    return _joined(_STYLES) + "".join(chosen_rows) + "".join(chosen_points)
 
 
 def script() -> str:
-    """The scripts of the page; without it the page still shows everything."""
-    return "".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    """The script of what is shown; without it the page still shows everything."""
+    return _joined(_SCRIPTS)
+
+
+def batch_script() -> str:
+    """The script that sends films and lays out what they come to, a module of its own."""
+    return _joined(_BATCH_SCRIPTS)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
 
 
 def self_test_notice(result: SelfTest) -> str:
@@ -147,7 +167,6 @@ def films_html(
     classifier: Model,
     films: Sequence[Shown],
     offers: Mapping[int, Shown] | None = None,
-    studies: str = "",
 ) -> str:
     """All films of one request.
 
@@ -159,8 +178,6 @@ def films_html(
         The films.
     offers
         Number of a film that lies wrongly -> the same film turned, for a click to show.
-    studies
-        HTML of what the films say together.
     """
     points = _points(classifier)
     named = [[(name, _at(result, point)) for name, result, _ in films] for point in points]
@@ -175,12 +192,12 @@ def films_html(
         points=points,
         summaries=[_summary(at) for at in named],
         downloads=[_downloads(classifier, at) for at in named],
+        reports=_reports(classifier, entries, films, points),
         download=_file_name([name for name, _, _ in films]),
         films=entries,
         has_heatmaps=classifier.has_heatmaps,
         heatmap_kind=classifier.heatmap_kind,
         has_tests=bool(classifier.facts.test_sets),
-        studies=Markup(studies),
     )
 
 
@@ -192,11 +209,6 @@ def entries(classifier: Model, films: Sequence[Shown]) -> list[dict[str, Any]]:
 def fill(template: str, **data: Any) -> str:
     """A template of this room, filled in."""
     return _html(template, **data)
-
-
-def refusal_html(sentence: str) -> str:
-    """Why a request was not answered at all."""
-    return _html("refusal", sentence=sentence)
 
 
 def _points(classifier: Model) -> list[str | None]:
@@ -222,17 +234,34 @@ def _file_name(films: Sequence[str]) -> str:
     """The name of a download, without its suffix, after the films that it is about."""
     stem = Path(films[0]).stem if films else ""
     more = f" and {len(films) - 1} more" if len(films) > 1 else ""
-    return f"{stem or 'film'}{more} findings"
+    return f"{stem or 'film'}{more}"
 
 
 def _downloads(classifier: Model, named: list[tuple[str, results.Result]]) -> dict[str, str]:
-    """Suffix of a file -> its address."""
+    """Suffix of a file -> its address.
+
+    The table begins with a byte order mark, without which Excel takes UTF-8 for another encoding.
+    """
     document = json.dumps(results.document(classifier, named), indent=2, ensure_ascii=False)
-    table = "".join(results.csv_rows(classifier.label_names, named))
+    rows = results.csv_rows(classifier.label_names, named, weights=classifier.weights_sha256)
     return {
         "json": data_address(document.encode(), "application/json"),
-        "csv": data_address(table.encode(), "text/csv"),
+        "csv": data_address("".join(rows).encode("utf-8-sig"), "text/csv"),
     }
+
+
+def _reports(
+    classifier: Model,
+    entries: list[dict[str, Any]],
+    films: Sequence[Shown],
+    points: list[str | None],
+) -> list[str]:
+    """The address of the report of the only film at each choice of operating points."""
+    if len(films) != 1 or isinstance(films[0][1], cft.RadiographError):
+        return []
+    found = films[0][1]
+    data = (report(classifier, entries[0], found.at(p), i) for i, p in enumerate(points))
+    return [data_address(_html("report", **each).encode(), "text/html") for each in data]
 
 
 def _film(

@@ -37,7 +37,7 @@ from cft.film.turn import turned
 from cft.model.bundled import BUNDLED
 from cft.model.config import point_names
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
-from cft.page import api, render, together
+from cft.page import api, batch, render, together
 from cft.page import study as studies
 from cft.page.addresses import Addresses
 from cft.page.folders import upload_folder
@@ -45,7 +45,6 @@ from cft.page.gate import Gate
 from cft.page.line import Line
 from cft.page.picture import Picture
 from cft.page.uploads import MAX_FILES_OF_ONE, MAX_FILMS, Film, Refused, Transfer, Uploads
-from cft.study import group
 
 if TYPE_CHECKING:
     from cft.results import Model
@@ -78,10 +77,7 @@ def predict(
 def show(classifier: Model, films: Iterable[Film]) -> str:
     """The findings of some films as the HTML of the page's results."""
     films, offers = list(films), dict[int, render.Shown]()
-    groups = group(films)  # while the files are there
-    shown = list(examine(classifier, films, offers))
-    studies = together.studies_html(classifier, shown, groups)
-    return render.films_html(classifier, shown, offers, studies)
+    return render.films_html(classifier, list(examine(classifier, films, offers)), offers)
 
 
 def show_together(classifier: Model, current: Sequence[Film], prior: Sequence[Film] = ()) -> str:
@@ -298,33 +294,24 @@ def build(
         except Refused as refused:
             raise _refusal(str(refused)) from None
 
-    def show_uploads(files: list) -> tuple[str, None]:
-        try:
-            with uploads.reading(files) as films, line.timed(len(films)):
-                answer = show(classifier, films)
-        except Refused as refused:
-            answer = render.refusal_html(str(refused))
-        return answer, None  # the drop zone is free for the next films
+    def show_uploads(files: list) -> str:
+        with answering(files) as films:
+            return show(classifier, films)
 
-    def show_both(current: list, prior: list) -> tuple[str, None, None]:
+    def row_of_upload(files: list) -> dict:
+        with answering(files) as films:
+            if len(films) != 1:
+                raise Refused("A row is of one film.")
+            return batch.row(classifier, films[0][1])
+
+    def show_both(current: list, prior: list) -> str:
         current, prior = current or [], prior or []
-        try:
-            with uploads.reading([*current, *prior]) as films, line.timed(len(films)):
-                both = films[: len(current)], films[len(current) :]
-                answer = show_together(classifier, *both)
-        except Refused as refused:
-            answer = render.refusal_html(str(refused))
-        return answer, None, None
+        with answering([*current, *prior]) as films:
+            return show_together(classifier, films[: len(current)], films[len(current) :])
 
     def show_example() -> str:
         with line.timed(1):
             return show(classifier, [example_film()])
-
-    def refuse_uploads(sentence: str) -> tuple[str, None]:
-        return render.refusal_html(sentence), None
-
-    def refuse_both(sentence: str) -> tuple[str, None, None]:
-        return render.refusal_html(sentence), None, None
 
     def refuse_call(sentence: str) -> None:
         raise _refusal(sentence)
@@ -339,64 +326,45 @@ def build(
         gr.HTML(render.title(), apply_default_css=False)
         with gr.Row(elem_classes="columns"):
             with gr.Column(elem_classes="side", min_width=0):
-                drop = gr.File(
-                    label="Chest X-rays", file_count="multiple", height=170, elem_id="drop"
-                )
-                setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
-                example = gr.Button("Show a synthetic example film", size="sm", elem_id="example")
-                gr.HTML(render.drop_help(MAX_FILMS), apply_default_css=False)
-                with gr.Accordion("A study, or a prior film beside it", open=False):
-                    current, prior = (
-                        gr.File(label=f"{name} films", file_count="multiple", height=150,
-                                elem_id=f"{name.lower()}-films")
-                        for name in ("Current", "Prior")
-                    )  # fmt: skip
-                    for zone in (current, prior):
-                        setattr(zone, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010
-                    both = gr.Button("Read them together", size="sm", elem_id="together")
+                gr.HTML(render.drop_zone(), apply_default_css=False)
             with gr.Column(elem_classes="main", min_width=0):
-                answer = gr.HTML(render.no_results(), apply_default_css=False, elem_id="answer")
+                gr.HTML(render.desk(classifier), apply_default_css=False)
         with gr.Accordion("About this model", open=False):
             gr.HTML(render.about_html(classifier), apply_default_css=False)
         with gr.Accordion("For programs", open=False):
             gr.HTML(render.api_html(MAX_FILMS), apply_default_css=False)
-        dropped = drop.upload(
-            show_uploads, drop, [answer, drop], preprocess=False,
-            show_progress_on=answer, api_visibility="private", **heavy,
-        )  # fmt: skip
-        clicked = example.click(
-            show_example, None, answer, show_progress_on=answer, api_visibility="private", **heavy
-        )
-        read = both.click(
-            show_both, [current, prior], [answer, current, prior], preprocess=False,
-            show_progress_on=answer, api_visibility="private", **heavy,
-        )  # fmt: skip
+        # What programs call, and the page's own scripts do; Gradio shows none of these.
+        drop = gr.File(file_count="multiple", visible=False)
+        setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
         point = gr.Textbox("", label="point", visible=False)
         gate = gr.Textbox("refuse", label="gate", visible=False)
         study = gr.Textbox("one", label="study", visible=False)
         earlier = gr.File(label="prior", file_count="multiple", visible=False)
         setattr(earlier, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
-        label, picture = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
+        label, text = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
+        own, documented = "private", "public"
+        as_sent: dict[str, Any] = {"preprocess": False}
         calls = [
-            hidden.click(function, inputs, output, preprocess=False, api_name=name, **heavy)
-            for name, function, inputs, output in (
-                ("predict", predict_uploads, [drop, point, gate], findings),
-                ("predict_study", predict_study, [drop, study, point, gate], findings),
-                ("compare", compare, [earlier, drop, point, gate], findings),
-                ("heatmap", heat_map, [drop, label, gate], picture),
-                ("gate", gate_uploads, [drop], findings),
-                ("models", models, [], findings),
+            hidden.click(
+                function, inputs, output, api_name=name, api_visibility=whose, **heavy, **as_sent
+            )
+            for name, whose, function, inputs, output in (
+                ("film", own, show_uploads, [drop], text),
+                ("row", own, row_of_upload, [drop], findings),
+                ("example", own, show_example, [], text),
+                ("together", own, show_both, [drop, earlier], text),
+                ("predict", documented, predict_uploads, [drop, point, gate], findings),
+                ("predict_study", documented, predict_study, [drop, study, point, gate], findings),
+                ("compare", documented, compare, [earlier, drop, point, gate], findings),
+                ("heatmap", documented, heat_map, [drop, label, gate], text),
+                ("gate", documented, gate_uploads, [drop], findings),
+                ("models", documented, models, [], findings),
             )
         ]
         # Where an answer would have stood, a sentence stands that the gate has chosen.
         sentence = gr.Textbox(visible=False)
-        refused = [
-            (dropped, hidden.click(refuse_uploads, sentence, [answer, drop], **light)),
-            (clicked, hidden.click(render.refusal_html, sentence, answer, **light)),
-            (read, hidden.click(refuse_both, sentence, [answer, current, prior], **light)),
-            *((call, hidden.click(refuse_call, sentence, findings, **light)) for call in calls),
-        ]
+        refused = [(call, hidden.click(refuse_call, sentence, findings, **light)) for call in calls]
     demo.refusers = {event["id"]: other["id"] for event, other in refused}
     demo.queue(max_size=_WAITING, api_open=False)
     _harden(demo)
@@ -534,7 +502,8 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 # do not run here, and a server for MCP that there is not.
                 footer_links=[],
                 theme=_theme(),
-                head=f"<style>{render.style(classifier)}</style><script>{render.script()}</script>",
+                head=f"<style>{render.style(classifier)}</style><script>{render.script()}</script>"
+                f'<script type="module">{render.batch_script()}</script>',
             )
             try:
                 if not isinstance(demo.app.middleware_stack, Gate):

@@ -13,24 +13,14 @@ from cft.model.study import Study
 from cft.page.render import Shown, entries, fill, picture_facts
 from cft.page.table import finding_rows, place
 from cft.page.text import data_address, plain_label, short_percent
-from cft.study import Group
 
 if TYPE_CHECKING:
     from cft.results import Model
 
-__all__ = ["studies_html", "together_html"]
+__all__ = ["together_html"]
 
 #: A change of so many logits fills the bar: more than between most films of the same state.
 FULL_CHANGE = 5.0
-
-
-def studies_html(classifier: Model, films: Sequence[Shown], groups: Sequence[Group]) -> str:
-    """The studies among some films; nothing where each film is one of its own."""
-    several = [each for each in groups if len(each.films) > 1]
-    studies = [
-        _study(classifier, each.name, [films[number] for number in each.films]) for each in several
-    ]
-    return fill("studies", studies=studies) if studies else ""
 
 
 def together_html(classifier: Model, current: Sequence[Shown], prior: Sequence[Shown] = ()) -> str:

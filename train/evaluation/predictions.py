@@ -38,7 +38,7 @@ ERROR_COLUMN = "error"
 # Columns of a table of predictions that are no category, besides those with a role.
 _DESCRIPTIVE = {
     *(MODEL_COLUMN, ERROR_COLUMN, "notes", "no_evidence", "gate"),
-    *("operating_point", "above", "unsure", "sentence"),
+    *("operating_point", "above", "unsure", "sentence", "thresholds", "weights_sha256"),
 }
 _PATIENT_IN_KEY = re.compile(r"patient\d+")
 
