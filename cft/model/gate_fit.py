@@ -39,14 +39,14 @@ _MOST_COMPONENTS, _MOST_NUMBERS = 64, 2**14
 
 # Of the films that checked, so many are let pass; less is left to chance and to other hospitals.
 _PASSING = 0.99
-# A film is called mirrored beyond so many times the limit that lets them pass, so that the films of
-# other hospitals are spared; but of those that are mirrored, so many are to be caught.
-_SPARED, _CAUGHT = 2.0, 0.82
+# Of those that checked, so many are to be called mirrored if they are: more, and films of other
+# hospitals were called so that are not.
+_CAUGHT = 0.94
 # Least chance of "upright" that a film needs, whatever the films that checked needed.
 _LEAST, _MOST_NEEDED = 0.1, 0.5
 _CERTAIN = 0.9
 # How much farther than the farthest percent of the films that checked a film may be.
-_MARGIN = 1.5
+_MARGIN = 2.0
 _BATCH = 16
 
 Features = dict[str, np.ndarray]  # module -> (N, GRID * GRID, C)
@@ -261,7 +261,7 @@ def statistics_of(
 def _limit_of_mirrored(right_way: np.ndarray, wrong_way: np.ndarray) -> float:
     """From which sum on a film is called mirrored; of films as they are, and of mirrored ones."""
     passing = max(float(np.quantile(right_way, _PASSING)), 0.0)
-    return max(passing, min(_SPARED * passing, float(np.quantile(wrong_way, 1 - _CAUGHT))))
+    return max(passing, float(np.quantile(wrong_way, 1 - _CAUGHT)))
 
 
 def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:
