@@ -318,7 +318,8 @@ def test_the_api_answers_with_the_documented_object(client, classifier, films):
 
 def test_the_api_says_what_each_of_its_calls_answers(client):
     info = client.view_api(return_format="dict")
-    assert list(info["named_endpoints"]) == ["/predict", "/heatmap", "/gate", "/models"]
+    calls = ["/predict", "/predict_study", "/compare", "/heatmap", "/gate", "/models"]
+    assert list(info["named_endpoints"]) == calls
     assert not info["unnamed_endpoints"]
     assert "not a medical device" in info["named_endpoints"]["/predict"]["description"]
     assert all(call["description"] for call in info["named_endpoints"].values())
