@@ -62,8 +62,9 @@ def _read(film: Any) -> Any:
 
 
 def _points(classifier: Model, found: results.Result) -> list[dict[str, Any]]:
-    answers = []
-    for point in [*point_names(classifier.categories)] or [None]:
+    answers: list[dict[str, Any]] = []
+    points: list[str | None] = [*point_names(classifier.categories)]
+    for point in points or [None]:
         at = found if isinstance(found, cft.RadiographError) else found.at(point)
         _, line = _csv(classifier, [("", at)])
         answers.append({"document": results.document(classifier, [("", at)]), "line": line})

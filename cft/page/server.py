@@ -281,19 +281,19 @@ def build(
         point = gr.Textbox("", label="point", visible=False)
         gate = gr.Textbox("refuse", label="gate", visible=False)
         label, text = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
-        own, documented, as_sent = "private", "public", {"preprocess": False}
+        as_sent: dict[str, Any] = {"preprocess": False}
         calls = [
             hidden.click(
                 function, inputs, output, api_name=name, api_visibility=whose, **heavy, **as_sent
             )
             for name, whose, function, inputs, output in (
-                ("film", own, show_uploads, [drop], text),
-                ("row", own, row_of_upload, [drop], findings),
-                ("example", own, show_example, [], text),
-                ("predict", documented, predict_uploads, [drop, point, gate], findings),
-                ("heatmap", documented, heat_map, [drop, label, gate], text),
-                ("gate", documented, gate_uploads, [drop], findings),
-                ("models", documented, models, [], findings),
+                ("film", "private", show_uploads, [drop], text),
+                ("row", "private", row_of_upload, [drop], findings),
+                ("example", "private", show_example, [], text),
+                ("predict", "public", predict_uploads, [drop, point, gate], findings),
+                ("heatmap", "public", heat_map, [drop, label, gate], text),
+                ("gate", "public", gate_uploads, [drop], findings),
+                ("models", "public", models, [], findings),
             )
         ]
         # Where an answer would have stood, a sentence stands that the gate has chosen.
