@@ -62,7 +62,7 @@ def _read(film: Any) -> Any:
 
 
 def _points(classifier: Model, found: results.Result) -> list[dict[str, Any]]:
-    answers = []
+    answers: list[dict[str, Any]] = []
     points: list[str | None] = [*point_names(classifier.categories)]
     for point in points or [None]:
         at = found if isinstance(found, cft.RadiographError) else found.at(point)

@@ -40,6 +40,7 @@ CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     f"{_CALL}/film": ((), 1),
     f"{_CALL}/row": ((), 1),
     f"{_CALL}/example": ((), 0),
+    f"{_CALL}/together": ((), 2),
     # What is documented.
     f"{_CALL}/predict": (("", "refuse"), 3),  # operating points, what is done with refused films
     f"{_CALL}/predict_study": (("one", "", "refuse"), 4),  # which films are a study, and the same
