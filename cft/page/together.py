@@ -56,6 +56,7 @@ def together_html(classifier: Model, current: Sequence[Shown], prior: Sequence[S
         studies=[_study(classifier, name, films, not prior) for name, films in several if films],
         films=shown,
         has_heatmaps=classifier.has_heatmaps,
+        heatmap_kind=classifier.heatmap_kind,
         has_tests=bool(classifier.facts.test_sets),
     )
 
