@@ -231,7 +231,8 @@ def test_films_that_are_dropped_on_a_zone_are_no_films_of_the_matrix(visitor):
     }"""
     page.locator("#prior-films").evaluate(drop, "before.png")
     assert page.locator("#prior-films .chosen").inner_text() == "before.png"
-    assert page.evaluate("batch.films.length") == 0
+    assert page.locator("#many").is_hidden()
+    assert page.locator("#answer .empty").is_visible()  # nothing is read yet
 
 
 def test_a_comparison_without_a_current_film_is_refused_in_a_sentence(visitor):
