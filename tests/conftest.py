@@ -34,6 +34,12 @@ _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
 if _WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
 
+# Servers that processes start side by side take ports apart: the one that finds a port free and the
+# one that listens first may be two, and a client would ask the wrong one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    _NUMBER = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    os.environ["GRADIO_SERVER_PORT"] = str(7860 + 200 * _NUMBER)
+
 # Graphs that the engine of the extra `fast` keeps lie in a folder that goes with the tests, of all
 # processes one.
 if "PYTEST_XDIST_WORKER" not in os.environ:

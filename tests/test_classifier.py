@@ -109,7 +109,7 @@ def test_a_configuration_cannot_promise_more_memory_than_the_weights_have(copy):
     with pytest.raises(cft.ModelFolderError, match=r"model_args\.stem_width.* at most 4096"):
         cft.load(copy)
     rewrite(copy, model_args={"in_chans": 1, "stem_width": 4096})
-    with pytest.raises(cft.ModelFolderError, match="do not fit"):
+    with pytest.raises(cft.ModelFolderError, match="are not those of resnet10t"):
         cft.load(copy)
 
 
@@ -373,7 +373,8 @@ def test_a_bad_film_is_named_and_the_rest_are_answered(run, films, model_folder,
     assert str(bad) in stderr
     assert "/no/such/film" in stderr
     header, good, *failed = stdout.splitlines()
-    words = "operating_point,above,unsure,sentence,view,notes,no_evidence,gate,error"
+    words = "operating_point,above,unsure,sentence,view,notes,no_evidence,gate"
+    words += ",thresholds,weights_sha256,error"
     assert header == f"file,Cardiomegaly,Effusion,Hernia,{words}"
     assert good.startswith(str(films[0]))
     assert [line.count(",") >= 6 for line in failed] == [True, True]

@@ -185,10 +185,6 @@ def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsy
     frozen = tmp_path / "frozen"
     words = ["--data", str(data), "--init", str(folder), "--arch", config["architecture"]]
     words += ["--freeze", "--freeze-strength", "1", "--image-size", str(size)]
-    given = {k: v for k, v in config["model_args"].items() if k not in ("in_chans", "img_size")}
-    if given:
-        pairs = (f"{name}={json.dumps(value)}" for name, value in given.items())
-        words += ["--model-args", ",".join(pairs)]
     assert train.negative.main([*words, "--out", str(frozen), *work]) == 0
     assert cft.load(frozen, "cpu").label_names == labels
 

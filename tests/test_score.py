@@ -243,10 +243,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def read(monkeypatch) -> list[str]:
     """The films that are read from now on."""
     read: list[str] = []
-    prepare = cft.Classifier._prepare
+    prepare = cft.Classifier._read
     monkeypatch.setattr(
         cft.Classifier,
-        "_prepare",
+        "_read",
         lambda self, film: read.append(Path(film).name) or prepare(self, film),
     )
     return read

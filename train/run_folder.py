@@ -81,7 +81,8 @@ def held_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> Ite
     _refuse_others_files(work)
     try:
         with locked(work.out):
-            remove_leftovers(work.last.parent)
+            for folder in filter(Path.is_dir, work.out.iterdir()):
+                remove_leftovers(folder)
             _begin(work, arguments, data)
             yield
     except Busy:

@@ -158,9 +158,10 @@ class _Scorer:
         return {**{key: [x] for key, x in asdict(done).items()}, "reason": [reason]}
 
     def _one(self, part: int) -> Done:
-        if (done := self.plan.done(part)) is not None:  # an actor died after it had written it
-            return done
         tries = self.plan.folder / f".part-{part:05d}.tries"
+        if (done := self.plan.done(part)) is not None:  # an actor died after it had written it
+            tries.unlink(missing_ok=True)
+            return done
         with open(tries, "ab") as file:
             file.write(b".")
             if file.tell() > _TRIES:
