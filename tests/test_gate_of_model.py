@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 import cft
@@ -240,7 +241,6 @@ def test_the_bundled_model_is_read_with_or_without_statistics():
     "architecture", ["test_vit", "test_resnet", "test_efficientnet", "test_convnext"]
 )
 def test_networks_of_every_layout_are_heard(architecture):
-    import timm
 
     from cft.model.depths import GRID, depths_of, listening
 
@@ -253,6 +253,25 @@ def test_networks_of_every_layout_are_heard(architecture):
     shapes = {name: tuple(x.shape) for name, x in heard.items()}
     assert shapes == {d.module: (2, GRID * GRID, d.channels) for d in depths}
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_a_pass_ends_where_the_gate_listens_last():
+    """Of networks side by side only the first is listened to; the others need not run."""
+    from cft.model.depths import depths_of, listening
+    from cft.model.gate_fit import Pictures
+    from cft.model.preprocess import Preprocess
+
+    network = timm.create_model("joined", of="test_resnet", copies=2, num_classes=3, in_chans=1)
+    network.eval().networks[1].forward_features = None  # fails if it is called
+    depths = depths_of(network)
+    films = torch.rand(2, 1, 64, 64)
+    preprocess = Preprocess(input_size=(1, 64, 64), mean=(0.5,), std=(0.5,))
+    found = Pictures(network, preprocess, depths).features(iter([films]))
+    with torch.inference_mode(), listening(network, depths) as heard:
+        network.networks[0].forward_features(preprocess.normalize(films))
+    assert found.keys() == heard.keys()
+    for name, fields in found.items():
+        np.testing.assert_allclose(fields, heard[name], atol=1e-3)  # kept in 16 bits
 
 
 def test_fields_are_in_the_order_of_the_film():

@@ -16,7 +16,7 @@ import cft
 from cft import heatmap, results
 from cft.film.read import as_radiograph
 from cft.film.resize import resize
-from cft.model.config import point_names
+from cft.page.render import points_of
 from cft.page.text import data_address
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ def _read(film: Any) -> Any:
 
 def _points(classifier: Model, found: results.Result) -> list[dict[str, Any]]:
     answers: list[dict[str, Any]] = []
-    points: list[str | None] = [*point_names(classifier.categories)]
-    for point in points or [None]:
+    for point in points_of(classifier):
         at = found if isinstance(found, cft.RadiographError) else found.at(point)
         _, line = _csv(classifier, [("", at)])
         answers.append({"document": results.document(classifier, [("", at)]), "line": line})

@@ -114,7 +114,7 @@ def desk(classifier: Model) -> str:
         }
         for label in classifier.label_names
     ]
-    return _html("desk", columns=columns, points=_points(classifier))
+    return _html("desk", columns=columns, points=points_of(classifier))
 
 
 def style(classifier: Model) -> str:
@@ -132,7 +132,7 @@ def style(classifier: Model) -> str:
     chosen_points = (
         f".contain #answer:has(.points input:checked:not(.point-{place})) .at-{place}"
         " { display: none !important; }\n"
-        for place in range(len(_points(classifier)))
+        for place in range(len(points_of(classifier)))
     )
     return _joined(_STYLES) + "".join(chosen_rows) + "".join(chosen_points)
 
@@ -179,7 +179,7 @@ def films_html(
     offers
         Number of a film that lies wrongly -> the same film turned, for a click to show.
     """
-    points = _points(classifier)
+    points = points_of(classifier)
     named = [[(name, _at(result, point)) for name, result, _ in films] for point in points]
     entries = [_film(classifier, number, *film) for number, film in enumerate(films)]
     for number, offer in (offers or {}).items():
@@ -211,7 +211,7 @@ def fill(template: str, **data: Any) -> str:
     return _html(template, **data)
 
 
-def _points(classifier: Model) -> list[str | None]:
+def points_of(classifier: Model) -> list[str | None]:
     """The operating points to choose among, the model's own choice first."""
     return [*point_names(classifier.categories)] or [None]
 
@@ -279,7 +279,7 @@ def _film(
     if picture.reduction > 1:
         size += f", shown at {width} × {height}"
     view = [f"{result.view} view"] if result.view else []
-    views = [result.at(point) for point in _points(classifier)]
+    views = [result.at(point) for point in points_of(classifier)]
     return {
         "name": name,
         "error": None,

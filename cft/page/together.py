@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cft import results
 from cft.model.change import Change, change_sentence
-from cft.model.config import point_names
 from cft.model.study import Study
-from cft.page.render import Shown, entries, fill, picture_facts
+from cft.page.render import Shown, entries, fill, picture_facts, points_of
 from cft.page.table import finding_rows, place
 from cft.page.text import data_address, plain_label, short_percent
 
@@ -33,7 +32,7 @@ def together_html(classifier: Model, current: Sequence[Shown], prior: Sequence[S
     current, prior
         The films of both studies; at least one of the current one.
     """
-    points = _points(classifier)
+    points = points_of(classifier)
     now, before = (Study.of([(name, result) for name, result, _ in f]) for f in (current, prior))
     named = [("Current study" if prior else "The study", current), ("Prior study", prior)]
     several = [(name, films) for name, films in named if len(films) > 1 or not _counts(films)]
@@ -67,10 +66,6 @@ def _smaller(film: Shown) -> Shown:
     return name, result, picture and picture.smaller()
 
 
-def _points(classifier: Model) -> list[str | None]:
-    return [*point_names(classifier.categories)] or [None]
-
-
 def _counts(films: Sequence[Shown]) -> bool:
     return Study.of([(name, result) for name, result, _ in films]).findings is not None
 
@@ -97,7 +92,7 @@ def _study(
 ) -> dict[str, Any]:
     """What ``study.html`` shows."""
     study = Study.of([(film, result) for film, result, _ in films])
-    views = [study.at(point) for point in _points(classifier)]
+    views = [study.at(point) for point in points_of(classifier)]
     found = [view.findings for view in views if view.findings]
     return {
         "name": name,
@@ -136,7 +131,7 @@ def _pair(
     for which, study, shown, entry in zip(("prior", "current"), studies, films, below, strict=True):
         first = next(number for number in range(len(shown)) if number not in study.left_out)
         sides.append(_side(which, shown[first], entry[first]))
-    places = len(_points(classifier))
+    places = len(points_of(classifier))
     return {
         "sides": sides,
         "ratio": sides[1]["width"] / sides[1]["height"],
