@@ -188,6 +188,19 @@ def encoded(films: list[tuple[str, bytes]]) -> list:
     return [[name, base64.b64encode(data).decode()] for name, data in films]
 
 
+def test_unsure_cells_are_underlined_and_not_filled(page):
+    many(page, 2)
+    background, shadow = page.locator("#many tbody td.of-finding").first.evaluate(
+        """(cell) => {
+            cell.className = "of-finding unsure";
+            const style = getComputedStyle(cell);
+            return [style.backgroundColor, style.boxShadow];
+        }"""
+    )
+    assert background == "rgba(0, 0, 0, 0)"
+    assert "inset" in shadow
+
+
 # ------------------------------------------------------------------------------ at what pace
 
 
