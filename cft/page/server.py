@@ -35,7 +35,7 @@ from cft.film.radiograph import MAX_BYTES
 from cft.film.read import as_radiograph
 from cft.film.turn import turned
 from cft.model.bundled import BUNDLED
-from cft.model.config import point_names
+from cft.model.category import point_names
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
 from cft.page import api, batch, render, together
 from cft.page import study as studies
