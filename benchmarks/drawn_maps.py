@@ -5,9 +5,11 @@
 Films drawn by code can differ in one finding alone, so the place of each finding is known without
 a radiologist. The networks of `benchmarks.architectures` that have convolutions are trained on
 such films from random weights and asked about others, of other patients, each of which has one
-finding. The table counts the maps whose maximum lies where the two drawings differ, beside a fixed
-point that sees no film; with ``--figure``, STEM.png and STEM.svg show the maps of one film a
-finding. Networks that are trained already in FOLDER are not trained again.
+finding. A map of what a network has not learnt says nothing: only findings are counted for which
+every network has an AUROC of at least 0.8 on the test films of its run. The table has the share of
+maps whose maximum lies where the two drawings differ, and the mean IoU of map and difference,
+beside a fixed point and box that see no film; with ``--figure``, STEM.png shows the maps of a film.
+Networks that are trained already in FOLDER are not trained again.
 
 A drawing is far easier than a film. What fails here will not do better on films; what succeeds here
 may still fail on them.
@@ -16,6 +18,7 @@ may still fail on them.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,12 +38,14 @@ from train import negative
 from train.command import POSITIVE, WHOLE
 from train.datasets.phantom_drawing import PHANTOM_FINDINGS, draw_phantom
 from train.evaluation.boxes import Boxes
-from train.evaluation.figure import STYLE, save_figure
+from train.evaluation.figure import STYLE
 from train.evaluation.localise import MAP_SIDE, localisation
 
 _NETWORKS = ("densenet", "ctranscnn", "chexnet", "no-memsp", "no-ib", "no-iim")
 #: Of a pixel's change, as a share of the film's largest, from which the finding lies there.
 _THERE = 0.25
+_LEARNT = 0.8  # AUROC
+_ENDS = ("", "_low", "_high")
 # Seeds of films that are asked about; those of training films are two numbers, of which the first
 # is the run's seed.
 _SEEDS = 1_000_000
@@ -63,11 +68,17 @@ def trained(name: str, options: argparse.Namespace) -> Classifier:
     return cft.load(folder, "cpu", engine="torch")
 
 
-def cases(count: int) -> tuple[dict[Case, np.ndarray], Boxes]:
+def learnt(folder: Path) -> set[str]:
+    """The findings that the network of this folder tells from others, on the films of its test."""
+    tested = json.loads((folder / CONFIG).read_text())["cft"]["metrics"]["phantoms"]["categories"]
+    return {label for label, row in tested.items() if row["auroc"] >= _LEARNT}
+
+
+def cases(count: int, findings: Sequence[str]) -> tuple[dict[Case, np.ndarray], Boxes]:
     """For each finding, films (H, W) uint8 that have it alone, and where on them it lies."""
     films: dict[Case, np.ndarray] = {}
     places: dict[Case, np.ndarray] = {}
-    for finding in PHANTOM_FINDINGS:
+    for finding in findings:
         for number in range(count):
             name = f"{number}_drawn"  # a patient for each number, as names of NIH's films say
             with_it, without = (
@@ -88,49 +99,45 @@ def maps_of(classifier: Classifier, films: dict[Case, np.ndarray]) -> dict[Case,
 
 
 def table(found: dict[str, dict]) -> list[str]:
-    """Shares of films whose map's maximum lies in the finding, in Markdown."""
-    head = ["Network", *PHANTOM_FINDINGS, "All"]
-    rows = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+    """For each finding the share of hits and the mean IoU, in Markdown."""
+    any_result = next(iter(found.values()))["categories"]
+    head = ["Network", *(f"{label}, {what}" for label in any_result for what in ("hits", "IoU"))]
+    rows = [f"| {' | '.join(head)} |", f"| --- |{' --- |' * (len(head) - 1)}"]
     for name, result in found.items():
-        cells = [f"{result['categories'][label]['hit']:.2f}" for label in PHANTOM_FINDINGS]
-        rows.append(_row(VARIANTS[name].title, cells, result["micro"], "hit"))
-    any_result = next(iter(found.values()))
-    cells = [f"{any_result['categories'][x]['floor_hit']:.2f}" for x in PHANTOM_FINDINGS]
-    rows.append(_row("A fixed point", cells, any_result["micro"], "floor_hit"))
-    return rows
+        rows.append(_row(VARIANTS[name].title, result["categories"], ""))
+    return [*rows, _row("A fixed point or box", any_result, "floor_")]
 
 
-def _row(title: str, cells: Sequence[str], micro: dict, key: str) -> str:
-    every = "{:.3f} ({:.3f} to {:.3f})".format(
-        *(micro[f"{key}{end}"] for end in ("", "_low", "_high"))
-    )
-    return f"| {title} | {' | '.join([*cells, every])} |"
+def _row(title: str, categories: dict[str, dict], prefix: str) -> str:
+    cells = [
+        "{:.2f} ({:.2f} to {:.2f})".format(*(row[f"{prefix}{key}{end}"] for end in _ENDS))
+        for row in categories.values()
+        for key in ("hit", "iou")
+    ]
+    return f"| {title} | {' | '.join(cells)} |"
 
 
 def draw(
     films: dict[Case, np.ndarray], places: Boxes, maps: dict[str, dict[Case, np.ndarray]]
 ) -> Figure:
     """One row a finding: the film with the finding's outline, and each network's map of it."""
-    columns = ["drawn", *maps]
+    findings, columns = list(dict.fromkeys(label for _, label in films)), ["drawn", *maps]
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        size = (1.25 * len(columns), 1.3 * len(PHANTOM_FINDINGS) + 0.3)
+        size = (1.25 * len(columns), 1.25 * len(findings) + 0.25)
         figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(PHANTOM_FINDINGS), len(columns), squeeze=False)
-        for row, finding in zip(axes, PHANTOM_FINDINGS, strict=True):
+        axes = figure.subplots(len(findings), len(columns), squeeze=False)
+        for i, finding in enumerate(findings):
             case = next(case for case in films if case[1] == finding)
-            for panel, column in zip(row, columns, strict=True):
+            for panel, column in zip(axes[i], columns, strict=True):
                 panel.imshow(films[case], cmap="gray", vmin=0, vmax=255)
                 panel.set(xticks=[], yticks=[])
                 panel.spines[:].set_visible(False)
-                if column == "drawn":
-                    panel.set_ylabel(finding, fontsize=7)
-                else:
-                    heat = maps[column][case]
-                    low, high = heat.min(), heat.max()
-                    panel.imshow((heat - low) / max(high - low, 1e-9), cmap="magma", alpha=0.55)
+                if column != "drawn":
+                    panel.imshow(maps[column][case], cmap="magma", alpha=0.55)
                 panel.contour(places.of[case], levels=[0.5], colors="#56B4E9", linewidths=0.7)
-                if row is axes[0]:
+                if i == 0:
                     panel.set_title(column, fontsize=7)
+            axes[i, 0].set_ylabel(finding, fontsize=7)
     return figure
 
 
@@ -145,15 +152,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", type=POSITIVE, default=12)
     parser.add_argument("--seed", type=WHOLE, default=0)
     parser.add_argument("--threads", type=POSITIVE, default=1)
-    parser.add_argument("--figure", type=Path, metavar="STEM", help="writes STEM.png and STEM.svg")
+    parser.add_argument("--figure", type=Path, metavar="STEM", help="writes STEM.png")
     options = parser.parse_args(argv)
-    films, places = cases(options.asked)
     with mock.patch.dict(os.environ, CFT_GATE="off"):  # drawings are none of its business
-        maps = {name: maps_of(trained(name, options), films) for name in options.networks}
+        classifiers = {name: trained(name, options) for name in options.networks}
+        known = [learnt(options.work / f"{name}-{options.seed}") for name in classifiers]
+        findings = [label for label in PHANTOM_FINDINGS if all(label in those for those in known)]
+        if not findings:
+            parser.exit(
+                1, "No finding was learnt by every network; ask for more films or epochs.\n"
+            )
+        films, places = cases(options.asked, findings)
+        maps = {name: maps_of(classifier, films) for name, classifier in classifiers.items()}
     found = {name: localisation(of, places, {}) for name, of in maps.items()}
     print("\n".join(["", f"{options.asked} films a finding", "", *table(found)]))
     if options.figure:
-        print(f"wrote {save_figure(draw(films, places, maps), options.figure)}")
+        picture = options.figure.with_suffix(".png")
+        draw(films, places, maps).savefig(picture, dpi=160)
+        print(f"wrote {picture}")
     return 0
 
 
