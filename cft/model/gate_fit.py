@@ -149,7 +149,7 @@ def _no_further(network: Network, depths: tuple[Depth, ...]) -> Iterator[None]:
         hook.remove()
 
 
-def _batches(films: Sequence[np.ndarray] | np.ndarray) -> Iterator[torch.Tensor]:
+def _batches(films: Sequence[np.ndarray]) -> Iterator[torch.Tensor]:
     for at in range(0, len(films), _BATCH):
         yield torch.from_numpy(np.stack(films[at : at + _BATCH])).float()[:, None] / 255
 
@@ -191,7 +191,7 @@ def both_ways(
     pictures: Pictures, films: Sequence[np.ndarray] | np.ndarray
 ) -> tuple[Features, Features]:
     """The features of films as they are, and mirrored."""
-    return _both_ways(pictures, lambda: _batches(films))
+    return _both_ways(pictures, lambda: _batches(list(films)))
 
 
 def _both_ways(
