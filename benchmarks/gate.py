@@ -10,12 +10,14 @@ takes beyond the prediction.
 
 SHARED holds ``nih`` (the compact ChestX-ray14) and, as far as they are there, the folders of
 ``ood`` with their ``sources.csv``. Of NIH, only patients of the test side take part, one film each.
-Nothing of ``ood`` that takes part chose anything of the gate. ``--pictures`` names a folder of
+Of ``ood/frontal_other`` only films of the test part do (see `benchmarks.other_hospitals`). Nothing
+of ``ood`` that takes part chose anything of the gate. ``--pictures`` names a folder of
 photographs and other pictures, such as the data folder of scikit-image, which is used by itself if
 it is installed.
 
-``--lists`` writes train.txt and valid.txt, the films of NIH that `cft gate-fit` may learn from and
-check with: those of no test patient, and no patient in both.
+``--lists`` writes train.txt and valid.txt, the films of NIH and, behind ``--others`` and
+``--others-check``, of other hospitals that `cft gate-fit` may learn from and check with: those of
+no test patient, and no patient in both.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ import torch
 from tqdm import tqdm
 
 import cft
+from benchmarks.other_hospitals import CREDIT, by, other_films
 from cft.film.turn import turned
 from cft.model.counterexamples import photographed
 from cft.model.drawings import drawn
@@ -62,13 +65,17 @@ _ASKED = {
 }
 
 
+def _as_it_is(film: cft.Radiograph) -> cft.Radiograph:
+    return film
+
+
 @dataclass(frozen=True)
 class Kind:
     """Pictures of one kind; a part of another where `part` is given."""
 
     name: str
     films: list[Film]
-    change: Callable[[cft.Radiograph], cft.Radiograph] = lambda film: film
+    change: Callable[[cft.Radiograph], cft.Radiograph] = _as_it_is
     part: str = ""
 
 
@@ -84,16 +91,25 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--lists", type=Path, help="write lists of films to fit with, and end")
     options = parser.parse_args(argv)
     if options.lists:
-        return _write_lists(options.shared / "nih", options.lists)
+        return _write_lists(options.shared, options.lists)
     model = cft.load(options.model)
     random = np.random.default_rng(options.seed)
     rows = [["kind", "part", "n", "pass", "warned", "refused", "asked", "reason given most"]]
     nih: list[Film] = []
+    known: dict[str, tuple[str, str]] = {}  # of films as they are, some of which are parts
     for kind in _kinds(options, random):
         if options.kinds and kind.name not in options.kinds:
             continue
         chosen = _some(kind.films, options.most, random)
-        rows.append(_row(kind, Counter(_gates(model, kind, chosen))))
+        names = [str(film) for film in chosen if isinstance(film, Path)]
+        unchanged = kind.change is _as_it_is and len(names) == len(chosen)
+        if unchanged and known.keys() >= set(names):
+            gates = [known[name] for name in names]
+        else:
+            gates = list(_gates(model, kind, chosen))
+        if unchanged:
+            known.update(zip(names, gates, strict=True))
+        rows.append(_row(kind, Counter(gates)))
         if kind.name == "NIH" and not kind.part:
             nih = chosen
     print(aligned_table(rows))
@@ -101,13 +117,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _write_lists(nih: Path, folder: Path) -> int:
-    table = read_dataset("nih", nih)
+def _write_lists(shared: Path, folder: Path) -> int:
+    table = read_dataset("nih", shared / "nih")
+    others = other_films(shared / "ood" / "frontal_other")
     folder.mkdir(parents=True, exist_ok=True)
-    for side in ("train", "valid"):
+    for side, option in (("train", "--others"), ("valid", "--others-check")):
         paths = [str(table.images[row]) for row in np.flatnonzero(table.split == side)]
-        (folder / f"{side}.txt").write_text("\n".join(paths) + "\n")
-        print(f"{folder / f'{side}.txt'}: {len(paths):,} films")
+        elsewhere = [str(film.path) for film in others if film.side == side]
+        words = [*paths, option, *elsewhere] if elsewhere else paths
+        words += ["--credit", CREDIT] if elsewhere and side == "train" else []
+        (folder / f"{side}.txt").write_text("\n".join(words) + "\n")
+        print(
+            f"{folder / f'{side}.txt'}: {len(paths):,} films, {len(elsewhere):,} of other hospitals"
+        )
     return 0
 
 
@@ -119,11 +141,13 @@ def _kinds(options: argparse.Namespace, random: np.random.Generator) -> Iterator
         yield Kind("NIH", [path for path, v in test if v == view], part=view)
     yield Kind("NIH, 64 px copies", [path for path, _ in small])
     ood = options.shared / "ood"
-    by_view = _listed(ood / "frontal_other", leave_out=_SEEN)
-    other = [film for films in by_view.values() for film in films]
+    others = [film for film in other_films(ood / "frontal_other") if film.side == "test"]
+    other: list[Film] = [film.path for film in others]
     yield Kind("other hospitals", other)
-    for view, films in by_view.items():
-        yield Kind("other hospitals", films, part=view or "view unknown")
+    for part, some in by(others, lambda film: film.view or "view unknown"):
+        yield Kind("other hospitals", some, part=part)
+    for part, some in by(others, lambda film: film.repository):
+        yield Kind("other hospitals", some, part=part)
     for folder, name in (("other_xray", "other body parts"), ("other_medical", "other medical")):
         for part, films in _listed(ood / folder).items():
             yield Kind(name, films, part=part)
@@ -161,22 +185,13 @@ def _nih(folder: Path) -> tuple[list[tuple[Path, str]], list[tuple[Path, str]]]:
     return list(test.values()), list(small.values())
 
 
-# Every sixth film of other hospitals was seen when the rule for mirrored films was chosen (see
-# `cft.model.gate_fit`), so that it takes no part here.
-_SEEN = 6
-
-
-def _listed(folder: Path, leave_out: int = 0) -> dict[str, list[Film]]:
-    """View (or what is shown) -> films, by the folder's ``sources.csv``; empty if there is none.
-
-    `leave_out`: every so many-th row, beginning with the first, is left out.
-    """
+def _listed(folder: Path) -> dict[str, list[Film]]:
+    """What is shown -> pictures, by the folder's ``sources.csv``; empty if there is none."""
     found: dict[str, list[Film]] = defaultdict(list)
     if (folder / "sources.csv").exists():
         with open(folder / "sources.csv", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file)):
-                if not leave_out or number % leave_out:
-                    found[row["view"]].append(folder / "images" / row["image"])
+            for row in csv.DictReader(file):
+                found[row["view"]].append(folder / "images" / row["image"])
     return dict(sorted(found.items()))
 
 

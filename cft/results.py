@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from cft import NOT_A_MEDICAL_DEVICE
@@ -36,6 +36,8 @@ ABOUT_EVIDENCE = (
 _WORDS = ("operating_point", "above", "unsure", "sentence")
 # What is known besides: of the film, of the model, and why a film has no numbers.
 _FACTS = ("view", "notes", "no_evidence", "gate", "thresholds", "weights_sha256", "error")
+# What follows from stated prevalences; only where some are.
+_VALUES = ("prevalence", "ppv", "npv")
 
 
 def document(
@@ -68,9 +70,9 @@ def document(
         decides), ``ruled`` ("in", "out", "unsure" or None), ``operating_points`` by name,
         ``evidence``, ``test`` (what test films say at this point: ``test_set``, ``positives``,
         ``negatives``, ``level``, and ``sensitivity``, ``specificity`` and ``auroc`` each with
-        ``_low`` and ``_high``; or None), and ``predictive_values`` at the training films'
-        ``prevalence`` (``ppv``, ``npv``, each with ``_low`` and ``_high``; or None), and
-        ``members`` (an ensemble's members' probabilities; None for a single network).
+        ``_low`` and ``_high``; or None), ``predictive_values`` at the ``prevalence`` that was
+        stated, else the training films' (``ppv``, ``npv``, each with ``_low`` and ``_high``; or
+        None), and ``members`` (an ensemble's members' probabilities; None for a single network).
     """
     return {
         "model": _model(classifier),
@@ -197,6 +199,7 @@ def csv_rows(
     results: Iterable[tuple[str, Result]],
     gate: str = "refuse",
     weights: str = "",
+    prevalences: Mapping[str, float] | None = None,
 ) -> Iterator[str]:
     """The lines of a CSV table, header first: one row a film, one column of probabilities a label.
 
@@ -205,15 +208,18 @@ def csv_rows(
     labels that no test shows to be better than chance. The column ``gate`` has the verdict and,
     after a colon, the reasons; the numbers of a film that is refused are blank, unless `gate`, one
     of `GATES`, is another than "refuse". ``thresholds`` has the operating points in use as numbers,
-    ``weights_sha256`` is `weights`. A film that could not be read has empty cells and its reason in
-    the column ``error``. Text that a spreadsheet would take for a formula gets an apostrophe in
-    front.
+    ``weights_sha256`` is `weights`. Where `prevalences` are stated, label -> share, the columns
+    ``prevalence``, ``ppv`` and ``npv`` follow ``sentence``, with a number for each label that is
+    named; the results have to be `Findings.among` them. A film that could not be read has empty
+    cells and its reason in the column ``error``. Text that a spreadsheet would take for a formula
+    gets an apostrophe in front.
     """
     labels = list(label_names)
-    yield _csv_line(["file", *labels, *_WORDS, *_FACTS])
+    worth = _VALUES if prevalences else ()
+    yield _csv_line(["file", *labels, *_WORDS, *worth, *_FACTS])
     for name, result in results:
         if isinstance(result, RadiographError):
-            empty = [""] * (len(labels) + len(_WORDS) + len(_FACTS) - 1)
+            empty = [""] * (len(labels) + len(_WORDS) + len(worth) + len(_FACTS) - 1)
             yield _csv_line([name, *empty, str(result)])
         else:
             hidden = withheld(result, gate)
@@ -227,7 +233,8 @@ def csv_rows(
                 if point is not None
             )
             facts = [result.view or "", notes, unproven, gate_cell(result), thresholds, weights, ""]
-            yield _csv_line([name, *numbers, *words, *facts])
+            values = _values(result, hidden) if worth else []
+            yield _csv_line([name, *numbers, *words, *values, *facts])
 
 
 def gate_cell(findings: Findings) -> str:
@@ -242,6 +249,25 @@ def _in_words(findings: Findings, gate: str) -> list[str]:
         return ["", "", "", sentence]
     above, unsure = ("; ".join(labels) for labels in (findings.positives, findings.unsure))
     return [findings.point or "", above, unsure, sentence]
+
+
+def prevalence_cell(prevalences: Mapping[str, float]) -> str:
+    """Stated prevalences in one cell of a table: the label and the share."""
+    return "; ".join(f"{label} {share:.6g}" for label, share in prevalences.items())
+
+
+def _values(findings: Findings, hidden: bool) -> list[str]:
+    """The cells of the columns `_VALUES`."""
+    worth = {label: findings.predictive_values(label) for label in findings.prevalences}
+    ppv, npv = (
+        "; ".join(f"{label} {value:.6g}" for label, value in values if value is not None)
+        for values in (
+            [(label, x and x.ppv) for label, x in worth.items()],
+            [(label, x and x.npv) for label, x in worth.items()],
+        )
+    )
+    cell = prevalence_cell(findings.prevalences)
+    return [cell, "", ""] if hidden else [cell, ppv, npv]
 
 
 def _csv_line(cells: list[str]) -> str:
@@ -287,7 +313,30 @@ def table(name: str, findings: Findings, gate: str = "refuse") -> str:
             f"  {row['label']:<{width}}  {row['probability']:.4f}  {_bar(row['distance'])}"
             f"  {words:<20}  {_measured(row['test'])}"
         )
+    lines += [f"  {line}" for line in _worth_lines(findings)]
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _worth_lines(findings: Findings) -> Iterator[str]:
+    """A line for each finding of stated prevalence: how often a result of it is right."""
+    for label, share in findings.prevalences.items():
+        values = findings.predictive_values(label)
+        if findings.evidence[label]:
+            worth = NO_EVIDENCE
+        elif values is None:
+            worth = "unknown, no test films say how often the model is right"
+        else:
+            above = _in_a_hundred(values.ppv, values.ppv_low, values.ppv_high)
+            below = _in_a_hundred(values.npv, values.npv_low, values.npv_high)
+            worth = f"of 100 films above the point {above} have it, of 100 below {below} do not"
+        yield f"{label} where {100 * share:.3g} of 100 have it: {worth}"
+
+
+def _in_a_hundred(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "-"
+    ends = "" if low is None or high is None else f" ({100 * low:.1f}-{100 * high:.1f})"
+    return f"{100 * value:.1f}{ends}"
 
 
 def study_table(name: str, study: Study) -> str:

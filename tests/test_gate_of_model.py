@@ -17,6 +17,7 @@ import torch
 import cft
 from cft import __main__ as command
 from cft import results
+from cft.errors import ModelFolderError
 from cft.film.turn import turned
 from cft.model import gate as model_gate
 from cft.model.config import ModelConfig
@@ -440,6 +441,51 @@ def test_gate_fit_says_what_is_wrong(capsys, tiny_model_folder, phantoms, tmp_pa
     status, _, err = run(capsys, "gate-fit", tmp_path / "none", tmp_path / "film.png")
     assert status == 2
     assert "is not a folder" in err
+
+
+def test_a_gate_that_cannot_judge_a_film_leaves_the_folder_as_it_was(
+    capsys, gated_folder, phantoms, tmp_path, monkeypatch
+):
+    from cft.heatmap import write_png
+
+    folder, films = tmp_path / "model", tmp_path / "films"
+    shutil.copytree(gated_folder, folder)
+    films.mkdir()
+    for number, film in enumerate(phantoms[:100]):
+        write_png(films / f"{number:03}.png", film)
+    before = (folder / "config.json").read_bytes()
+    elsewhere = copy.deepcopy(read_model_folder(folder).facts.gate)
+    object.__setattr__(elsewhere.depths[0], "module", "a_part_that_is_not_there")
+    monkeypatch.setattr("cft.model.gate_fit.fit_gate", lambda *_, **__: elsewhere)
+    status, out, err = run(capsys, "gate-fit", folder, films)
+    assert status == 2
+    assert "has no part 'a_part_that_is_not_there'" in err
+    assert "has learnt" not in out
+    assert (folder / "config.json").read_bytes() == before
+    monkeypatch.setattr(model_gate, "verdicts", raising(ValueError("no verdict")))
+    with pytest.raises(ModelFolderError, match=r"cannot judge a film \(no verdict\)"):
+        store_gate(read_model_folder(folder), read_model_folder(folder).facts.gate)
+    assert (folder / "config.json").read_bytes() == before
+
+
+def raising(error: Exception):
+    def work(*_):
+        raise error
+
+    return work
+
+
+def test_a_model_that_was_replaced_meanwhile_is_not_given_the_gate(
+    gated_folder, tiny_model_folder, tmp_path
+):
+    folder = tmp_path / "model"
+    shutil.copytree(gated_folder, folder)
+    fitted = read_model_folder(folder)
+    shutil.copytree(tiny_model_folder, folder, dirs_exist_ok=True)
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ModelFolderError, match="have changed since the gate was fitted"):
+        store_gate(fitted, fitted.facts.gate)
+    assert (folder / "config.json").read_bytes() == before
 
 
 class _Packed:

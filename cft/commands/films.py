@@ -22,6 +22,7 @@ from cft.commands.model import (
     check_counts,
     load,
 )
+from cft.commands.prevalence import check_prevalences, prevalences
 from cft.commands.table import TableError
 from cft.film.find import find_films
 from cft.study import RULES, group, seen_as_named
@@ -50,6 +51,14 @@ def parse_arguments(
         help="findings of studies, of each the maximum over the frontal films: auto takes films "
         "together by DICOM study, else by a name as CheXpert, MIMIC-CXR or NIH give it; dicom, "
         "name and folder by that alone; one takes all films as one study. A table, or --json",
+    )
+    parser.add_argument(
+        "--prevalence",
+        type=prevalences,
+        default={},
+        metavar="NAME=N%[,...]",
+        help="in a hundred such patients, how many have it: Effusion=20%%,Hernia=0.5%% adds how "
+        "often a result of these findings is right among such patients",
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
@@ -84,6 +93,8 @@ def parse_arguments(
     check_counts(parser, options)
     if options.study and (options.csv or options.plain):
         parser.error("--study gives a table or --json")
+    if options.prevalence and options.plain:
+        parser.error("--prevalence gives a table, --json or --csv")
     if options.resume and options.csv in (None, "-"):
         parser.error("--resume needs --csv FILE")
     return options
@@ -124,6 +135,7 @@ def main(arguments: Sequence[str], commands: Mapping[str, str] | None = None) ->
         # A batch or less is one piece of work, and takes all processors.
         options.jobs = share_processors(options.jobs, -(-len(paths) // options.batch_size))
         classifier = load(options)
+        check_prevalences(options.prevalence, classifier.label_names)
     except KeyboardInterrupt:
         return _interrupted()
     except UsageError as error:
@@ -197,12 +209,11 @@ class _Run:
         from cft.errors import RadiographError
         from cft.model.parallel import stream
 
-        point = self.options.operating_point
         films: Iterable[Any] = paths
         if self.options.study:
             films = map(seen_as_named, map(str, paths), paths)
         predicted = (
-            result if isinstance(result, RadiographError) else result.at(point)
+            result if isinstance(result, RadiographError) else self._asked(result)
             for result in stream(self.classifier, films, self.options.batch_size, self.options.jobs)
         )
         progress = tqdm(
@@ -222,6 +233,10 @@ class _Run:
             if self.options.heatmaps and not refused:
                 self._write_heatmaps(number, path, result)
             yield str(path), result
+
+    def _asked(self, findings: Findings) -> Findings:
+        """At the operating points and among the patients that the options name."""
+        return findings.at(self.options.operating_point).among(self.options.prevalence)
 
     def _say_gate(self, path: Path, findings: Findings) -> None:
         """The reasons of the gate on stderr, unless the text that is printed has them."""
@@ -257,16 +272,17 @@ class _Run:
         from cft.commands.table import Unfinished, write_whole
 
         labels, table, gate = self.classifier.label_names, self.options.csv, self.options.gate
-        weights = self.classifier.weights_sha256
+        weights, among = self.classifier.weights_sha256, self.options.prevalence
         if not self.options.resume:
-            write_whole(table, results.csv_rows(labels, self._results(paths), gate, weights))
+            named = self._results(paths)
+            write_whole(table, results.csv_rows(labels, named, gate, weights, among))
             return
-        (header,) = csv.reader(results.csv_rows(labels, ()))
+        (header,) = csv.reader(results.csv_rows(labels, (), prevalences=among))
         begun = Unfinished(table, header, labels)
         begun.check(self._read)
         self.failed += begun.failed
         left = [path for path in paths if str(path) not in begun.names]
-        rows = results.csv_rows(labels, self._results(left), gate, weights)
+        rows = results.csv_rows(labels, self._results(left), gate, weights, among)
         begun.go_on(islice(rows, 1, None))
 
     def _read(self, film: str) -> Result:
@@ -274,8 +290,7 @@ class _Run:
         from cft.errors import RadiographError
 
         result = next(self.classifier.stream([film]))
-        point = self.options.operating_point
-        return result if isinstance(result, RadiographError) else result.at(point)
+        return result if isinstance(result, RadiographError) else self._asked(result)
 
     def _where_heatmaps(self) -> str:
         """Where heat maps go, and what they are not."""

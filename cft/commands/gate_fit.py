@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,8 +33,9 @@ def main(arguments: Sequence[str]) -> int:
         "films",
         metavar="FILMS",
         type=Path,
-        nargs="+",
-        help="films and folders of films: upright, frontal, and of nobody who is tested later",
+        nargs="*",
+        help="films and folders of films: upright, frontal, and of nobody who is tested later; "
+        "none: the folder keeps its gate, and --others correct it",
     )
     parser.add_argument(
         "--check",
@@ -43,9 +45,34 @@ def main(arguments: Sequence[str]) -> int:
         default=[],
         help="films of other patients, which choose the limits (default: every fifth of FILMS)",
     )
+    parser.add_argument(
+        "--others",
+        metavar="FILMS",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="films of other hospitals than those of FILMS: they correct what the gate takes for "
+        "mirrored",
+    )
+    parser.add_argument(
+        "--others-check",
+        metavar="FILMS",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="films of other patients of theirs, which choose with those of --check when a film "
+        "is called mirrored (default: every fifth of OTHERS)",
+    )
+    parser.add_argument(
+        "--credit",
+        metavar="TEXT",
+        help="whose films those of --others are and under which licence, for the model card",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
     options = parser.parse_args(arguments)
+    if not options.films and not options.others:
+        parser.error("give FILMS to learn from, or --others to correct the gate with")
     try:
         return _fit(options)
     except cft.ModelFolderError as error:
@@ -65,8 +92,8 @@ def _fit(options: argparse.Namespace) -> int:
     import torch
     from tqdm import tqdm
 
-    from cft.film.find import find_films
     from cft.model.folder import read_model_folder
+    from cft.model.gate_adapt import adapt_gate, pictures_to_adapt
     from cft.model.gate_fit import fit_gate, pictures_needed
     from cft.model.gate_folder import store_gate
     from cft.model.network import build_network
@@ -76,24 +103,48 @@ def _fit(options: argparse.Namespace) -> int:
         raise cft.ModelFolderError(
             f"{options.folder} is an ensemble; fit the gates of the folders inside it"
         )
+    if not options.films and folder.facts.gate is None:
+        raise cft.ModelFolderError(f"{options.folder} has no gate to correct; give FILMS, too")
     network = build_network(folder)
     network.to(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    paths, checks = list(find_films(options.films)), list(find_films(options.check))
-    if not options.check:
-        paths, checks = [p for i, p in enumerate(paths) if i % 5], paths[::5]
     preprocess = folder.facts.preprocess
-    films, others = (list(_read(some, preprocess)) for some in (paths, checks))
-    needed = pictures_needed(len(films), len(others))
+    films, checks = _films(options.films, options.check, preprocess)
+    others, others_checks = _films(options.others, options.others_check, preprocess)
+    needed = pictures_needed(len(films), len(checks)) if options.films else 0
+    if others:
+        needed += pictures_to_adapt(len(others), len(checks) + len(others_checks))
+    statistics = folder.facts.gate
     with tqdm(total=needed, unit="picture", leave=False, disable=not sys.stderr.isatty()) as bar:
-        statistics = fit_gate(
-            network, preprocess, films, others, seed=options.seed, progress=bar.update
-        )
+        if options.films:
+            statistics = fit_gate(
+                network, preprocess, films, checks, seed=options.seed, progress=bar.update
+            )
+        assert statistics is not None
+        if options.others:
+            every = [*checks, *others_checks]
+            statistics = adapt_gate(
+                network, preprocess, statistics, others, every, progress=bar.update
+            )
+            statistics = replace(statistics, credit=options.credit or "")
     store_gate(folder, statistics)
+    corrected = f", corrected by {statistics.others:,} of other hospitals" * bool(statistics.others)
     print(
-        f"{options.folder}: the gate has learnt from {statistics.fitted:,} films; "
+        f"{options.folder}: the gate has learnt from {statistics.fitted:,} films{corrected}; "
         f"{statistics.checked:,} others chose its limits"
     )
     return 0
+
+
+def _films(
+    films: Sequence[Path], checks: Sequence[Path], preprocess: Preprocess
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Films to learn from and to check with, by default every fifth of the first."""
+    from cft.film.find import find_films
+
+    paths, others = list(find_films(films)), list(find_films(checks))
+    if not checks:
+        paths, others = [p for i, p in enumerate(paths) if i % 5], paths[::5]
+    return list(_read(paths, preprocess)), list(_read(others, preprocess))
 
 
 def _read(paths: Iterable[Path], preprocess: Preprocess) -> Iterator[np.ndarray]:

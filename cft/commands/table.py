@@ -124,6 +124,8 @@ class Unfinished:
         found = predict(_name(self._last["file"]))
         if isinstance(found, RadiographError):
             return
+        from cft.results import prevalence_cell  # heavy: a film was read
+
         for label in self.labels:
             try:
                 number = float(self._last[label] or "nan")
@@ -139,6 +141,12 @@ class Unfinished:
             raise TableError(
                 f"{self.path} has the operating points {stated[:20] or 'without a name'}, not "
                 f"{point or 'without a name'}: its rows would not go together with new ones"
+            )
+        among, asked = self._last.get("prevalence", ""), prevalence_cell(found.prevalences)
+        if among != asked:
+            raise TableError(
+                f"{self.path} has the prevalences {among[:80]}, not {asked}: its rows would not "
+                "go together with new ones"
             )
 
     def go_on(self, lines: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,9 @@ class Findings:
     gate
         Whether the film may be answered, and why not: a `cft.film.gate.Gate`. The numbers are here
         even where it is refused.
+    prevalences
+        Label -> the share of such patients that has the finding, in [0, 1], where it was stated
+        by `among`. Elsewhere predictive values are at the share of the training films.
     """
 
     scores: dict[str, float]
@@ -61,6 +64,7 @@ class Findings:
     _maps: np.ndarray | GradCamMaps | None = field(repr=False)  # (K, h, w) local scores, or those
     point: str | None = None
     gate: Gate = PASS
+    prevalences: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def evidence(self) -> dict[str, str | None]:
@@ -84,6 +88,27 @@ class Findings:
             If the model has none of that name.
         """
         return replace(self, **thresholds(self._categories, point))
+
+    def among(self, prevalences: Mapping[str, float]) -> Findings:
+        """The same findings among patients of whom stated shares have them.
+
+        Parameters
+        ----------
+        prevalences
+            Label -> the share of such patients that has the finding, in [0, 1]; labels that are
+            not named keep what they had.
+
+        Raises
+        ------
+        ValueError
+            If the model has no such label, or a share is not in [0, 1].
+        """
+        for label, share in prevalences.items():
+            if label not in self._categories:
+                raise ValueError(no_such_finding(label, self._categories))
+            if not 0 <= share <= 1:
+                raise ValueError(f"a prevalence of {label} must be between 0 and 1, not {share:g}")
+        return replace(self, prevalences={**self.prevalences, **prevalences})
 
     @property
     def distances(self) -> dict[str, float | None]:
@@ -227,8 +252,8 @@ class Findings:
         label
             One of the model's labels.
         prevalence
-            The share of such patients that has the finding, in [0, 1]; None: that of the training
-            films.
+            The share of such patients that has the finding, in [0, 1]; None: what `among` stated,
+            else that of the training films.
 
         Returns
         -------
@@ -243,7 +268,7 @@ class Findings:
             If the prevalence is not in [0, 1], or is not given and the model folder has none.
         """
         if prevalence is None:
-            prevalence = self._categories[label].prevalence
+            prevalence = self._prevalence(label)
         if prevalence is None:
             raise ValueError(f"the model folder does not say how frequent {label} is: give it")
         tested = self.tested(label)
@@ -256,6 +281,11 @@ class Findings:
             pairs.append(predictive_values(*rates, prevalence) if known else (None, None))
         (ppv, npv), (ppv_low, npv_low), (ppv_high, npv_high) = pairs
         return PredictiveValues(prevalence, ppv, npv, ppv_low, ppv_high, npv_low, npv_high)
+
+    def _prevalence(self, label: str) -> float | None:
+        """The share that predictive values are at: as stated, else that of the training films."""
+        trained = self._categories[label].prevalence
+        return self.prevalences.get(label, trained)
 
     @property
     def heatmap_kind(self) -> str | None:
@@ -330,7 +360,7 @@ class Findings:
     def _row(self, label: str) -> dict[str, Any]:
         category = self._categories[label]
         tested = self.tested(label)
-        known = category.prevalence is not None
+        known = self._prevalence(label) is not None
         values = self.predictive_values(label) if known else None
         return {
             "label": label,
@@ -353,6 +383,11 @@ class Findings:
 def origin(reference: str | None, commit: str | None) -> str:
     """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
     return f" ({reference}, commit {commit[:12]})" if commit else ""
+
+
+def no_such_finding(label: str, labels: Iterable[str]) -> str:
+    """The sentence about a label that a model has not."""
+    return f"no finding {shown(label)}; the model has {', '.join(labels)}"
 
 
 def thresholds(categories: Mapping[str, Category], point: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from cft.model.counterexamples import TURNS, disturbed, spoilt
 from cft.model.depths import Depth, depths_of, listening
 from cft.model.drawings import drawn
 from cft.model.gate import differences, distances_at, evidence, probabilities
-from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics
+from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics, as_stored
 from cft.model.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def fit_gate(
     pictures = Pictures(network, preprocess, depths, progress)
     looks = learn(pictures, turned, random)
     sides = learn_sides(pictures, films, random)
-    return statistics_of(depths, looks, sides, _both_ways(pictures, lambda: _batches(checks)))
+    return statistics_of(depths, looks, sides, both_ways(pictures, checks))
 
 
 class Pictures:
@@ -187,6 +187,13 @@ def learn_sides(
     return _both_ways(pictures, batches)
 
 
+def both_ways(
+    pictures: Pictures, films: Sequence[np.ndarray] | np.ndarray
+) -> tuple[Features, Features]:
+    """The features of films as they are, and mirrored."""
+    return _both_ways(pictures, lambda: _batches(list(films)))
+
+
 def _both_ways(
     pictures: Pictures, batches: Callable[[], Iterator[torch.Tensor]]
 ) -> tuple[Features, Features]:
@@ -235,9 +242,9 @@ def statistics_of(
     weights, bias = _regression([tables[name] for name in LOOKS], _STRENGTH)
     statistics = GateStatistics(
         depths=found,
-        weights=_as_stored(weights),
+        weights=as_stored(weights),
         bias=bias,
-        side=_as_stored(side_weights[1] - side_weights[0]),
+        side=as_stored(side_weights[1] - side_weights[0]),
         passes=_MOST_NEEDED,
         certain=_CERTAIN,
         mirrored=0.0,
@@ -275,7 +282,7 @@ def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:
     scale = np.sqrt(values[order])
     components = (vectors[:, order] / scale).T
     # With the precision that a folder keeps, so that all that follows fits what is read again.
-    mean, components, scale = map(_as_stored, (mean, components, scale))
+    mean, components, scale = map(as_stored, (mean, components, scale))
     centred = films.astype(np.float32) - mean
     z = centred @ components.T
     unscaled = DepthStatistics(
@@ -284,8 +291,8 @@ def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:
         mean=mean,
         components=components,
         scale=scale,
-        centre=_as_stored(z.mean(0)),
-        spread=_as_stored(np.maximum(z.std(0), 1e-3)),
+        centre=as_stored(z.mean(0)),
+        spread=as_stored(np.maximum(z.std(0), 1e-3)),
         away=(0.0, 1.0),
         rest=(0.0, 1.0),
     )
@@ -303,10 +310,6 @@ _UNINTERESTING = 1e5
 def _usual(numbers: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation, rounded as they are stored."""
     return round(float(numbers.mean()), 6), round(max(float(numbers.std()), 0.02), 6)
-
-
-def _as_stored(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float16).astype(np.float32)
 
 
 # Of the penalty on the weights, relative to that on one picture; see `_regression`.

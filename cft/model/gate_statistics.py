@@ -13,7 +13,7 @@ from cft.errors import ModelFolderError
 from cft.model.depths import GRID
 from cft.model.fields import Fields
 
-__all__ = ["LOOKS", "DepthStatistics", "GateStatistics"]
+__all__ = ["LOOKS", "DepthStatistics", "GateStatistics", "as_stored"]
 
 #: What a picture looks like: the outputs of the gate's regression, in their order.
 LOOKS = ("upright", "left", "upside down", "right", "inverted", "other")
@@ -23,6 +23,11 @@ MAX_CHARACTERS = 300_000
 
 _FIELDS = GRID * GRID
 _MOST_DEPTHS, _MOST_CHANNELS = 8, 65_536
+
+
+def as_stored(array: np.ndarray) -> np.ndarray:
+    """Numbers with the precision that a folder keeps."""
+    return array.astype(np.float16).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,10 @@ class GateStatistics:
         Largest distance of a film that passes.
     fitted, checked
         How many films it was fitted on, and how many others chose the limits.
+    others
+        How many films of other hospitals corrected `side`, see `cft.model.gate_adapt`.
+    credit
+        Whose films these were, and under which licence; empty if nobody said.
     """
 
     depths: tuple[DepthStatistics, ...]
@@ -99,6 +108,8 @@ class GateStatistics:
     far: float
     fitted: int
     checked: int
+    others: int = 0
+    credit: str = ""
 
     def to_config(self) -> dict[str, Any]:
         """The entry ``cft.gate`` of ``config.json``."""
@@ -125,6 +136,8 @@ class GateStatistics:
             "far": round(self.far, 6),
             "fitted": self.fitted,
             "checked": self.checked,
+            **({"others": self.others} if self.others else {}),
+            **({"credit": self.credit} if self.credit else {}),
         }
 
     @classmethod
@@ -158,6 +171,8 @@ class GateStatistics:
             far=stored.needed("far", 0, 1e9),
             fitted=stored.whole("fitted") or 0,
             checked=stored.whole("checked") or 0,
+            others=stored.whole("others") or 0,
+            credit=stored.text("credit") or "",
         )
 
 

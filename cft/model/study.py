@@ -165,6 +165,7 @@ def _together(films: dict[int, Findings]) -> StudyFindings:
         _region=first._region,
         _maps=None,
         point=first.point,
+        prevalences=first.prevalences,
         gate=reduce(and_, (film.gate for film in films.values())),
         film_of=film_of,
         _films=films,

@@ -53,8 +53,9 @@ def model_card(config: Mapping[str, Any]) -> str:
         f"# {_card_name(config, provenance)}",
         f"**{NOT_A_MEDICAL_DEVICE}**",
         *_what_it_is(config, provenance),
-        *_use_and_limits(),
+        *_use_and_limits(config),
         *_training(provenance),
+        *_gate(config),
         *_recipe(provenance),
         *_measured(ours.get("categories", {}), metrics),
         *_calibration(config, ours.get("categories", {}), metrics),
@@ -138,17 +139,24 @@ def _what_it_is(config: Mapping[str, Any], provenance: Mapping[str, Any]) -> Ite
     )
 
 
-def _use_and_limits() -> Iterator[str]:
+def _use_and_limits(config: Mapping[str, Any]) -> Iterator[str]:
     yield "## Intended use and limits"
     yield (
         "For research on partial labels and for teaching. Not a medical device, and not cleared "
         "by any authority: never use it to diagnose, triage or treat."
     )
+    answers = "- It always answers, also for a lateral film, a child or a photograph of a screen."
+    if config.get("cft", {}).get("gate"):
+        answers = (
+            "- The network answers for any picture. A gate beside it withholds or warns of what "
+            "does not look like one upright frontal chest film; it misses some, such as "
+            "photographs of a screen and children whose age the file does not say."
+        )
     yield "\n".join(
         (
             "- It was measured on the films named below. On films of another hospital, machine, "
             "view or age group expect worse figures and probabilities that do not hold.",
-            "- It always answers, also for a lateral film, a child or a photograph of a screen.",
+            answers,
             "- A probability below the operating point does not exclude a finding, and findings "
             "outside the list are not seen at all.",
             "- Heat maps show what the score was computed from, not the outline of a lesion.",
@@ -175,6 +183,18 @@ def _training(provenance: Mapping[str, Any]) -> Iterator[str]:
         )
     if provenance.get("notes"):
         yield "\n".join(f"- {note}" for note in provenance["notes"])
+
+
+def _gate(config: Mapping[str, Any]) -> Iterator[str]:
+    """Whose films the gate has learnt from."""
+    gate = config.get("cft", {}).get("gate")
+    if not gate:
+        return
+    sentence = f"Its gate has learnt from {gate.get('fitted') or 0:,} films, without labels"
+    if gate.get("others"):
+        sentence += f", and {gate['others']:,} of other hospitals taught it left and right"
+    sentence += f"; {gate.get('checked') or 0:,} others chose its limits."
+    yield sentence + (f" Films of {gate['credit']}." if gate.get("credit") else "")
 
 
 _MEANINGS = {
