@@ -139,7 +139,7 @@ class _Presorted:
 
     def varies(self) -> bool:
         """Whether more than one group has a positive, and more than one a negative."""
-        return all((g != g[0]).any() for g in (self.positive_groups, self.negative_groups))
+        return all((g[1:] != g[:-1]).any() for g in (self.positive_groups, self.negative_groups))
 
 
 def _bootstrap(
