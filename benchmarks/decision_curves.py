@@ -30,7 +30,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.5)
 
 
 def recalibrated(scores: np.ndarray, y: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """(N,) probabilities by a Platt scaling of (N,) scores of any kind, fitted to other patients."""
+    """(N,) probabilities by a Platt scaling of (N,) scores, fitted to the other patients."""
     x = logit(scores) if _probable(scores) else np.asarray(scores, np.float64)
     result, fold = np.empty(len(x)), deal(y, groups)
     for k in np.unique(fold):
