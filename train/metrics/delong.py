@@ -73,7 +73,7 @@ def delong(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = N
     positive_sums = _group_sums(wins - estimate[:, None], index[positive], index.max() + 1)
     negative_sums = _group_sums(losses - estimate[:, None], index[negative], index.max() + 1)
     with_positive, with_negative, with_either = (
-        np.count_nonzero(np.bincount(index[some]))
+        int(np.count_nonzero(np.bincount(index[some])))
         for some in (positive, negative, np.concatenate([positive, negative]))
     )
     covariance = (
