@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import evaluation, follow_up, gate, gpu, growth
+from benchmarks import decision_curves, evaluation, follow_up, gate, gpu, growth
 from train.datasets.labels import LabelTable
+from train.evaluation.cross_fit import deal
+from train.metrics.net_benefit import net_benefit
 
 
 @pytest.mark.slow
@@ -116,3 +118,56 @@ def test_what_limits_of_repeatability_leave_to_see_is_counted_pair_by_pair():
     ]
     assert said[0].startswith("1 pairs with equal labels")
     assert said[1].startswith("2 changed labels")
+
+
+class TestDecisionCurves:
+    @pytest.fixture
+    def films(self):
+        generator = np.random.default_rng(3)
+        y = (generator.random(400) < 0.3).astype(float)
+        return y, np.arange(400) // 2, generator.normal(y)
+
+    def test_a_scaling_moves_no_film_past_another_of_its_fold(self, films):
+        y, patients, scores = films
+        found = decision_curves.recalibrated(scores, y, patients)
+        fold = deal(y, patients)
+        for k in range(5):
+            own = np.flatnonzero(fold == k)[np.argsort(scores[fold == k])]
+            assert (np.diff(found[own]) >= 0).all()
+        assert abs(found.mean() - y.mean()) < 0.02
+
+    def test_a_films_own_label_has_no_part_in_its_probability(self, films):
+        y, patients, scores = films
+        fold = deal(y, patients)
+        other = np.where(fold == 0, 1 - y, y)
+        assert (deal(other, patients) != fold).any(), "folds depend on labels, so hold them fixed"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(decision_curves, "deal", lambda *_: fold)
+            first, second = (
+                decision_curves.recalibrated(scores, of, patients) for of in (y, other)
+            )
+        np.testing.assert_array_equal(first[fold == 0], second[fold == 0])
+        assert not np.allclose(first[fold == 1], second[fold == 1])
+
+    @pytest.mark.parametrize("t", [0.1, 0.5])
+    def test_films_add_up_to_the_net_benefit(self, films, t):
+        y, _, scores = films
+        p = 1 / (1 + np.exp(-scores))
+        called = p >= t
+        table = called[y == 1].sum() / 400 - called[y == 0].sum() / 400 * t / (1 - t)
+        assert decision_curves.per_film(called, y, t).mean() == pytest.approx(table)
+        assert net_benefit(p, y, np.array([t]))[0] == pytest.approx(table)
+
+    def test_every_task_model_and_threshold_has_a_row(self, shared, capsys):
+        folder = shared / "reference" / "chexpert-test"
+        options = ["--predictions", str(folder / "predictions" / "yww211.csv")]
+        options += ["--truth", str(folder / "groundtruth.csv")]
+        options += ["--radiologists", str(folder / "radiologists")]
+        assert decision_curves.main(options) == 0
+        rows = [line for line in capsys.readouterr().out.splitlines() if "yww211" in line]
+        assert len(rows) == 20
+        # Radiologist bc4 on atelectasis as published: 0.8039 and 0.2133, of 153 and 347 studies.
+        treated = 0.8039 * 153 / 500 - 0.2133 * 347 / 500 * 0.2 / 0.8
+        assert f"{treated:+.3f}" in next(
+            row for row in rows if "Atelectasis" in row and " 0.2 " in row
+        )

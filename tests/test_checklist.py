@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from train.evaluation.checklist import (
     checklist_parts,
     checklist_rows,
     facts_of_config,
     facts_of_results,
+    facts_of_source,
 )
 from train.evaluation.checklist_items import ITEMS
 from train.evaluation.predictions import Predictions, Truth
@@ -33,12 +37,45 @@ def answer(rows, guideline, number):
     return next(row[3] for row in rows if row[:2] == [guideline, number])
 
 
-def test_all_items_of_both_guidelines_are_there():
-    claim = [number for number, *_ in ITEMS["CLAIM 2024"]]
-    assert claim == [str(i) for i in range(1, 45)]
-    tripod = {number.rstrip("abcdefg") for number, *_ in ITEMS["TRIPOD+AI"]}
-    assert tripod == {str(i) for i in range(1, 28)}
-    assert len(ITEMS["TRIPOD+AI"]) == 52
+def test_all_items_of_both_guidelines_are_there_in_order():
+    assert [number for number, *_ in ITEMS["CLAIM 2024"]] == [str(i) for i in range(1, 45)]
+    # How many parts each item of TRIPOD+AI has, where it has more than one.
+    parts = {3: 3, 5: 2, 6: 3, 8: 3, 9: 3, 12: 7, 18: 6, 20: 3, 23: 2, 27: 3}
+    numbers = [
+        f"{item}{letter}"
+        for item in range(1, 28)
+        for letter in ("abcdefg"[: parts[item]] if item in parts else [""])
+    ]
+    assert [number for number, *_ in ITEMS["TRIPOD+AI"]] == numbers
+    assert len(numbers) == 52
+
+
+@pytest.mark.parametrize("guideline", ITEMS)
+def test_every_item_has_a_subject_and_a_fact(guideline):
+    for number, subject, fact in ITEMS[guideline]:
+        assert subject, f"item {number}"
+        assert fact, f"item {number}"
+
+
+def test_nine_in_ten_that_software_can_answer_are_answered_for_the_bundled_model():
+    config = json.loads((ROOT / "weights" / "config.json").read_text())
+    rows = [
+        row for row in checklist_rows(facts_of_config(config)) if row[3] != "for the authors to say"
+    ]
+    answered = [row for row in rows if row[3] != "not reported"]
+    assert len(answered) >= 0.9 * len(rows)
+
+
+def test_a_test_on_other_films_is_external_and_one_on_the_same_is_not():
+    config = {"cft": {"provenance": {"dataset": "nih"}}}
+    other = facts_of_source(config, ["nih", "chexpert"])
+    assert "CheXpert" in other["external"]
+    assert "NIH" not in other["external"]
+    assert other["differences"] == other["clusters"] == ""
+    same = facts_of_source(config, ["nih", "nih-experts"])
+    assert same["external"].startswith("none: all test films are of NIH")
+    assert all(same.values())
+    assert not any(facts_of_source({}, ["nih"]).values())
 
 
 def test_nothing_known_is_nothing_claimed():
@@ -61,6 +98,17 @@ def test_figures_of_the_report_are_the_answers(results):
     assert answer(rows, "CLAIM 2024", "36") == "sex: F 30, M 30"
     assert "sex" in answer(rows, "TRIPOD+AI", "14")
     assert answer(rows, "CLAIM 2024", "39") == "not reported"
+    assert answer(rows, "TRIPOD+AI", "12d") == "not reported", "sex is no cluster"
+
+
+def test_what_is_decided_wrongly_is_counted():
+    y = np.array([[1], [1], [1], [0], [0], [0], [0], [np.nan]], float)
+    p = np.array([[0.9], [0.8], [0.1], [0.7], [0.2], [0.1], [0.1], [0.9]])
+    truth = Truth("films", tuple("abcdefgh"), ("Mass",), y, np.arange(8), "patient", {})
+    model = Predictions("m", ("Mass",), p, operating_points={"Mass": 0.5})
+    found = evaluate_models(truth, [model], settings=Settings(replicates=5))
+    text = facts_of_results({**found, "references": {}})["failures"]
+    assert "1 of 3 findings are missed and 1 of 4 absent ones called" in text
 
 
 def test_the_count_is_that_of_the_table(results):

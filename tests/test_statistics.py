@@ -180,6 +180,12 @@ def test_a_single_positive_patient_gives_no_interval():
     assert np.isnan(result.low).tolist() == np.isnan(result.high).tolist() == [True, False]
 
 
+def test_the_average_precision_of_positives_alone_is_one_without_an_interval():
+    result = bootstrap_average_precision(np.arange(4.0)[:, None], np.ones((4, 1)), np.arange(4))
+    assert (result.replicates == 1).all()
+    assert np.isnan(result.low).all()
+
+
 def test_the_mean_of_a_subset_uses_the_same_replicates(films):
     result = bootstrap_auroc(*films, replicates=100)
     mean, low, high = result.of_mean(np.array([0, 2]))

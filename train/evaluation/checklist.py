@@ -6,14 +6,20 @@ can know is left to the authors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cft.labels import DATASETS
 from train.evaluation.checklist_items import ITEMS, PEOPLE
 from train.tables import Table, counted, interval_cell
 
-__all__ = ["checklist_parts", "checklist_rows", "facts_of_config", "facts_of_results"]
+__all__ = [
+    "checklist_parts",
+    "checklist_rows",
+    "facts_of_config",
+    "facts_of_results",
+    "facts_of_source",
+]
 
 _MISSING, _AUTHORS = "not reported", "for the authors to say"
 
@@ -57,6 +63,8 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
         "chest film",
         "availability": "the weights are in the model folder, under the licence named in its card",
         "limits": "see Intended use and limits",
+        "users": "nothing is entered but the film; to read the results takes someone who reads "
+        "chest films",
         "updating": "none after training",
     }
     if any((row or {}).get("operating_point") for row in ours.get("categories", {}).values()):
@@ -81,6 +89,7 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
         facts["missing"] = f"unknown labels in training: {policy['unknown']}; in tests: not counted"
     if provenance.get("versions"):
         facts["software"] = ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())
+        facts["code"] = f"the software is published; this model is of {facts['software']}"
     if provenance.get("start"):
         weights = str(provenance["start"].get("weights_sha256") or "random")[:12]
         facts["start"] = f"{provenance['start'].get('init')} (weights {weights})"
@@ -95,6 +104,29 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
         facts |= _facts_of_figures(metrics)
     if len(metrics) > 1:
         facts["robustness"] = "figures against other labels of the same films"
+    return {**facts, **facts_of_source(config, metrics)}
+
+
+def facts_of_source(config: Mapping[str, Any], tests: Collection[str]) -> dict[str, str]:
+    """Whether a model's test films, by the names of `DATASETS`, come from where it was trained.
+
+    A fact that is not known is empty.
+    """
+    dataset = config.get("cft", {}).get("provenance", {}).get("dataset")
+    facts = dict.fromkeys(("external", "differences", "clusters"), "")
+    if not dataset or not tests:
+        return facts
+    here = [name for name in tests if name == dataset or name.startswith(f"{dataset}-")]
+    others = [DATASETS.get(name, name) for name in tests if name not in here]
+    one = DATASETS.get(dataset, dataset)
+    if others:
+        facts["external"] = ", ".join(others)
+    else:
+        facts["external"] = f"none: all test films are of {one}, as those of training are"
+        facts["differences"] = f"none in setting or films: both are of {one}"
+        if len(here) > 1:
+            facts["differences"] += "; the tests have further labels of the same films"
+        facts["clusters"] = f"not examined: all films are of {one}"
     return facts
 
 
@@ -149,9 +181,14 @@ def facts_of_results(results: Mapping[str, Any]) -> dict[str, str]:
         facts["robustness"] = f"other labels of these films: {', '.join(results['references'])}"
     if "subgroups" in model:
         attributes = ", ".join(model["subgroups"])
-        facts["fairness"] = f"gaps by {attributes}, with intervals and Holm's correction"
-        facts["clusters"] = f"AUROC in each subgroup by {attributes}"
-        facts.setdefault("robustness", facts["clusters"])
+        facts["fairness"] = (
+            f"gaps by {attributes}, with intervals and Holm's correction; nothing was done to "
+            "narrow them"
+        )
+        facts.setdefault("robustness", f"AUROC in each subgroup by {attributes}")
+        further = [name for name in model["subgroups"] if name not in _OF_PATIENTS]
+        if further:
+            facts["clusters"] = f"AUROC in each subgroup by {', '.join(further)}"
         facts["characteristics"] = "; ".join(
             f"{name}: " + ", ".join(f"{value} {of['films']:,}" for value, of in values.items())
             for name, values in model["subgroups"].items()
@@ -166,8 +203,37 @@ def facts_of_results(results: Mapping[str, Any]) -> dict[str, str]:
         )
     if model["operating_points"]["source"]:
         facts["thresholds"] = f"operating points of {model['operating_points']['source']}"
+    if any(row.get("films_needed") for row in model["categories"].values()):
+        facts["size"] += "; see Positives for a narrower interval"
+    failures = _failures(model["categories"])
+    if failures:
+        facts["failures"] = failures
+    if results.get("shift"):
+        facts["external"] = ", ".join(results["shift"]) + "; see Shift"
+        facts["compared"] = "positives and prevalence on both data sets; see Shift"
     facts["protocol"] = "the settings, in `report.json`"
     return facts
+
+
+# Attributes that make subgroups of patients or films, and not clusters such as hospitals.
+_OF_PATIENTS = ("sex", "age", "view")
+
+
+def _failures(categories: Mapping[str, Any]) -> str | None:
+    """What is decided wrongly at the operating points, over all findings; None without any."""
+    decided = [row for row in categories.values() if row["threshold"] is not None]
+    if not decided:
+        return None
+    missed, found, alarms, absent = 0, 0, 0, 0
+    for row in decided:
+        found += row["positives"]
+        absent += row["negatives"]
+        missed += round(row["positives"] * (1 - (row["sensitivity"] or 0)))
+        alarms += round(row["negatives"] * (1 - (row["specificity"] or 0)))
+    return (
+        f"at the operating points {missed:,} of {found:,} findings are missed and {alarms:,} of "
+        f"{absent:,} absent ones called; each film's scores are in `predictions.csv`"
+    )
 
 
 def _readers(results: Mapping[str, Any]) -> str:

@@ -14,7 +14,12 @@ from cft.files import atomic_write
 from cft.model.folder import read_config
 from train.errors import EvaluationError
 from train.evaluation import epoch_curves, figure, plots, report, training_curves
-from train.evaluation.checklist import checklist_rows, facts_of_config, facts_of_results
+from train.evaluation.checklist import (
+    checklist_rows,
+    facts_of_config,
+    facts_of_results,
+    facts_of_source,
+)
 from train.evaluation.predictions import predictions_csv
 from train.evaluation.protocol import Settings, evaluate_models, truth_facts
 from train.evaluation.report_page import report_page
@@ -34,7 +39,10 @@ def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
         if run_.weights:
             one["models"][ENSEMBLE]["weights"] = run_.weights
     results["shift"] = shifts_of(first, run_.shifts, settings)
-    facts = facts_of_config(run_.configs[0]) if run_.configs else {}
+    facts = {}
+    if run_.configs:
+        tests = [results["truth"]["name"], *results["references"]]
+        facts = facts_of_config(run_.configs[0]) | facts_of_source(run_.configs[0], tests)
     results["checklist"] = checklist_rows({**facts, **facts_of_results(results)})
     results["settings"] = dataclasses.asdict(settings)
     return results

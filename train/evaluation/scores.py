@@ -229,6 +229,17 @@ def named_subsets(label_names: Sequence[str]) -> dict[str, list[str]]:
     return subsets
 
 
+def groups_with_each(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(2, C) number of groups that have a negative, and a positive, of (N, C) labels."""
+    index = np.unique(groups, return_inverse=True)[1]
+    return np.array(
+        [
+            [np.count_nonzero(np.bincount(index[column == value])) for column in labels.T]
+            for value in (0, 1)
+        ]
+    )
+
+
 def _note(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> str | None:
     """Why a category's figures are undefined or say little, as a phrase; None if they do not."""
     known = scores[~np.isnan(labels)]
@@ -240,10 +251,8 @@ def _note(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> str | N
         return "no known negative, so the AUROC is undefined"
     if np.all(known == known[0]):
         return "all scores are equal, so nothing is ranked"
-    fewest, name = min(
-        (len(np.unique(groups[labels == value])), name)
-        for value, name in ((1, "positives"), (0, "negatives"))
-    )
+    counts = (int(n) for n in groups_with_each(labels[:, None], groups)[:, 0])
+    fewest, name = min(zip(counts, ("negatives", "positives"), strict=True))
     if fewest < FEW:
         return f"too few independent {name} ({fewest}) for an interval that can be trusted"
     return None

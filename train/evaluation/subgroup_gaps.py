@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from train.evaluation.scores import FEW
+from train.evaluation.scores import FEW, groups_with_each
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_totals
 from train.metrics.comparison import Comparison, compare_means, compare_replicates, holm
 from train.metrics.decisions import finite_or_none
@@ -103,12 +103,7 @@ def subgroup_gaps(
 
 def _enough(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """(C,) whether there are ten patients with a positive, and ten with a negative."""
-    return np.array(
-        [
-            min(len(np.unique(groups[column == value])) for value in (0, 1)) >= FEW
-            for column in labels.T
-        ]
-    )
+    return groups_with_each(labels, groups).min(axis=0) >= FEW
 
 
 def _of_areas(first: Bootstrap, second: Bootstrap) -> Comparison:

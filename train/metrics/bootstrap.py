@@ -139,7 +139,7 @@ class _Presorted:
 
     def varies(self) -> bool:
         """Whether more than one group has a positive, and more than one a negative."""
-        return all(len(np.unique(g)) > 1 for g in (self.positive_groups, self.negative_groups))
+        return all((g[1:] != g[:-1]).any() for g in (self.positive_groups, self.negative_groups))
 
 
 def _bootstrap(
@@ -158,8 +158,8 @@ def _bootstrap(
     presorted = {c: _presort(scores[:, c], labels[:, c], group_index) for c in columns}
     values = np.full((replicates, len(estimate)), np.nan)
     done = 0
-    for counts in draw_groups(n_groups, replicates, seed, block=max(64, _BLOCK // len(scores))):
-        block = slice(done, done + counts.shape[1])
+    for counts in _draws(n_groups, replicates, seed, block=max(64, _BLOCK // len(scores))):
+        block = slice(done, done + len(counts))
 
         def work(column: int, block: slice = block, counts: np.ndarray = counts) -> None:
             values[block, column] = weighted(presorted[column], counts)
@@ -187,6 +187,12 @@ def draw_groups(n_groups: int, replicates: int, seed: int, block: int) -> Iterat
     Every replicate draws `n_groups` groups with replacement. The draws depend on `n_groups`,
     `replicates` and `seed` alone, not on `block`.
     """
+    for counts in _draws(n_groups, replicates, seed, block):
+        yield np.ascontiguousarray(counts.T, dtype=np.float64)
+
+
+def _draws(n_groups: int, replicates: int, seed: int, block: int) -> Iterator[np.ndarray]:
+    """Yield the draws of `draw_groups` as (R', G) int32: a replicate is one run of memory."""
     if replicates < 1:
         raise ValueError(f"an interval needs at least one replicate, not {replicates}")
     generator = np.random.default_rng(seed)
@@ -195,7 +201,7 @@ def draw_groups(n_groups: int, replicates: int, seed: int, block: int) -> Iterat
         drawn = generator.integers(0, n_groups, (size, n_groups), dtype=np.int64)
         drawn += np.arange(size)[:, None] * n_groups
         counts = np.bincount(drawn.ravel(), minlength=size * n_groups)
-        yield np.ascontiguousarray(counts.reshape(size, n_groups).T, dtype=np.float64)
+        yield counts.reshape(size, n_groups).astype(np.int32)
 
 
 def _check(
@@ -227,32 +233,31 @@ def _presort(scores: np.ndarray, labels: np.ndarray, group_index: np.ndarray) ->
 
 
 def _running_counts(groups: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """(n + 1, R) number of drawn films among the first 0, 1, ..., n of those sorted."""
-    running = np.zeros((len(groups) + 1, counts.shape[1]))
-    np.cumsum(counts[groups], axis=0, out=running[1:])
+    """(R, n + 1) number of drawn films among the first 0, 1, ..., n of those sorted."""
+    running = np.zeros((len(counts), len(groups) + 1), np.int32)
+    np.cumsum(counts.take(groups, axis=1), axis=1, out=running[:, 1:])
     return running
 
 
 def _weighted_auroc(category: _Presorted, counts: np.ndarray) -> np.ndarray:
-    """(R,) AUROC of one category in each replicate; counts (G, R)."""
+    """(R,) AUROC of one category in each replicate; counts (R, G)."""
     running = _running_counts(category.negative_groups, counts)
-    weights = counts[category.positive_groups]  # (P, R)
-    pairs = weights.sum(axis=0) * running[-1]
-    twice_u = np.einsum("pr,pr->r", weights, running[category.below])
-    twice_u += np.einsum("pr,pr->r", weights, running[category.not_above])
+    weights = counts.take(category.positive_groups, axis=1).astype(np.float64)  # (R, P)
+    pairs = weights.sum(axis=1) * running[:, -1]
+    beaten = running.take(category.below, axis=1) + running.take(category.not_above, axis=1)
+    twice_u = np.einsum("rp,rp->r", weights, beaten.astype(np.float64))
     return np.divide(twice_u, 2 * pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
 def _weighted_ap(category: _Presorted, counts: np.ndarray) -> np.ndarray:
-    """(R,) average precision of one category in each replicate; counts (G, R)."""
+    """(R,) average precision of one category in each replicate; counts (R, G)."""
     negatives = _running_counts(category.negative_groups, counts)
     positives = _running_counts(category.positive_groups, counts)
-    weights = counts[category.positive_groups]
-    true = positives[-1] - positives[category.tie_start]
-    called = true + negatives[-1] - negatives[category.below]
-    precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
-    total = np.einsum("pr,pr->r", weights, precision)
-    n = positives[-1]
+    weights = counts.take(category.positive_groups, axis=1)
+    true = positives[:, -1:] - positives.take(category.tie_start, axis=1)
+    called = true + negatives[:, -1:] - negatives.take(category.below, axis=1)
+    precision = np.divide(true, called, out=np.zeros(true.shape), where=called > 0)
+    total, n = np.einsum("rp,rp->r", weights, precision), positives[:, -1]
     return np.divide(total, n, out=np.full(len(n), np.nan), where=n > 0)
 
 
@@ -279,10 +284,12 @@ def percentiles(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarra
     tail = 100 * (1 - level) / 2
     columns = values.reshape(len(values), -1)
     result = np.full((2, columns.shape[1]), np.nan)
-    for c, column in enumerate(columns.T):
-        defined = column[~np.isnan(column)]
-        if len(defined):
-            result[:, c] = np.percentile(defined, [tail, 100 - tail])
+    undefined = np.isnan(columns)
+    whole = ~undefined.any(axis=0)
+    if whole.any():
+        result[:, whole] = np.percentile(columns[:, whole], [tail, 100 - tail], axis=0)
+    for c in np.flatnonzero(~whole & ~undefined.all(axis=0)):
+        result[:, c] = np.percentile(columns[~undefined[:, c], c], [tail, 100 - tail])
     low, high = result.reshape(2, *values.shape[1:])
     return low, high
 
@@ -306,10 +313,11 @@ def bootstrap_totals(
     """
     values = np.asarray(values, dtype=np.float64)
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    by_group = np.zeros((len(names), values.shape[1]))
-    np.add.at(by_group, index, values)
-    blocks = draw_groups(len(names), replicates, seed, block=max(64, _BLOCK // len(names)))
-    return np.concatenate([counts.T @ by_group for counts in blocks])
+    by_group = np.empty((len(names), values.shape[1]))
+    for k, column in enumerate(values.T):
+        by_group[:, k] = np.bincount(index, column, minlength=len(names))
+    blocks = _draws(len(names), replicates, seed, block=max(64, _BLOCK // len(names)))
+    return np.concatenate([counts.astype(np.float64) @ by_group for counts in blocks])
 
 
 def bootstrap_bins(
@@ -332,22 +340,19 @@ def bootstrap_bins(
         (C, R, n_bins) float32 counts: 4 bytes each, whatever the number of films.
     """
     names, index = np.unique(np.asarray(groups), return_inverse=True)
-    sorted_ = []
+    by_bin = []
     for column in np.asarray(bins).T:
         order = np.argsort(column, kind="stable")
-        order = order[column[order] >= 0]
-        used, starts = np.unique(column[order], return_index=True)
-        sorted_.append((used, starts, index[order]))
-    result = np.zeros((len(sorted_), replicates, n_bins), np.float32)
+        by_bin.append((index[order], np.searchsorted(column[order], np.arange(n_bins + 1))))
+    result = np.zeros((len(by_bin), replicates, n_bins), np.float32)
     done = 0
-    for counts in draw_groups(len(names), replicates, seed, block=max(64, _BLOCK // len(index))):
-        block = slice(done, done + counts.shape[1])
+    for counts in _draws(len(names), replicates, seed, block=max(64, _BLOCK // len(index))):
+        block = slice(done, done + len(counts))
 
         def work(c: int, block: slice = block, counts: np.ndarray = counts) -> None:
-            used, starts, owners = sorted_[c]
-            if len(used):
-                result[c, block, used] = np.add.reduceat(counts[owners], starts, axis=0)
+            owners, ends = by_bin[c]
+            result[c, block] = np.diff(_running_counts(owners, counts).take(ends, axis=1), axis=1)
 
-        _for_each(work, range(len(sorted_)), len(index))
+        _for_each(work, range(len(by_bin)), len(index))
         done = block.stop
     return result

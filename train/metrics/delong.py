@@ -72,8 +72,10 @@ def delong(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = N
     losses = 1 - np.stack([_share_below(row[positive], row[negative]) for row in scores])  # (M, n)
     positive_sums = _group_sums(wins - estimate[:, None], index[positive], index.max() + 1)
     negative_sums = _group_sums(losses - estimate[:, None], index[negative], index.max() + 1)
-    with_positive, with_negative = (len(np.unique(index[some])) for some in (positive, negative))
-    with_either = len(np.unique(index[np.concatenate([positive, negative])]))
+    with_positive, with_negative, with_either = (
+        int(np.count_nonzero(np.bincount(index[some])))
+        for some in (positive, negative, np.concatenate([positive, negative]))
+    )
     covariance = (
         _unbiased(with_positive) / m**2 * positive_sums @ positive_sums.T
         + _unbiased(with_negative) / n**2 * negative_sums @ negative_sums.T
