@@ -24,6 +24,21 @@ def test_the_help_names_every_command_and_says_that_this_is_no_medical_device(ca
             assert all(f"cft {name} {line}" in said for name, (_, line) in command.COMMANDS.items())
 
 
+@pytest.mark.parametrize("name", [None, *sorted(set(command.COMMANDS) - {"serve"})])
+def test_the_help_of_what_is_no_page_loads_neither_torch_nor_gradio(name):
+    """They take seconds; who asks for help has not asked for a network."""
+    words = ["--help"] if name is None else [name, "--help"]
+    code = (
+        "import sys\nfrom cft.__main__ import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    print(sorted({'torch', 'gradio'} & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "usage: cft" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("words", [[], ["pull"], ["pull", "a/b", "c/d"], ["serve", "--prot", "1"]])
 def test_wrong_usage_is_exit_status_2(words, capsys):
     with pytest.raises(SystemExit) as ended:
