@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +14,7 @@ from torch import Tensor
 from train.metrics.ranking import METRICS
 from train.stage2.pulls import pulls_of
 
-if TYPE_CHECKING:
-    from train.stage2.genetic import Genetic
-
-__all__ = ["Lineage"]
+__all__ = ["Genetic", "Lineage"]
 
 # Of the default's directions: two scores count as close, and their order as one that a step can
 # change, within this share of the scores' standard deviation.
@@ -27,6 +25,56 @@ _STEPS = 30.0
 
 # Scores that children are made of at once: what is between stays in a processor's cache.
 _BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Genetic:
+    """What shapes a search.
+
+    Attributes
+    ----------
+    population
+        Individuals of a generation.
+    generations
+        At most so many.
+    patience
+        Generations without a strictly better validation score after which the search ends.
+    elites
+        The fittest so many go on as they are.
+    guided
+        True: tournaments choose parents, children lie on the line through them and move along
+        directions of growing fitness. False: the published operators.
+    tournament
+        Guided: the fittest of so many is a parent.
+    directions
+        Guided: so many in each generation, each from one parent and half of the films.
+    step
+        Guided: the longest step, in standard deviations of the trained logits. It is short on
+        purpose: validation can only choose among the places that a search passes.
+    crossover
+        Published: probability of a gene of the first parent instead of the second's.
+    mutation
+        Published: share of the children that mutate.
+    spread
+        Published: a gene mutates by U(-spread, spread).
+    """
+
+    population: int = 50
+    generations: int = 40
+    patience: int = 40
+    elites: int = 2
+    guided: bool = True
+    tournament: int = 3
+    directions: int = 8
+    step: float = 0.05
+    crossover: float = 0.2
+    mutation: float = 0.5
+    spread: float = 1e-3
+
+    @classmethod
+    def paper(cls) -> Genetic:
+        """The published search, by the defaults of its authors' public code."""
+        return cls(generations=5000, patience=300, elites=1, guided=False)
 
 
 class Lineage:
