@@ -2,7 +2,10 @@
 
 import sys
 
-from cft.page.server import main
+from cft.waiting import wait_asleep
 
 if __name__ == "__main__":
+    wait_asleep()
+    from cft.page.server import main  # which imports torch
+
     sys.exit(main(sys.argv[1:]))

@@ -77,13 +77,14 @@ class Data:
         rows = ~self.y[:, c].isnan()
         return self.z[rows], self.y[rows, c]
 
-    def search(self, c: int, settings: Genetic, seed: int = 0, **more) -> Evolution:
+    def search(self, columns: Sequence[int], settings: Genetic, seed: int = 0, **more) -> Evolution:
+        columns = list(columns)
         return Evolution(
-            *(self.z, self.y[:, c], self.weights[c]),
+            *(self.z, self.y[:, columns], self.weights[columns]),
             z_valid=self.z_valid,
-            y_valid=self.y_valid[:, c],
+            y_valid=self.y_valid[:, columns],
             settings=settings,
-            seed=seed,
+            seeds=[seed] * len(columns),
             **more,
         )
 
@@ -212,10 +213,10 @@ def fidelity(options: argparse.Namespace) -> str:
             if peer is None:
                 raise SystemExit("benchmarks.cft: mlcpl is not installed; pip install mlcpl")
             found["mlcpl"].append(fitness(data, c, peer[0]))
-            search = data.search(c, replace(Genetic.paper(), patience=10**9), seed)
+            search = data.search([c], replace(Genetic.paper(), patience=10**9), seed)
             for _ in range(options.generations + 1):
                 search.step()
-            found["here"].append(search.history[-1]["best"])
+            found["here"].append(search.lineages[0].history[-1]["best"])
         rows.append(compared(data, c, found))
         print(rows[-1], file=sys.stderr, flush=True)
     title = f"Training AUROC after {options.generations} generations, {len(options.seeds)} seeds:"
@@ -314,15 +315,16 @@ def race(
     added there: on all films less can be added, as much less, in all, as in these first ones.
     """
     whole = Genetic.paper().generations / options.measured
-    own = data.search(c, Genetic.paper())
+    search = data.search([c], Genetic.paper())
     started = time.perf_counter()
     for _ in range(options.measured):
-        own.step()
+        search.step()
     _wait(data.z)
     line = {
         "published, here": (time.perf_counter() - started) * whole,
         "known": len(data.known(c)[1]),
     }
+    (own,) = search.lineages
     line["trained"] = own.history[0]["best"]
     line["measured gain"] = own.history[-1]["best"] - line["trained"]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -341,15 +343,17 @@ def default_search(data: Data, c: int, target: float, basis: torch.Tensor) -> di
     """The default until its end, and on until it has the fitness asked for."""
     reached, end = None, None
     started = time.perf_counter()
-    search = data.search(c, replace(Genetic(), generations=_PATIENCE), basis=basis)
-    while search.generation < _PATIENCE and (end is None or reached is None):
+    how = replace(Genetic(), generations=_PATIENCE, patience=_PATIENCE)
+    search = data.search([c], how, basis=basis)
+    (own,) = search.lineages
+    while own.generation < _PATIENCE and (end is None or reached is None):
         search.step()
         _wait(data.z)
-        now, best = time.perf_counter() - started, search.history[-1]["best"]
+        now, best = time.perf_counter() - started, own.history[-1]["best"]
         if reached is None and best >= target:
-            reached = now, search.generation
-        if search.generation == Genetic().generations:
-            end = best, search.generation, now
+            reached = now, own.generation
+        if own.generation == Genetic().generations:
+            end = best, own.generation, now
     return {"reached": reached, "end": end}
 
 
@@ -362,7 +366,7 @@ def growth(data: Data, basis: torch.Tensor, generations: int = 10) -> list[str]:
     for share, population in ((0.25, 50), (0.5, 50), (1, 50), (1, 25), (1, 100), (1, 200)):
         part = order[: int(share * len(y))]
         whole = replace(data, z=z[part], y=y[part][:, None].expand(-1, len(data.names)))
-        search = whole.search(c, replace(Genetic(), population=population), basis=basis)
+        search = whole.search([c], replace(Genetic(), population=population), basis=basis)
         search.step()
         started = time.perf_counter()
         for _ in range(generations):
@@ -383,10 +387,11 @@ def published_gains(data: Data, share: float, options: argparse.Namespace) -> di
     how = replace(Genetic.paper(), patience=10**9)
 
     def here(c: int) -> float:
-        search = data.search(c, how)
+        search = data.search([c], how)
         while not search.done:
             search.step()
-        return search.history[-1]["best"] - search.history[0]["best"]
+        (own,) = search.lineages
+        return own.history[-1]["best"] - own.history[0]["best"]
 
     def peer(c: int) -> float:
         with contextlib.redirect_stdout(io.StringIO()):

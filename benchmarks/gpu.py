@@ -186,12 +186,12 @@ def stage_2(sizes: Sizes, device: torch.device, folder: Path) -> Iterator[Row]:
 
     search = Evolution(
         torch.from_numpy(train.z).to(device),
-        torch.from_numpy(train.y[:, 0].copy()).to(device),
-        torch.from_numpy(head.weights[0]).to(device),
+        torch.from_numpy(train.y[:, :1]).to(device),
+        torch.from_numpy(head.weights[:1]).to(device),
         z_valid=torch.from_numpy(valid.z).to(device),
-        y_valid=torch.from_numpy(valid.y[:, 0].copy()).to(device),
+        y_valid=torch.from_numpy(valid.y[:, :1]).to(device),
         settings=Genetic.paper(),
-        seed=0,
+        seeds=[0],
     )
     search.step()
 

@@ -82,7 +82,7 @@ def parts() -> Iterator[tuple[str, tuple[int, int, int], Part]]:
     whole = "a whole report, 14 findings, 20 replicates"
     yield whole, (400, 1600, 6400), lambda n: evaluation.parts_of(n, 20)["everything"]
     tuned = (2000, 8000, 32_000)
-    for method in ("auto", "gradient"):
+    for method in ("auto", "gradient", "ga"):
         yield f"stage 2, {method}, 3 categories", tuned, lambda n, m=method: _stage_2(m, n)
     yield "stage 2, a generation of the published search", tuned, _generation
     if importlib.util.find_spec("pyarrow"):
@@ -142,11 +142,11 @@ def _generation(n: int) -> Callable[[], object]:
 
     train, valid, weights = _planted(n)
     search = Evolution(
-        *(torch.from_numpy(x) for x in (train.z, train.y[:, 0].copy(), weights[0])),
+        *(torch.from_numpy(x) for x in (train.z, train.y[:, :1], weights[:1])),
         z_valid=torch.from_numpy(valid.z),
-        y_valid=torch.from_numpy(valid.y[:, 0].copy()),
+        y_valid=torch.from_numpy(valid.y[:, :1]),
         settings=Genetic.paper(),
-        seed=0,
+        seeds=[0],
     )
     search.step()
     return search.step

@@ -5,6 +5,7 @@
 The usual bootstrap is a loop that draws rows and calls scikit-learn for each category; it is
 measured on few replicates and its time scaled up. The usual DeLong compares every positive with
 every negative. The differences are between the figures of both ways, on the same draws and films.
+At the end: how the time of both grows with the studies.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.growth import line
 from train.metrics.bootstrap import bootstrap_auroc, draw_groups
 from train.metrics.delong import delong
 
@@ -39,9 +41,20 @@ def main() -> None:
     _bootstrap(scores, labels, options)
     print("\nDeLong, one category")
     print(f"{'studies':>10}{'pairs, s':>12}{'sorted, s':>12}{'difference':>12}")
+    costs = {}
     for studies in (500, 5_000, 20_000):
         y = (generator.random(studies) < options.positives).astype(float)
-        _delong(generator.standard_normal(studies) + y, y, options.rounds)
+        costs[studies] = _delong(generator.standard_normal(studies) + y, y, options.rounds)
+    print("\n" + line("DeLong, sorted", costs, "studies"))
+    costs = {}
+    for share in (16, 4, 1):
+        part = slice(options.studies // share)
+        studies = np.arange(options.studies)[part]
+        costs[len(studies)], _ = _fastest(
+            lambda: bootstrap_auroc(scores[part], labels[part], studies, options.replicates),  # noqa: B023
+            options.rounds,
+        )
+    print(line(f"Bootstrap, {options.replicates:,} replicates", costs, "studies"))
 
 
 def _bootstrap(scores: np.ndarray, labels: np.ndarray, options: argparse.Namespace) -> None:
@@ -65,11 +78,12 @@ def _loop(scores: np.ndarray, labels: np.ndarray, replicates: int) -> np.ndarray
     )
 
 
-def _delong(scores: np.ndarray, labels: np.ndarray, rounds: int) -> None:
+def _delong(scores: np.ndarray, labels: np.ndarray, rounds: int) -> float:
     slow, expected = _fastest(lambda: _over_pairs(scores, labels), 1)
     fast, result = _fastest(lambda: delong(scores, labels), rounds)
     difference = abs(result.covariance[0, 0] / expected - 1)
     print(f"{len(labels):>10,}{slow:>12.4f}{fast:>12.4f}{difference:>12.1e}")
+    return fast
 
 
 def _over_pairs(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -4,8 +4,10 @@
 
 scikit-learn is measured as the loop that one writes around it. torchmetrics takes part where it is
 installed, one call per vector and without its checks of the arguments. Peers and kernel
-take turns within each round, so that a busy machine slows all of them, and the table shows medians.
-Errors are against scikit-learn.
+take turns within each round, so that a busy machine slows all of them, and the table shows medians:
+seconds, and seconds of processors, which a busy machine changes little, with their ratios. Errors
+are against scikit-learn. At the end: what sorting takes of the kernel's time, which bounds it, and
+how the kernel's time grows with the films.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from benchmarks.growth import line
 from train.metrics.ranking import auroc, average_precision
 
 
@@ -34,14 +37,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(f"{options.vectors} x {options.films:,}, {options.threads} threads, {options.device}")
     for name, (scores, labels) in inputs(options).items():
-        print(f"\n{name}\n{'':34}{'seconds':>10}{'ratio':>8}{'largest error':>15}")
+        head = f"{'seconds':>10}{'ratio':>8}{'processors':>12}{'ratio':>8}{'largest error':>15}"
+        print(f"\n{name}\n{'':34}{head}")
         for metric, contestants in competitors(scores, labels, options.device).items():
             times, results = race(contestants, options.rounds)
             own, reference = times["this project"], results["scikit-learn, loop"]
-            for peer, seconds in times.items():
+            for peer, (seconds, processors) in times.items():
                 error = np.abs(results[peer] - reference).max()
-                line = f"{metric + ', ' + peer:34}{seconds:10.3f}{seconds / own:8.1f}{error:15.1e}"
-                print(line, flush=True)
+                compared = f"{seconds:10.3f}{seconds / own[0]:8.1f}"
+                compared += f"{processors:12.3f}{processors / own[1]:8.1f}"
+                print(f"{metric + ', ' + peer:34}{compared}{error:15.1e}", flush=True)
+    print("\n" + "\n".join(growth_of(options)))
 
 
 def inputs(options: argparse.Namespace) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -101,16 +107,51 @@ def competitors(
 
 def race(
     contestants: dict[str, Callable[[], np.ndarray]], rounds: int
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Median seconds and results of each, taking turns; the first round warms up."""
-    times: dict[str, list[float]] = {name: [] for name in contestants}
+) -> tuple[dict[str, tuple[float, float]], dict[str, np.ndarray]]:
+    """Median seconds, of the clock and of processors, and results of each, taking turns; the first
+    round warms up.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     results = {}
     for _ in range(rounds + 1):
         for name, call in contestants.items():
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             results[name] = call()
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}, results
+            times[name].append((time.perf_counter() - started, time.process_time() - cpu))
+    medians = {
+        name: tuple(statistics.median(column) for column in zip(*taken[1:], strict=True))
+        for name, taken in times.items()
+    }
+    return medians, results
+
+
+def growth_of(options: argparse.Namespace) -> list[str]:
+    """Lines: seconds of processors at three sizes, of the kernel and of sorting alone (CPU)."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [max(20, options.films // share) for share in (16, 4, 1)]
+    shape = (min(16, options.vectors), options.films)
+    labels = (torch.rand(shape[1], generator=generator) < options.positives).float()
+    labels[:2] = torch.tensor([0.0, 1.0])
+    scores = torch.randn(shape, generator=generator) + labels
+
+    def sort(n: int) -> None:
+        for row in scores[:, :n].numpy():
+            for value in (0, 1):
+                np.sort(row[labels[:n].numpy() == value])
+
+    parts: dict[str, Callable[[int], object]] = {
+        "AUROC": lambda n: auroc(scores[:, :n], labels[:n]),
+        "AP": lambda n: average_precision(scores[:, :n], labels[:n]),
+        "sorting both classes alone": sort,
+    }
+    lines = []
+    for name, work in parts.items():
+        costs = {
+            n: race({name: lambda n=n, work=work: work(n)}, options.rounds)[0][name][1]
+            for n in sizes
+        }
+        lines.append(line(f"{name} of {shape[0]} vectors, processor time", costs))
+    return lines
 
 
 if __name__ == "__main__":

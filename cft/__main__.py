@@ -19,6 +19,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from cft.waiting import wait_asleep
+
 #: First word -> the module with its ``main``, and the line of the help.
 COMMANDS = {
     "score": ("cft.commands.score", "findings of an archive of films, as Parquet files"),
@@ -33,6 +35,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    wait_asleep()
     try:
         status = _run(words)
         sys.stdout.flush()

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import decision_curves, evaluation, follow_up, gate, gpu, growth
+from benchmarks import (
+    decision_curves,
+    evaluation,
+    follow_up,
+    gate,
+    gpu,
+    growth,
+    intervals,
+    ranking,
+    start,
+    waiting,
+)
 from train.datasets.labels import LabelTable
 from train.evaluation.cross_fit import deal
 from train.metrics.net_benefit import net_benefit
@@ -171,3 +183,42 @@ class TestDecisionCurves:
         assert f"{treated:+.3f}" in next(
             row for row in rows if "Atelectasis" in row and " 0.2 " in row
         )
+
+
+@pytest.mark.slow
+def test_both_ways_to_wait_are_measured_at_each_size(capsys):
+    assert waiting.main(["--busy", "0", "--repeats", "1", "--threads", "1"]) == 0
+    table, grown = (lines := capsys.readouterr().out.splitlines())[:7], lines[7:]
+    assert [row.rsplit(maxsplit=3)[0].strip() for row in table[1:]] == [
+        *["in a loop"] * 3,
+        *["asleep"] * 3,
+    ]
+    assert ["exponent" in row for row in grown] == [True, True, False]
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_end_well_is_not_measured():
+    with pytest.raises(SystemExit, match="ended with 3"):
+        start.seconds_of(["-c", "raise SystemExit(3)"])
+    wall, processors = start.seconds_of(["-c", "pass"])
+    assert wall > 0
+    assert processors >= 0
+
+
+def test_the_kernels_of_ranking_are_measured_at_three_sizes():
+    options = argparse.Namespace(vectors=2, films=640, positives=0.3, rounds=1)
+    lines = ranking.growth_of(options)
+    assert [text.split(" of ")[0] for text in lines] == [
+        "AUROC",
+        "AP",
+        "sorting both classes alone",
+    ]
+    assert all("40 films" in text and "640 films" in text for text in lines)
+
+
+@pytest.mark.slow
+def test_intervals_are_measured_at_three_sizes(capsys, monkeypatch):
+    words = ["--studies", "160", "--replicates", "40", "--rounds", "1", "--categories", "2"]
+    monkeypatch.setattr("sys.argv", ["intervals", *words])
+    intervals.main()
+    assert capsys.readouterr().out.count("; exponent ") == 2

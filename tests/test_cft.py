@@ -585,7 +585,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(parent, data, tmp_path, 
     step, stops, steps = Evolution.step, [], []
 
     def stop_after_five(self):
-        steps.append(self.generation)
+        steps.append(self.lineages[0].generation)
         if len(steps) == 5:
             stops[-1].asked = True
         step(self)

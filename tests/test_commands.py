@@ -1,5 +1,6 @@
 """The command `cft`: its first word, its help, and how it ends."""
 
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,40 @@ def test_the_help_names_every_command_and_says_that_this_is_no_medical_device(ca
         assert cft.NOT_A_MEDICAL_DEVICE in said
         if not words[1:]:
             assert all(f"cft {name} {line}" in said for name, (_, line) in command.COMMANDS.items())
+
+
+@pytest.mark.parametrize("name", [None, *sorted(set(command.COMMANDS) - {"serve"})])
+def test_the_help_of_what_is_no_page_loads_neither_torch_nor_gradio(name):
+    """They take seconds; who asks for help has not asked for a network."""
+    words = ["--help"] if name is None else [name, "--help"]
+    code = (
+        "import sys\nfrom cft.__main__ import main\ntry:\n    main(sys.argv[1:])\n"
+        "except SystemExit:\n    print(sorted({'torch', 'gradio'} & set(sys.modules)))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "usage: cft" in ran.stdout
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("set_to", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize("starts", ["import train", "import cft.__main__ as c; c.main(['pull'])"])
+def test_threads_of_commands_sleep_while_they_wait_unless_the_user_says_otherwise(
+    starts, set_to, expected
+):
+    """As torch finds it when it is imported; `import cft` alone changes nothing."""
+    surroundings = {key: x for key, x in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    surroundings |= {} if set_to is None else {"OMP_WAIT_POLICY": set_to}
+    code = (
+        "import os, sys, cft\nbefore = os.environ.get('OMP_WAIT_POLICY')\n"
+        f"try:\n    {starts}\nexcept SystemExit:\n    pass\n"
+        "print(before, os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=surroundings, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == [str(set_to), expected, "False"], ran.stderr
 
 
 @pytest.mark.parametrize("words", [[], ["pull"], ["pull", "a/b", "c/d"], ["serve", "--prot", "1"]])

@@ -10,7 +10,9 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from train.precision import full_precision
-from train.stage2.genetic import Evolution, Genetic, pulls_of
+from train.stage2.genetic import Evolution, Genetic
+from train.stage2.lineage import Lineage
+from train.stage2.pulls import pulls_of
 
 D = 20
 PAPER, GUIDED = Genetic.paper(), Genetic()
@@ -27,15 +29,34 @@ def films(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return z, y
 
 
-def start(settings: Genetic, seed: int = 0, metric: str = "auroc", **changes) -> Evolution:
+def evolution(settings: Genetic, seed: int = 0, metric: str = "auroc", **changes) -> Evolution:
+    """Of one category."""
     z, y = films(400, 1)
     z_valid, y_valid = films(150, 2)
     weights = 0.3 * torch.linspace(-1, 1, D) + 0.2 * torch.cos(torch.arange(D))
     facts = {"z_valid": z_valid, "y_valid": y_valid, "z": z, "y": y, "weights": weights, **changes}
-    return Evolution(settings=settings, metric=metric, seed=seed, **facts)
+    for name in ("y", "y_valid"):
+        facts[name] = facts[name][:, None]
+    facts["weights"] = facts["weights"][None]
+    return Evolution(settings=settings, metric=metric, seeds=[seed], **facts)
 
 
-def run(search: Evolution, generations: int) -> Evolution:
+class OneCategory:
+    """A search of one category: steps are the program's, all else is its lineage's."""
+
+    def __init__(self, *arguments, **options):
+        self.evolution = evolution(*arguments, **options)
+        self.lineage: Lineage = self.evolution.lineages[0]
+        self.step = self.evolution.step
+
+    def __getattr__(self, name: str):
+        return getattr(self.lineage, name)
+
+
+start = OneCategory
+
+
+def run(search, generations: int):
     for _ in range(generations):
         search.step()
     return search
@@ -46,7 +67,7 @@ def reference(metric: str, weights: torch.Tensor, z: torch.Tensor, y: torch.Tens
     return REFERENCES[metric](y[known].numpy(), (z[known] @ weights).numpy())
 
 
-def with_population(search: Evolution, **state: torch.Tensor) -> Evolution:
+def with_population(search: OneCategory, **state: torch.Tensor) -> OneCategory:
     search.resume({**search.state(), **state})
     return search
 
@@ -166,6 +187,66 @@ def test_scores_are_products_of_full_precision(monkeypatch):
         torch.set_float32_matmul_precision("highest")
 
 
+# --- Categories side by side --------------------------------------------------------------------
+
+
+def three(settings: Genetic, metric: str = "auroc", only: int | None = None) -> Evolution:
+    """Three categories of 220, 120 and all of 300 films; or one of them by itself."""
+    z, _ = films(300, 11)
+    z_valid, _ = films(150, 12)
+    generator = torch.Generator().manual_seed(13)
+    weights = torch.randn((3, D), generator=generator)
+    y, y_valid = (
+        (x @ weights.T + 4 * torch.randn((len(x), 3), generator=generator) > 1).float()
+        for x in (z, z_valid)
+    )
+    y[220:, 0], y[:180, 1], y_valid[:40, 1] = torch.nan, torch.nan, torch.nan
+    columns = [0, 1, 2] if only is None else [only]
+    starts = (weights + torch.randn((3, D), generator=generator))[columns]
+    return Evolution(
+        *(z, y[:, columns], starts),
+        z_valid=z_valid,
+        y_valid=y_valid[:, columns],
+        settings=settings,
+        metric=metric,
+        seeds=[5 + c for c in columns],
+        basis=torch.eye(D) if settings.guided else None,
+    )
+
+
+@pytest.mark.parametrize("metric", ["auroc", "ap"])
+@pytest.mark.parametrize("settings", [PAPER, GUIDED])
+def test_a_category_is_searched_beside_others_as_by_itself(settings, metric):
+    """Products of other shapes round otherwise; a pair of films may change its order by that."""
+    beside = run(three(settings, metric), 8)
+    for c, lineage in enumerate(beside.lineages):
+        (alone,) = run(three(settings, metric, only=c), 8).lineages
+        np.testing.assert_allclose(lineage.history_array(), alone.history_array(), atol=1e-3)
+        torch.testing.assert_close(lineage.weights, alone.weights, atol=1e-4, rtol=1e-4)
+
+
+def test_a_category_that_has_ended_stays_while_others_go_on():
+    both = three(replace(GUIDED, generations=9))
+    first = both.lineages[0]
+    first.resume({**first.state(), "numbers": torch.tensor([0.5, 0.5, 6.0, 0.0]).double()})
+    run(both, 9)
+    assert [lineage.generation for lineage in both.lineages] == [9, 9, 9]
+    assert [len(lineage.history) for lineage in both.lineages] == [3, 9, 9]
+    assert both.done
+
+
+def test_one_category_without_a_class_is_refused_among_others():
+    z, y = films(50, 3)
+    labels = torch.stack([y, torch.where(y == 0, torch.nan, y)], dim=1)
+    with pytest.raises(ValueError, match="no known negative training film"):
+        Evolution(
+            *(z, labels, torch.ones(2, D)),
+            z_valid=z,
+            y_valid=torch.stack([y, y], dim=1),
+            seeds=[0, 0],
+        )
+
+
 # --- The published operators --------------------------------------------------------------------
 
 
@@ -240,6 +321,30 @@ def test_pulls_are_the_gradient_of_the_smoothed_auroc():
 
 
 @pytest.mark.parametrize("metric", ["auroc", "ap"])
+def test_films_that_do_not_count_pull_nothing_and_change_no_other(metric):
+    """Each row of several is as the counted films by themselves, tied scores among them."""
+    generator = torch.Generator().manual_seed(6)
+    scores = torch.randn((3, 80), generator=generator).mul(8).round() / 8
+    y = (torch.rand(80, generator=generator) < 0.4).float()
+    counted = torch.rand((3, 80), generator=generator) < 0.5
+    width = torch.tensor([[0.3], [0.6], [1.0]])
+    found = pulls_of(scores, y, width, metric, counted)
+    assert not found[~counted].any()
+    for k, half in enumerate(counted):
+        expected = pulls_of(scores[k, half], y[half], width[k], metric)
+        torch.testing.assert_close(found[k, half], expected)
+
+
+def test_pulls_of_average_precision_weigh_a_positive_by_what_a_negative_above_costs_it():
+    """By hand: of scores 3 2 1 0, labels 1 0 1 0, all pairs close."""
+    scores, y = torch.tensor([3.0, 2.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    first, second = 1 / 1**2, 2 / 3**2  # t / (t + f)^2 of the two positives
+    expected = torch.tensor([2 * first, -first - second, 2 * second, -first - second])
+    found = pulls_of(scores, y, torch.tensor(5.0), "ap")
+    torch.testing.assert_close(found, expected / expected.abs().sum())
+
+
+@pytest.mark.parametrize("metric", ["auroc", "ap"])
 def test_a_small_step_along_the_pulls_raises_the_metric(metric):
     z, y = films(3000, 7)
     z, y = z[~y.isnan()], y[~y.isnan()]
@@ -271,7 +376,7 @@ def test_the_guided_search_passes_the_published_one_by_far():
 def test_the_guided_search_finds_what_separates():
     z, _ = films(300, 1)
     y = (z @ torch.linspace(-1, 1, D) > 0.5).float()
-    search = run(start(GUIDED, z=z, y=y), 60)
+    search = run(start(replace(GUIDED, generations=60, patience=60), z=z, y=y), 60)
     assert search.history[-1]["best"] > 0.995
 
 

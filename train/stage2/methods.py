@@ -34,6 +34,7 @@ from train.losses import loss_named
 from train.stage2.finished import Finished
 from train.stage2.genetic import Evolution, Genetic
 from train.stage2.gradient import Descent, descend
+from train.stage2.lineage import Lineage
 from train.stage2.refit import STRENGTHS, Path, Refitter, basis_of, choose
 from train.stage2.task import Films, Head, Method, Task, Tuned, TuneSettings
 
@@ -186,7 +187,7 @@ class Gradient:
         return head, {}
 
     def _descend(self, task: Task, c: int) -> Descent:
-        with task.steps(c, "epoch") as bar:
+        with task.steps(task.head.label_names[c], "epoch") as bar:
 
             def watch(validation: float) -> bool:
                 bar.set_postfix_str(f"validation {validation:.4f}", refresh=False)
@@ -215,72 +216,87 @@ class Search:
 
     def fit(self, task: Task) -> tuple[Head, History]:
         """Of each category the best generation by validation."""
-        head, history, basis = task.head.copy(), {}, None
-        for c in task.shown(task.columns, self.name):
-            found = task.finished.get(f"ga/{c}")
-            if found is None:
-                basis = self._basis(task) if basis is None else basis
-                search = self._run(task, c, basis)
-                weights = search.weights.numpy(force=True)
-                found = {"weights": weights, "history": search.history_array()}
-                task.finished.keep(f"ga/{c}", found, instead_of=f"ga-state/{c}")
-            head.weights[c] = found["weights"]
-            history[task.head.label_names[c]] = found["history"]
+        found = self._searched(task, "ga", lambda lineage: lineage.weights)
+        head, history = task.head.copy(), {}
+        for c, arrays in found.items():
+            head.weights[c] = arrays["weights"]
+            history[task.head.label_names[c]] = arrays["history"]
         return head, history
 
     def paths(self, task: Task) -> tuple[dict[int, Path], History]:
         """Of each category what the search passes; it never sees a validation label."""
-        paths, history, basis = {}, {}, None
-        for c in task.shown(task.columns, self.name):
-            found = task.finished.get(f"ga-path/{c}")
-            if found is None:
-                basis = self._basis(task) if basis is None else basis
-                search = self._run(task, c, basis)
-                passed = torch.stack([search.path[place] for place in GENERATIONS])
-                found = {"weights": passed.numpy(force=True), "history": search.history_array()}
-                task.finished.keep(f"ga-path/{c}", found, instead_of=f"ga-state/{c}")
-            weights, bias = found["weights"], task.head.biases[c]
+
+        def passed(lineage: Lineage) -> torch.Tensor:
+            return torch.stack([lineage.path[place] for place in GENERATIONS])
+
+        paths, history = {}, {}
+        for c, arrays in self._searched(task, "ga-path", passed).items():
+            weights, bias = arrays["weights"], task.head.biases[c]
             paths[c] = Path(weights, np.full(len(weights), bias), weights @ task.valid.z.T + bias)
-            history[task.head.label_names[c]] = found["history"]
+            history[task.head.label_names[c]] = arrays["history"]
         return paths, history
 
-    def _basis(self, task: Task) -> torch.Tensor | None:
-        """Of all training films, for the guided searches of all categories."""
-        return basis_of(task.train_z - task.train_z.mean(0)) if self.genetic.guided else None
+    def _searched(
+        self, task: Task, part: str, weights_of: Callable[[Lineage], torch.Tensor]
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Of each category the weights that are wanted and the history, as they are kept.
 
-    def _run(self, task: Task, c: int, basis: torch.Tensor | None) -> Evolution:
-        """The search for one category, from its beginning or from where it was stopped."""
-        label = task.head.label_names[c]
-        search = Evolution(
+        The guided search takes all categories at once, the published one each by itself: see
+        `train.stage2.genetic`.
+        """
+        left = [c for c in task.columns if task.finished.get(f"{part}/{c}") is None]
+        basis = None
+        if left and self.genetic.guided:  # of all training films
+            basis = basis_of(task.train_z - task.train_z.mean(0))
+        for columns in [left] * bool(left) if self.genetic.guided else [[c] for c in left]:
+            evolution = self._run(task, columns, basis)
+            found = {}
+            for c, lineage in zip(columns, evolution.lineages, strict=True):
+                found[f"{c}/weights"] = weights_of(lineage).numpy(force=True)
+                found[f"{c}/history"] = lineage.history_array()
+            task.finished.keep(part, found, instead_of="ga-state")
+        kept = {c: task.finished.get(f"{part}/{c}") for c in task.columns}
+        return {c: arrays for c, arrays in kept.items() if arrays is not None}
+
+    def _run(self, task: Task, columns: list[int], basis: torch.Tensor | None) -> Evolution:
+        """The search for some categories, from its beginning or from where it was stopped."""
+        labels = [task.head.label_names[c] for c in columns]
+        evolution = Evolution(
             task.train_z,
-            task.tensor(task.train.y[:, c]),
-            task.tensor(task.head.weights[c]),
+            task.tensor(task.train.y[:, columns]),
+            task.tensor(task.head.weights[columns]),
             z_valid=task.valid_z,
-            y_valid=task.tensor(task.valid.y[:, c]),
+            y_valid=task.tensor(task.valid.y[:, columns]),
             settings=self.genetic,
             metric=task.settings.fitness,
             # By name: the result must not depend on the order of the categories.
-            seed=task.settings.seed + zlib.crc32(label.encode()),
+            seeds=[task.settings.seed + zlib.crc32(label.encode()) for label in labels],
             basis=basis,
         )
-        state = task.finished.get(f"ga-state/{c}")
-        if state is not None:
-            try:
-                search.resume({name: torch.from_numpy(x) for name, x in state.items()})
-            except ValueError as error:
-                raise CheckpointError(f"{label}: {error}; choose another --out") from None
+        for c, label, lineage in zip(columns, labels, evolution.lineages, strict=True):
+            state = task.finished.get(f"ga-state/{c}")
+            if state is not None:
+                try:
+                    lineage.resume({name: torch.from_numpy(x) for name, x in state.items()})
+                except ValueError as error:
+                    raise CheckpointError(f"{label}: {error}; choose another --out") from None
         kept = time.monotonic()
-        with task.steps(c, "generation") as bar:
-            while not search.done:
-                search.step()
-                bar.set_postfix_str(f"validation {search.validation:.4f}", refresh=False)
+        with task.steps(labels[0] if len(labels) == 1 else self.name, "generation") as bar:
+            while not evolution.done:
+                evolution.step()
+                best = sum(lineage.validation for lineage in evolution.lineages) / len(labels)
+                bar.set_postfix_str(f"validation {best:.4f}", refresh=False)
                 bar.update()
                 if task.stop.asked or time.monotonic() - kept > _KEEP_SECONDS:
-                    state = {name: x.numpy() for name, x in search.state().items()}
-                    task.finished.keep(f"ga-state/{c}", state)
+                    states = {
+                        f"{c}/{name}": x.numpy()
+                        for c, lineage in zip(columns, evolution.lineages, strict=True)
+                        for name, x in lineage.state().items()
+                    }
+                    task.finished.keep("ga-state", states)
                     kept = time.monotonic()
                 task.stop_if_asked()
-        return search
+        return evolution
 
 
 # --- By name ------------------------------------------------------------------------------------

@@ -265,10 +265,9 @@ class Task:
         """The categories, with a progress bar."""
         return tqdm(columns, desc=what, unit="category", disable=None)
 
-    def steps(self, c: int, unit: str) -> tqdm:
-        """Progress of the work on one category, below that over the categories."""
-        label = self.head.label_names[c]
-        return tqdm(desc=label, unit=unit, leave=False, position=1, disable=None)
+    def steps(self, what: str, unit: str) -> tqdm:
+        """Progress of the work on one category, or on all at once."""
+        return tqdm(desc=what, unit=unit, leave=False, position=1, disable=None)
 
     def stop_if_asked(self) -> None:
         """Raise `Stopped` if the user asked for the end."""
