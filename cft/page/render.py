@@ -52,9 +52,10 @@ SNIPPETS = {
 #: Films that the page keeps at a time; see batch.js.
 MOST_FILMS = 200
 
-_SCRIPTS = ("page.js", "contour.js", "viewer.js", "pair.js")
-_BATCH_SCRIPTS = ("ask.js", "batch.js", "matrix.js", "report.js", "together.js")
-_STYLES = ("page.css", "study.css", "batch.css")
+# Each list is one file for the browser, in this order; the viewer is a class over several.
+_VIEWER = ("contour", "pictures", "view", "drawing", "gestures", "tools", "viewer", "pair")
+_BATCH = ("ask", "batch", "matrix", "report", "together")
+_STYLES = ("page", "viewer", "film", "findings", "about", "study", "drop", "matrix")
 
 
 @cache
@@ -134,21 +135,21 @@ def style(classifier: Model) -> str:
         " { display: none !important; }\n"
         for place in range(len(points_of(classifier)))
     )
-    return _joined(_STYLES) + "".join(chosen_rows) + "".join(chosen_points)
+    return _joined(_STYLES, ".css") + "".join(chosen_rows) + "".join(chosen_points)
 
 
 def script() -> str:
     """The script of what is shown; without it the page still shows everything."""
-    return _joined(_SCRIPTS)
+    return _joined(("page", *_VIEWER), ".js")
 
 
 def batch_script() -> str:
     """The script that sends films and lays out what they come to, a module of its own."""
-    return _joined(_BATCH_SCRIPTS)
+    return _joined(_BATCH, ".js")
 
 
-def _joined(names: Sequence[str]) -> str:
-    return "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+def _joined(names: Sequence[str], suffix: str) -> str:
+    return "".join((_HERE / f"{name}{suffix}").read_text(encoding="utf-8") for name in names)
 
 
 def self_test_notice(result: SelfTest) -> str:
