@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,13 +31,14 @@ from cft.model.selftest import SelfTest, self_test
 from cft.page import render
 from cft.page.addresses import Addresses
 from cft.page.answers import check_point, example_film, predict, show, show_together
-from cft.page.blocks import build, theme
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
-from cft.page.intake import take
 from cft.page.line import Line
-from cft.page.upkeep import forget_unheard
+from cft.page.stubs import no_stubs
 from cft.page.uploads import Uploads
+
+if importlib.util.find_spec("gradio") is None:  # it is imported when the page starts, see `main`
+    raise ModuleNotFoundError("the page needs Gradio", name="gradio")
 
 if TYPE_CHECKING:
     from cft.results import Model
@@ -73,11 +77,12 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
     `place` is Gradio's ``server_name`` and ``server_port``; without them its variables of the
     environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
     """
+    blocks, intake, upkeep = _of_gradio()
     _limit_threads()
     listening = place.get("server_name") or os.environ.get("GRADIO_SERVER_NAME")
     with upload_folder() as folder:
         uploads, line, tested = Uploads(folder), Line(), self_tested(classifier)
-        demo = build(classifier, uploads, line, fallback, tested)
+        demo = blocks.build(classifier, uploads, line, fallback, tested)
 
         @contextlib.asynccontextmanager
         async def gated(app: Any) -> AsyncIterator[None]:
@@ -87,12 +92,12 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 Addresses.of(listening),
                 uploads,
                 line,
-                take,
+                intake.take,
                 demo.refusers,
                 queue_runs=lambda: not demo._queue.stopped,
                 self_test_passed=tested.passed,
             )
-            forgetting = asyncio.create_task(forget_unheard(demo))
+            forgetting = asyncio.create_task(upkeep.forget_unheard(demo))
             yield
             forgetting.cancel()
 
@@ -115,7 +120,7 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 # Gradio's own: "settings" offers to record the screen, "api" shows snippets that
                 # do not run here, and a server for MCP that there is not.
                 footer_links=[],
-                theme=theme(),
+                theme=blocks.theme(),
                 head=f"<style>{render.style(classifier)}</style><script>{render.script()}</script>"
                 f'<script type="module">{render.batch_script()}</script>',
             )
@@ -125,6 +130,13 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 yield address
             finally:
                 demo.close(verbose=False)
+
+
+def _of_gradio() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The modules that import Gradio, which takes seconds the first time."""
+    with no_stubs():
+        from cft.page import blocks, intake, upkeep
+    return blocks, intake, upkeep
 
 
 def _limit_threads() -> None:
@@ -168,7 +180,10 @@ def main(arguments: Sequence[str] = (), program: str | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads' folder goes, too
     try:
-        classifier, fallback = load_model()
+        with ThreadPoolExecutor(1) as beside:  # the model is loaded while Gradio is imported
+            loading = beside.submit(load_model)
+            _of_gradio()
+            classifier, fallback = loading.result()
         place = {"server_name": options.host, "server_port": options.port}
         with (
             serve(classifier, fallback, **place) as address,
