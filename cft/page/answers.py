@@ -14,6 +14,7 @@ from cft.model.selftest import EXAMPLE
 from cft.page import render, together
 from cft.page.picture import Picture
 from cft.page.uploads import Film, Refused
+from cft.study import seen_as_named
 
 if TYPE_CHECKING:
     from cft.results import Model
@@ -58,7 +59,7 @@ def show_together(classifier: Model, current: Sequence[Film], prior: Sequence[Fi
     if not current:
         raise Refused("There is no current film: choose one file or several. None was read.")
     full = len(current) == 1 and len(prior) <= 1
-    shown = list(examine(classifier, [*current, *prior], full=full))
+    shown = list(examine(classifier, [*current, *prior], full=full, named=True))
     return together.together_html(classifier, shown[: len(current)], shown[len(current) :])
 
 
@@ -81,10 +82,12 @@ def examine(
     films: Iterable[Film],
     offers: dict[int, render.Shown] | None = None,
     full: bool = False,
+    named: bool = False,
 ) -> Iterator[render.Shown]:
     """Film by film: name, findings or error, and the film for the screen.
 
-    A film that is the only one is shown at its full depth, and with `full` every one. Only
+    A film that is the only one is shown at its full depth, and with `full` every one. With `named`
+    names say which films are lateral where the files do not, see `cft.study.seen_as_named`. Only
     one film is in memory at its full size, however many there are. Into `offers` goes, by its
     number, how a film would be answered that certainly lies wrongly, if it were turned.
     """
@@ -92,7 +95,7 @@ def examine(
     alone = full or len(films) == 1
     for number, (name, film) in enumerate(films):
         try:
-            radiograph = as_radiograph(film)
+            radiograph = as_radiograph(seen_as_named(name, film) if named else film)
         except cft.RadiographError as error:
             yield name, error, None
             continue

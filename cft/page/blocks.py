@@ -108,6 +108,7 @@ def build(
         hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
         point = gr.Textbox("", label="point", visible=False)
         gate = gr.Textbox("refuse", label="gate", visible=False)
+        salt = gr.Textbox("", label="salt", visible=False)
         study = gr.Textbox("one", label="study", visible=False)
         earlier = gr.File(label="prior", file_count="multiple", visible=False)
         setattr(earlier, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
@@ -119,7 +120,7 @@ def build(
             )
             for name, whose, function, ins, out in (
                 ("film", own, calls.show_uploads, [drop], text),
-                ("row", own, calls.row_of_upload, [drop], findings),
+                ("row", own, calls.row_of_upload, [drop, salt], findings),
                 ("example", own, calls.show_example, [], text),
                 ("together", own, calls.show_both, [drop, earlier], text),
                 ("predict", public, calls.predict_uploads, [drop, *how], findings),

@@ -112,11 +112,11 @@ class Calls:
         with self._answering(files) as films:
             return show(self._classifier, films)
 
-    def row_of_upload(self, files: list) -> dict:
+    def row_of_upload(self, files: list, salt: str = "") -> dict:
         with self._answering(files) as films:
             if len(films) != 1:
                 raise Refused("A row is of one film.")
-            return batch.row(self._classifier, films[0][1])
+            return batch.row(self._classifier, films[0][1], salt)
 
     def show_both(self, current: list, prior: list) -> str:
         current, prior = current or [], prior or []

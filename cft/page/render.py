@@ -24,13 +24,14 @@ from cft.film.radiograph import MAX_BYTES
 from cft.film.turn import OFFERS
 from cft.labels import DATASETS
 from cft.model.config import point_names
-from cft.model.findings import LATERAL
+from cft.model.findings import LATERAL, LATERAL_FILM
 from cft.model.measured import Figures, TestSet
 from cft.model.selftest import SelfTest
 from cft.page.picture import Picture
 from cft.page.report import report
 from cft.page.table import finding_rows
 from cft.page.text import data_address, percent, plain_label, short_percent
+from cft.study import LATERAL_WORDS, PATTERNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,7 @@ MOST_FILMS = 200
 
 # Each list is one file for the browser, in this order; the viewer is a class over several.
 _VIEWER = ("contour", "pictures", "view", "drawing", "gestures", "tools", "viewer", "pair")
-_BATCH = ("ask", "batch", "matrix", "report", "together")
+_BATCH = ("ask", "batch", "studies", "matrix", "report", "together")
 _STYLES = ("page", "viewer", "film", "findings", "about", "study", "drop", "matrix")
 
 
@@ -115,7 +116,15 @@ def desk(classifier: Model) -> str:
         }
         for label in classifier.label_names
     ]
-    return _html("desk", columns=columns, points=points_of(classifier))
+    names = {"patterns": PATTERNS, "lateral": LATERAL_WORDS}
+    knows_laterals = bool(classifier.facts.views.get("lateral"))
+    return _html(
+        "desk",
+        columns=columns,
+        points=points_of(classifier),
+        names=json.dumps(names),
+        lateral="" if knows_laterals else f"It is {LATERAL_FILM}.",
+    )
 
 
 def style(classifier: Model) -> str:
