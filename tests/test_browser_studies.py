@@ -8,6 +8,7 @@ import re
 import pytest
 
 from cft import study as grouping
+from cft.model.sentence import first_sentence
 from tests import chromium
 from tests.films import dataset, dicom, phantom
 from tests.test_browser import browser as browser
@@ -109,10 +110,8 @@ def test_a_study_says_what_python_says_of_it(page, served, point):
 
 @pytest.mark.parametrize("above", [0, 1, 5])
 @pytest.mark.parametrize("unsure", [0, 4, 6])
-def test_the_sentence_is_that_of_python(page, above, unsure):
-    from cft.model.sentence import first_sentence
-
-    labels = [f"Label_{number}" for number in range(8)]
+def test_the_sentence_is_that_of_python(page, served, above, unsure):
+    labels = [*served[0].label_names, *(f"Label_{number}" for number in range(5))]
     band = [label for i, label in enumerate(labels) if i >= 8 - unsure]
     rows = [
         {
@@ -288,3 +287,113 @@ def test_axe_finds_no_violation_in_a_matrix_with_a_study(browser, served, scheme
     page.wait_for_timeout(150)
     assert violations(page) == []
     context.close()
+
+
+# ------------------------------------------------------------------------------------- reports
+
+
+def report_of(page, button, browser, tmp_path):
+    """The report that a button makes, opened: its page, and its text as a file."""
+    with page.expect_download() as started:
+        page.locator(button).click()
+    path = tmp_path / "report.html"
+    started.value.save_as(path)
+    report = browser.new_page()
+    asked = []
+    report.on("request", lambda r: asked.append(r.url))
+    report.goto(path.as_uri())
+    assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
+    return report, path.read_text(encoding="utf-8"), started.value.suggested_filename
+
+
+def pages_of(report) -> int:
+    return len(re.findall(rb"/Type\s*/Page\b", report.pdf(prefer_css_page_size=True)))
+
+
+def test_the_report_of_many_has_a_page_for_each_and_first_what_all_say(
+    page, served, browser, tmp_path
+):
+    chromium.drop(page, [*PAIR, ("broken.png", b"no film")])
+    page.locator("#many").get_by_label("sensitive").check()
+    report, text, name = report_of(page, "#many [data-many=report]", browser, tmp_path)
+    assert name == "4711_pa and 3 more report.html"
+    assert "4711" not in text
+    assert "other.png" not in text
+    first, *others = report.locator(".sheet").all()
+    study = served[0].predict_study([PAIR[0][1], PAIR[2][1]]).at("sensitive")
+    alone = served[0].predict(PAIR[1][1]).at("sensitive")
+    said = first.locator(".summary").all_inner_texts()
+    assert [part.split("\n")[0] for part in said] == ["Study 1: 2 films", "Film 3", "Film 4"]
+    assert study.sentence in said[0]
+    assert alone.sentence in said[1]
+    assert "Could not be read: the file is not a picture" in said[2]
+    rows = first.locator("tbody tr").all()
+    most = {0: "Film 1", 1: "Film 2"}
+    for row, label in zip(rows, study.findings.order, strict=True):
+        cells = row.locator("th, td").all_inner_texts()
+        assert cells[0] == label.replace("_", " ")
+        share = 100 * study.findings.probabilities[label]
+        assert float(cells[1].rstrip(" %")) == pytest.approx(share, abs=0.51)
+        assert cells[4] == most[study.findings.film_of[label]]
+    assert len(others) == 3  # one of the films could not be read
+    order = (PAIR[0], PAIR[2], PAIR[1])
+    for number, (sheet, (_, data)) in enumerate(zip(others, order, strict=True), start=1):
+        assert f"Film {number} of 4" in sheet.locator("h1").inner_text()
+        assert served[0].predict(data).at("sensitive").sentence in sheet.inner_text()
+        assert sheet.locator("figure img").evaluate("(image) => image.naturalWidth") == 64
+    assert len(report.locator("[id]").all()) == 0  # each id would be there more than once
+    assert pages_of(report) == 4
+    report.close()
+
+
+def test_an_opened_study_has_a_report_as_well(page, served, browser, tmp_path):
+    chromium.drop(page, PAIR)
+    page.locator("#many tr.study [data-many=study]").click()
+    page.wait_for_selector("#answer .study")
+    report, text, name = report_of(page, "#answer [data-many=report-study]", browser, tmp_path)
+    assert name == "4711_pa and 1 more report.html"
+    assert "4711" not in text
+    study = served[0].predict_study([PAIR[0][1], PAIR[2][1]])
+    assert study.sentence in report.locator(".sheet").first.inner_text()
+    assert pages_of(report) == 3
+    report.close()
+
+
+def test_the_films_of_the_zone_have_a_report_though_none_has_a_row(page, served, browser, tmp_path):
+    page.get_by_text("A study, or a prior film beside it").click()
+    page.locator("#current-films input").set_input_files(
+        [{"name": name, "mimeType": "", "buffer": data} for name, data in PAIR]
+    )
+    page.click("#together")
+    page.wait_for_selector("#answer .study")
+    report, _, _ = report_of(page, "#answer [data-many=report-study]", browser, tmp_path)
+    study = served[0].predict_study([data for _, data in PAIR])
+    assert study.sentence in report.locator(".sheet").first.inner_text()
+    report.close()
+
+
+def test_a_report_can_be_stopped(page):
+    chromium.drop(page, PAIR)
+    held = []
+    page.route("**/call/film", lambda route: held.append(route))
+    page.locator("#many [data-many=report]").click()
+    while not held:
+        page.wait_for_timeout(50)
+    assert page.locator("#many .notice").inner_text() == "Report: film 1 of 3 …"
+    page.get_by_role("button", name="Stop the report").click()
+    page.wait_for_selector("#many [data-many=report]:text-is('Report')")
+    assert page.locator("#many .notice").is_hidden()
+    assert len(held) == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation_in_a_report_of_many(page, browser, tmp_path, scheme):
+    if not AXE.exists():
+        pytest.skip(f"no axe-core at {AXE} (npm install --no-save axe-core, or set CFT_AXE)")
+    chromium.drop(page, PAIR)
+    report, text, _ = report_of(page, "#many [data-many=report]", browser, tmp_path)
+    report.set_content(text.replace("default-src 'none'; ", ""))
+    report.emulate_media(color_scheme=scheme)
+    report.add_script_tag(path=AXE)
+    assert violations(report) == []
+    report.close()

@@ -172,7 +172,7 @@ function clearFilms() {
 // ----------------------------------------------------------------------------- one film is open
 
 const EMPTY = '<p class="empty">Findings and heat maps appear here.</p>';
-const opened = { film: null, stop: new AbortController(), from: 0 };
+const opened = { film: null, films: [], stop: new AbortController(), from: 0 };
 
 function openFilm(film) {
   return openAnswer(film, film.path, (signal, waits) => ask("film", [[{ file: film.file, name: film.file.name }]], signal, waits));
@@ -180,6 +180,7 @@ function openFilm(film) {
 
 // Its films are sent in one call, which answers for all of them together.
 function openStudy({ name, films }) {
+  opened.films = films;
   const sent = films.map(({ file, path }) => ({ file, name: path.split("/").at(-1) }));
   return openAnswer(films[0], name, (signal, waits) => ask("together", [sent, []], signal, waits));
 }

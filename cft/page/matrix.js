@@ -126,7 +126,7 @@ function drawHead(many, seen) {
   const notice = many.querySelector(".notice");
   const held = studying.held ? `${studying.held.path} is taken up: press ⠿ at the film or the study that it belongs to, or Escape. ` : "";
   const tooMany = batch.left ? `${batch.left} more were left out: at most ${batch.most} films at a time. ` : "";
-  put(notice, held + tooMany + batch.busy);
+  put(notice, [held + tooMany + batch.busy, reporting.said].filter(Boolean).join(" "));
   notice.hidden = !notice.textContent;
   many.classList.toggle("done", !left);
 }
@@ -253,12 +253,12 @@ function csvTable() {
   return `\ufeff${header}${lines.join("")}`;
 }
 
+const finishedOf = (study) => ({ ...study, films: study.films.filter((film) => finished().includes(film)) });
+
 // Where films stand together it is that of /predict_study, else that of /predict.
 function jsonDocument() {
   const { films: _, ...facts } = anyRow().points[SHOWN.point].document;
-  const done = new Set(finished());
-  const kept = studies().map((study) => ({ ...study, films: study.films.filter((film) => done.has(film)) }));
-  const found = kept.filter(({ films }) => films.length);
+  const found = studies().map(finishedOf).filter(({ films }) => films.length);
   if (studies().some(several)) {
     const entries = found.map((study) => resultOf({ ...study, name: study.name || study.films[0].path }));
     return JSON.stringify({ ...facts, studies: entries }, null, 2);
@@ -268,10 +268,14 @@ function jsonDocument() {
 }
 
 function download(text, kind, suffix) {
-  const films = finished();
+  save(text, kind, `${stemOf(finished())} findings.${suffix}`);
+}
+
+// The name of a file about films.
+function stemOf(films) {
   const stem = films[0].file.name.replace(/\.[^.]*$/, "") || "film";
   const more = films.length > 1 ? ` and ${films.length - 1} more` : "";
-  save(text, kind, `${stem}${more} findings.${suffix}`);
+  return `${stem}${more}`;
 }
 
 function save(text, kind, name) {
@@ -296,6 +300,8 @@ const MANY = {
   "go-on": goOn,
   clear: clearFilms,
   csv: () => anyRow() && download(csvTable(), "text/csv", "csv"),
+  report: () => reportOfMany(studiesInView().map(finishedOf).filter(({ films }) => films.length), stemOf(finished())),
+  "report-study": () => reportOfMany([{ key: "", name: "", films: opened.films }], stemOf(opened.films)),
   json: () => anyRow() && download(jsonDocument(), "application/json", "json"),
 };
 

@@ -55,7 +55,7 @@ MOST_FILMS = 200
 
 # Each list is one file for the browser, in this order; the viewer is a class over several.
 _VIEWER = ("contour", "pictures", "view", "drawing", "gestures", "tools", "viewer", "pair")
-_BATCH = ("ask", "batch", "studies", "matrix", "report", "together")
+_BATCH = ("ask", "batch", "studies", "matrix", "report", "reports", "together")
 _STYLES = ("page", "viewer", "film", "findings", "about", "study", "drop", "matrix")
 
 

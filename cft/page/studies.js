@@ -64,7 +64,7 @@ function leftOut(film) {
 function resultOf({ name, films }) {
   const scored = films.filter((film) => !leftOut(film));
   const left = films.filter((film) => leftOut(film));
-  const entries = scored.map((film) => ({ file: film.path, ...entryOf(film) }));
+  const entries = scored.map((film) => ({ ...entryOf(film), file: film.path }));
   const findings = (entries[0]?.findings ?? []).map(({ label }) =>
     entries
       .map(({ file, findings }) => ({ ...findings.find((finding) => finding.label === label), file }))

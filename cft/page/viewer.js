@@ -27,14 +27,18 @@ class Viewer extends Tools {
     this.full = layerOf(this.grey, this.width, this.height);
     this.small = smaller(this.full);
     this.ranks = percentiles(this.small);
-    for (const map of this.maps) {
-      const { data, width, height } = await pixels(await loaded(map.part.dataset.shares));
-      Object.assign(map, outline(data, width, height, this.width, this.height));
-    }
+    await this.readMaps();
     this.furnish();
     this.restore();
     this.listen();
     this.choose();
+  }
+
+  async readMaps() {
+    for (const map of this.maps) {
+      const { data, width, height } = await pixels(await loaded(map.part.dataset.shares));
+      Object.assign(map, outline(data, width, height, this.width, this.height));
+    }
   }
 
   listen() {
@@ -55,10 +59,14 @@ class Viewer extends Tools {
     new ResizeObserver(() => this.resize()).observe(this.frame);
   }
 
+  // Which of the operating points.
+  choice() {
+    return Number(document.querySelector("#answer .points input:checked")?.value ?? 0);
+  }
+
   // The rows above the operating point get a number and a colour, those of their outlines.
   choose() {
-    const points = document.querySelector("#answer .points input:checked");
-    const choice = points ? Number(points.value) : 0;
+    const choice = this.choice();
     const rows = [...this.reading.querySelectorAll(".findings tbody tr")];
     const place = (row) => Number(row.dataset.places.split(" ")[choice]);
     let above = 0;
