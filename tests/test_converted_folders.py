@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torchvision
 from gradio_client import Client, handle_file
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import cft
@@ -22,7 +24,7 @@ from cft import __main__ as command
 from cft.convert.__main__ import main as convert
 from cft.convert.catalogue import CONVERTERS
 from cft.labels import NIH_14
-from cft.model.folder import read_model_folder
+from cft.model.folder import WEIGHTS, read_model_folder
 from cft.page import server
 from tests.conftest import ROOT
 from tests.test_convert_peers import as_eva, eva, randomise
@@ -187,6 +189,17 @@ def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsy
     words += ["--freeze", "--freeze-strength", "1", "--image-size", str(size)]
     assert train.negative.main([*words, "--out", str(frozen), *work]) == 0
     assert cft.load(frozen, "cpu").label_names == labels
+
+
+def test_a_converted_folder_that_lacks_a_tensor_is_refused(folder):
+    tensors = load_file(folder / WEIGHTS)
+    lost = sorted(name for name in tensors if name.endswith("weight"))[1]
+    save_file({name: tensors[name] for name in tensors if name != lost}, folder / WEIGHTS)
+    config = json.loads((folder / "config.json").read_text())
+    del config["cft"]["weights_sha256"]  # what is left is not found by its hash alone
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(cft.ModelFolderError, match=re.escape(lost)):
+        cft.load(folder, "cpu")
 
 
 def test_a_label_of_nih_is_spelt_as_its_data_set_spells_it():

@@ -163,8 +163,8 @@ class CTransCNN(nn.Module):
         super().__init__()
         if global_pool != "avg":
             raise ValueError(f"global_pool is {global_pool!r}, but this network has only 'avg'")
-        # A quarter of the channels goes through the blocks. One alone makes PyTorch 2.14 write
-        # beyond its memory in the backward pass (channels last, on a CPU).
+        # A quarter of the channels goes through the blocks. One alone makes oneDNN, as PyTorch
+        # 2.14 calls it, write beyond its memory in the backward pass (on a CPU, channels last).
         if width < 8 or width % 4:
             raise ValueError(f"width is {width}, which is no multiple of 4 from 8 on")
         if depth < 3 or depth % 3:

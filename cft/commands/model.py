@@ -72,7 +72,7 @@ def load(options: argparse.Namespace) -> Classifier | Ensemble:
         If it cannot be used, or has no such operating points.
     """
     import cft  # heavy: after the arguments are known to be right
-    from cft.model.config import point_names
+    from cft.model.category import point_names
 
     try:
         model = cft.load(options.model, options.device, options.engine)

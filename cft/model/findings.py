@@ -10,8 +10,8 @@ import numpy as np
 
 from cft.film.gate import PASS, Gate
 from cft.heatmap import beside_normal, beside_peak, spread
+from cft.model.category import Category, point_names
 from cft.model.change import Change, changes
-from cft.model.config import Category, point_names
 from cft.model.fields import shown
 from cft.model.measured import Tested
 from cft.model.odds import logit

@@ -9,7 +9,7 @@ import cft
 from cft import results
 from cft.film.read import as_radiograph
 from cft.film.turn import turned
-from cft.model.config import point_names
+from cft.model.category import point_names
 from cft.model.selftest import EXAMPLE
 from cft.page import render, together
 from cft.page.picture import Picture

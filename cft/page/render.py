@@ -23,7 +23,7 @@ from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.turn import OFFERS
 from cft.labels import DATASETS
-from cft.model.config import point_names
+from cft.model.category import point_names
 from cft.model.findings import LATERAL, LATERAL_FILM
 from cft.model.measured import Figures, TestSet
 from cft.model.selftest import SelfTest

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from cft.errors import RadiographError
+from cft.model.category import Category, OperatingPoint
 from cft.model.classifier import Classifier
-from cft.model.config import Category, OperatingPoint
 from cft.model.ensemble import Ensemble
 from train.datasets.labels import LabelTable
 from train.errors import StudyError
