@@ -62,8 +62,10 @@ PATTERNS = (
     r"(?:^|[/\\])(p\d{8})[/\\](s\d{8})[/\\][0-9a-f-]+\.\w+$",
     # NIH ChestX-ray14: 00000001_002.png, the third examination of the first patient
     r"(?:^|[/\\])(\d{8})_(\d{3})\.\w+$",
-    # A name and a view: 4711_pa.png and 4711-lateral.png, in one folder
-    r"^(.*[^/\\ _.-])()[ _.-]+(frontal|front|pa|ap|lateral|lat|ll|rl)\d*\.\w+$",
+    # A name and a view: 4711_pa.png and 4711-lateral.png, in one folder; CheXpert's without its
+    # folders says no patient
+    r"^(?!(?:.*[/\\])?view\d)(.*[^/\\ _.-])()"
+    r"[ _.-]+(frontal|front|pa|ap|lateral|lat|ll|rl)\d*\.\w+$",
 )
 
 #: The views of `PATTERNS` that are lateral.

@@ -181,7 +181,7 @@ function openFilm(film) {
 // Its films are sent in one call, which answers for all of them together.
 function openStudy({ name, films }) {
   opened.films = films;
-  const sent = films.map(({ file, path }) => ({ file, name: path.split("/").at(-1) }));
+  const sent = films.map(({ file, path }) => ({ file, name: path.replaceAll("/", " ") })); // a name loses its folders on the way
   return openAnswer(films[0], name, (signal, waits) => ask("together", [sent, []], signal, waits));
 }
 
