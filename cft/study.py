@@ -2,7 +2,7 @@
 
 What says so, in this order: the caller; DICOM's Study Instance UID, of which only a hash is made,
 with a key that lives for one call (`cft.film.study`); the names that CheXpert, MIMIC-CXR and
-NIH ChestX-ray14 give their files; the folder that a file lies in.
+NIH ChestX-ray14 give their files, or names that end with the view; the folder of a file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,16 @@ from cft.errors import RadiographError
 if TYPE_CHECKING:
     from cft.film.radiograph import View
 
-__all__ = ["RULES", "Group", "Named", "group", "named", "seen_as_named"]
+__all__ = [
+    "LATERAL_WORDS",
+    "PATTERNS",
+    "RULES",
+    "Group",
+    "Named",
+    "group",
+    "named",
+    "seen_as_named",
+]
 
 #: How `group` can be told to group: "auto" goes by DICOM study, and then by name.
 RULES = ("auto", "one", "dicom", "name", "folder")
@@ -27,12 +36,13 @@ RULES = ("auto", "one", "dicom", "name", "folder")
 
 @dataclass(frozen=True)
 class Named:
-    """What a file name of a public data set says.
+    """What a file name says.
 
     Attributes
     ----------
     patient, study
         As the name writes them; a patient's studies are in order of time where their names sort.
+        Where a name says no study, it is empty, and films of one patient are one study.
     view
         "lateral" where the name says so, else None.
     """
@@ -42,15 +52,24 @@ class Named:
     view: View | None = None
 
 
-# A part of a path ends at either slash.
-_PATTERNS = (
+#: Names of files, case ignored: patient, study, and the view if the name says one. The page's
+#: scripts use them, too, so that they say the same in Python and in JavaScript. A part of a path
+#: ends at either slash.
+PATTERNS = (
     # CheXpert: patient00001/study1/view2_lateral.jpg
-    re.compile(r"(?:^|[/\\])(patient\d+)[/\\](study\d+)[/\\]view\d+_(frontal|lateral)\.\w+$"),
+    r"(?:^|[/\\])(patient\d+)[/\\](study\d+)[/\\]view\d+_(frontal|lateral)\.\w+$",
     # MIMIC-CXR: p10/p10000032/s50414267/02aa804e-bde0afdd-112c0b34-7bc16630-4e384014.dcm
-    re.compile(r"(?:^|[/\\])(p\d{8})[/\\](s\d{8})[/\\][0-9a-f-]+\.\w+$"),
+    r"(?:^|[/\\])(p\d{8})[/\\](s\d{8})[/\\][0-9a-f-]+\.\w+$",
     # NIH ChestX-ray14: 00000001_002.png, the third examination of the first patient
-    re.compile(r"(?:^|[/\\])(\d{8})_(\d{3})\.\w+$"),
+    r"(?:^|[/\\])(\d{8})_(\d{3})\.\w+$",
+    # A name and a view: 4711_pa.png and 4711-lateral.png, in one folder; CheXpert's without its
+    # folders says no patient
+    r"^(?!(?:.*[/\\])?view\d)(.*[^/\\ _.-])()"
+    r"[ _.-]+(frontal|front|pa|ap|lateral|lat|ll|rl)\d*\.\w+$",
 )
+
+#: The views of `PATTERNS` that are lateral.
+LATERAL_WORDS = ("lateral", "lat", "ll", "rl")
 
 
 def named(name: str) -> Named | None:
@@ -62,13 +81,16 @@ def named(name: str) -> Named | None:
     Named(patient='patient00001', study='study2', view='lateral')
     >>> named("00000001_002.png")
     Named(patient='00000001', study='002', view=None)
+    >>> named("films/4711_PA.png")
+    Named(patient='films/4711', study='', view=None)
     >>> named("film.png") is None
     True
     """
-    for pattern in _PATTERNS:
-        if found := pattern.search(name):
+    for pattern in PATTERNS:
+        if found := re.search(pattern, name, re.IGNORECASE):
             patient, study, *view = found.groups()
-            return Named(patient, study, "lateral" if view == ["lateral"] else None)
+            lateral = any(word.lower() in LATERAL_WORDS for word in view)
+            return Named(patient, study, "lateral" if lateral else None)
     return None
 
 
@@ -156,7 +178,7 @@ def _key(name: str, film: Any, by: str, hash_key: bytes) -> tuple[str, ...] | No
 
 def _title(key: tuple[str, ...], number: int) -> str:
     """Nothing of a hash or of a place in a list; those are numbered."""
-    return " ".join(key[1:]) if key[0] in ("given", "name") else f"Study {number}"
+    return " ".join(filter(None, key[1:])) if key[0] in ("given", "name") else f"Study {number}"
 
 
 def seen_as_named(name: str, film: Any) -> Any:

@@ -14,6 +14,7 @@ import cft
 from cft.labels import NIH_14
 from cft.model.config import ModelConfig
 from cft.model.folder import write_model_folder
+from cft.model.selftest import EXAMPLE
 from cft.page import server
 from tests import chromium
 from tests.conftest import random_model_config
@@ -182,7 +183,7 @@ def test_the_choice_of_points_and_the_prevalence_change_what_is_shown(browser, t
         page.goto(address)
         page.click("#example")
         page.wait_for_selector("#answer table")
-        found = classifier.predict(server.EXAMPLE)
+        found = classifier.predict(EXAMPLE)
         for name in ("sensitive", "specific", "sensitive"):
             page.locator("#answer").get_by_label(name).check()
             at = found.at(name)

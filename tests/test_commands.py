@@ -88,7 +88,7 @@ def test_serve_starts_the_page(monkeypatch):
 def test_serve_without_the_libraries_of_the_page_names_the_extra(library, monkeypatch, capsys):
     import cft.page
 
-    for name in ("server", "render"):
+    for name in ("server", "blocks", "upkeep", "intake", "render"):
         monkeypatch.delitem(sys.modules, f"cft.page.{name}", raising=False)
         monkeypatch.delattr(cft.page, name, raising=False)
     monkeypatch.setitem(sys.modules, library, None)

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 import cft
-from cft.page import gate, server
+from cft.page import gate, server, upkeep
 from cft.page import line as line_module
 from cft.page import uploads as uploads_module
 from cft.page.addresses import Addresses
@@ -498,7 +498,7 @@ def test_an_answer_that_nobody_fetches_is_forgotten(served, monkeypatch):
     assert join(served, named(upload(served)), session_hash="deaf").is_success
     assert "deaf" in waiting
     end = time.monotonic() + 60
-    monkeypatch.setattr(server, "_UNHEARD_SECONDS", 0.5)
+    monkeypatch.setattr(upkeep, "UNHEARD_SECONDS", 0.5)
     while "deaf" in waiting:
         assert time.monotonic() < end
         time.sleep(0.1)

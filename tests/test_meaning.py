@@ -20,11 +20,12 @@ from cft.model.config import ModelConfig
 from cft.model.findings import LATERAL
 from cft.model.folder import WEIGHTS
 from cft.model.predictive import predictive_values
-from cft.model.selftest import SelfTest, self_test
+from cft.model.selftest import EXAMPLE, SelfTest, self_test
 from cft.model.sentence import first_sentence
 from cft.page import render, server
 from cft.page.gate import Gate
 from cft.page.picture import Picture
+from cft.page.uploads import Refused
 from tests.conftest import random_model_config
 
 LABELS = ["Cardiomegaly", "Effusion", "Hernia"]
@@ -288,7 +289,7 @@ def test_the_api_takes_a_point_and_refuses_one_that_is_not_there(folder, films):
     assert server.predict(classifier, film)["films"][0]["operating_point"] == "specific"
     server.check_point(classifier, "")
     for wrong in ("mild", None, 7, ["specific"]):
-        with pytest.raises(server.Refused, match="it has specific, sensitive"):
+        with pytest.raises(Refused, match="it has specific, sensitive"):
             server.check_point(classifier, wrong)
 
 
@@ -324,7 +325,7 @@ def test_a_model_passes_until_its_calibration_or_another_thing_changes(copied, c
     assert "all 3 figures are those of the model folder" in capsys.readouterr().out
     assert (copied / WEIGHTS).read_bytes() == weights
     stored = json.loads((copied / "config.json").read_text())
-    found = cft.load(copied, "cpu").predict(server.EXAMPLE)
+    found = cft.load(copied, "cpu").predict(EXAMPLE)
     assert stored["cft"]["reference"]["scores"] == pytest.approx(found.scores, abs=1e-4)
 
     def changed(change) -> int:

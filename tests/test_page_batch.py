@@ -18,7 +18,9 @@ from cft import results
 from cft.film.gate import Gate
 from cft.model.config import ModelConfig
 from cft.page import batch, server
+from cft.page.uploads import Refused
 from tests.conftest import ROOT, random_model_config
+from tests.films import dataset, dicom, phantom
 from tests.test_meaning import measured
 from tests.test_page_api import faults
 
@@ -106,6 +108,36 @@ def test_the_thumbnail_is_the_film_made_smaller(classifier, films):
     assert max(shown.shape) <= 112
     same = np.asarray(film.resize(shown.shape[::-1], Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(same - shown).max() <= 2
+
+
+UID = "1.2.840.99.4711"
+
+
+def of_study(**elements) -> bytes:
+    return dicom(dataset(phantom(height=96, width=80), StudyInstanceUID=UID, **elements))
+
+
+@pytest.mark.parametrize("salt", [None, 7, ["a"], "a" * 65])
+def test_a_salt_that_is_none_is_refused(classifier, films, salt):
+    with pytest.raises(Refused, match="at most 64 characters"):
+        batch.row(classifier, films[0], salt)
+
+
+def test_films_of_a_dicom_study_have_the_same_hash_with_the_same_salt_alone(classifier, films):
+    first, second = of_study(), of_study(ViewPosition="PA")
+    row = batch.row(classifier, first, "a" * 64)
+    assert UID not in json.dumps(row)
+    assert row["study"] == batch.row(classifier, second, "a" * 64)["study"]
+    assert row["study"] != batch.row(classifier, first, "b" * 64)["study"]
+    assert batch.row(classifier, first)["study"] is None  # without a salt
+    assert batch.row(classifier, films[0], "a" * 64)["study"] is None  # no DICOM
+    assert batch.row(classifier, b"no film", "a" * 64)["study"] is None
+
+
+def test_a_row_says_why_a_film_does_not_count_in_a_study(classifier, films):
+    assert batch.row(classifier, films[0])["left_out"] == ""
+    assert "lateral film" in batch.row(classifier, of_study(ViewPosition="LL"))["left_out"]
+    assert "could not be read" in batch.row(classifier, b"no film")["left_out"]
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,19 @@ def test_names_of_public_data_sets_say_patient_and_study(name, expected):
     assert (found and (found.patient, found.study, found.view)) == expected
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["12_pa.png", "12-lateral.dcm", "12 AP2.png"], [("12", (0, 1, 2))]),
+        (["a/12_pa.png", "b/12_pa.png"], [("a/12", (0,)), ("b/12", (1,))]),
+        (["pa.png", "japan.png", "12_pax.png"], [(f"Study {n + 1}", (n,)) for n in range(3)]),
+    ],
+)
+def test_names_that_end_with_a_view_are_a_study(paths, expected):
+    found = group([(path, b"") for path in paths], "name")
+    assert [(each.name, each.films) for each in found] == expected
+
+
 def test_films_of_one_dicom_study_are_found_whatever_their_names():
     films = [("a", of_study(UID)), ("b", of_study(UID + "2")), ("c", of_study(UID, Modality="DX"))]
     found = group(films)

@@ -16,7 +16,8 @@ class Later extends Error {
  * The answer to a call of the page's own.
  *
  * @param {string} call - "film", "row", "together" or "example".
- * @param {{file: File, name: string}[][]} inputs - lists of films that are sent, under which names.
+ * @param {({file: File, name: string}[]|string)[]} inputs - lists of films that are sent, under which names;
+ *   texts as they are.
  * @param {AbortSignal} signal - ends it, with an AbortError.
  * @param {(sentence: string, seconds: number) => void} waits - told each time that it has to wait.
  * @throws {Refusal} with a sentence, if the answer is no.
@@ -35,7 +36,7 @@ async function ask(call, inputs, signal, waits) {
 
 async function askOnce(call, inputs, signal) {
   const data = [];
-  for (const films of inputs) data.push(await sent(films, signal));
+  for (const input of inputs) data.push(typeof input === "string" ? input : await sent(input, signal));
   const body = JSON.stringify({ data });
   const headers = { "Content-Type": "application/json" };
   const joined = await fetched(`${API}/call/${call}`, { method: "POST", headers, body, signal });

@@ -122,7 +122,7 @@ async function readRow(film) {
   if (!batch.asked++) Object.assign(batch, { began: performance.now(), done: 0 });
   film.state = "asked";
   try {
-    film.row = await ask("row", [[{ file: film.file, name: "film" }]], signal, tellBusy);
+    film.row = await ask("row", [[{ file: film.file, name: "film" }], SALT], signal, tellBusy);
     const entry = film.row.points[0].document.films[0];
     if (entry.error) fail(film, entry.error);
     else film.state = "read";
@@ -163,6 +163,7 @@ function clearFilms() {
   stopReading();
   closeFilm();
   Object.assign(batch, { films: [], left: 0, busy: "" });
+  Object.assign(studying, { held: null, rows: new Map() });
   document.querySelector("#many").hidden = true;
   document.querySelector("#many tbody").replaceChildren();
   document.querySelector("#answer").innerHTML = EMPTY;
@@ -171,9 +172,20 @@ function clearFilms() {
 // ----------------------------------------------------------------------------- one film is open
 
 const EMPTY = '<p class="empty">Findings and heat maps appear here.</p>';
-const opened = { film: null, stop: new AbortController(), from: 0 };
+const opened = { film: null, films: [], stop: new AbortController(), from: 0 };
 
-async function openFilm(film) {
+function openFilm(film) {
+  return openAnswer(film, film.path, (signal, waits) => ask("film", [[{ file: film.file, name: film.file.name }]], signal, waits));
+}
+
+// Its films are sent in one call, which answers for all of them together.
+function openStudy({ name, films }) {
+  opened.films = films;
+  const sent = films.map(({ file, path }) => ({ file, name: path.replaceAll("/", " ") })); // a name loses its folders on the way
+  return openAnswer(films[0], name, (signal, waits) => ask("together", [sent, []], signal, waits));
+}
+
+async function openAnswer(film, name, get) {
   const several = batch.films.length > 1;
   const many = document.querySelector("#many");
   if (several && !many.hidden) {
@@ -183,7 +195,7 @@ async function openFilm(film) {
   opened.film = film;
   many.hidden = true;
   placeBar();
-  await showAnswer(film.path, (signal, waits) => ask("film", [[{ file: film.file, name: film.file.name }]], signal, waits));
+  await showAnswer(name, get);
 }
 
 async function showAnswer(name, get) {

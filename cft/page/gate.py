@@ -38,7 +38,7 @@ HEALTH = "/health"
 CALLS: dict[str, tuple[tuple[str, ...], int]] = {
     # The page's own.
     f"{_CALL}/film": ((), 1),
-    f"{_CALL}/row": ((), 1),
+    f"{_CALL}/row": (("",), 2),  # the salt of the DICOM study's hash
     f"{_CALL}/example": ((), 0),
     f"{_CALL}/together": ((), 2),
     # What is documented.

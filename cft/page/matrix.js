@@ -20,27 +20,37 @@ const KINDS = {
   failed: (film) => film.state === "failed" || film.state === "stopped",
 };
 
-function inView() {
+const inView = () => studiesInView().flatMap(({ films }) => films);
+
+// A study is shown with all its films if one of them fits; it is quiet if none of them is above.
+function studiesInView() {
   const many = document.querySelector("#many");
   const name = many.querySelector(".by-name").value.trim().toLowerCase();
   const kind = many.querySelector(".by-kind").value;
   const label = kind.startsWith("label:") ? kind.slice(6) : null;
   const fits = label === null ? KINDS[kind] : (film) => findingOf(film, label)?.positive;
-  return sorted(batch.films.filter((film) => fits(film) && film.path.toLowerCase().includes(name)));
+  const has = (film) => film.path.toLowerCase().includes(name);
+  const quiet = ({ films }) => films.some(KINDS.quiet) && !films.some(KINDS.above);
+  return sorted(studies().filter((study) => (kind === "quiet" ? quiet(study) && study.films.some(has)
+    : study.films.some((film) => fits(film) && has(film)))));
 }
 
-function sorted(films) {
+function sorted(shown) {
   const [by, label] = SHOWN.sort.startsWith("label:") ? ["label", SHOWN.sort.slice(6)] : [SHOWN.sort];
   const order = { pass: 0, warn: 1, refuse: 2 };
   const key = {
-    label: (film) => findingOf(film, label)?.probability,
-    gate: (film) => (film.state === "read" ? order[entryOf(film).gate.verdict] : film.state === "failed" ? 3 : undefined),
+    label: (study) => (several(study) ? resultOf(study).findings : findingsOf(study.films[0])).find((f) => f.label === label)?.probability,
+    gate: ({ films }) => films.map((film) => (film.state === "read" ? order[entryOf(film).gate.verdict] : film.state === "failed" ? 3 : undefined))
+      .reduce((worst, each) => (worst === undefined || each > worst ? each : worst)),
   }[by];
   const way = SHOWN.down ? -1 : 1;
-  if (by === "name") return films.sort((a, b) => -way * byPath.compare(a.path, b.path));
-  if (!key) return films;
-  const unknown = (film) => Number(key(film) === undefined); // last, whichever way
-  return films.sort((a, b) => unknown(a) - unknown(b) || way * (key(a) - key(b)) || a.place - b.place);
+  const path = ({ films }) => films[0].path;
+  if (by === "name") return shown.sort((a, b) => -way * byPath.compare(path(a), path(b)));
+  if (!key) return shown;
+  const keys = new Map(shown.map((study) => [study, key(study)]));
+  const unknown = (study) => Number(keys.get(study) === undefined); // last, whichever way
+  const place = ({ films }) => films[0].place;
+  return shown.sort((a, b) => unknown(a) - unknown(b) || way * (keys.get(a) - keys.get(b)) || place(a) - place(b));
 }
 
 // The first click on a heading sorts with most evidence, or A, first; the third not at all.
@@ -65,13 +75,19 @@ function drawMatrix() {
   if (!many || many.hidden) return;
   for (const film of batch.films) {
     if (film.line && film.drawn === film.state && !SHOWN.dirty.has(film)) continue;
-    film.line ??= element("tr");
+    film.line ??= Object.assign(element("tr"), { draggable: true });
     film.line.film = film;
     film.line.replaceChildren(...cells(film));
     film.drawn = film.state;
   }
   SHOWN.dirty.clear();
-  const lines = inView().map((film) => film.line);
+  const shown = studiesInView();
+  const lines = shown.flatMap((study) => {
+    for (const film of study.films) film.line.classList.toggle("member", several(study));
+    const films = study.films.map((film) => film.line);
+    return several(study) ? [studyLine(study), ...films] : films;
+  });
+  many.querySelector(".by-study").hidden = !studies(true).some(several);
   const body = many.querySelector("tbody");
   const same = body.rows.length === lines.length && lines.every((line, i) => body.rows[i] === line);
   if (!same) {
@@ -84,7 +100,7 @@ function drawMatrix() {
     if (heading.dataset.sort === SHOWN.sort) heading.setAttribute("aria-sort", way);
     else heading.removeAttribute("aria-sort");
   }
-  drawHead(many, lines.length);
+  drawHead(many, shown.flatMap(({ films }) => films).length);
 }
 
 function drawHead(many, seen) {
@@ -92,7 +108,9 @@ function drawHead(many, seen) {
   const all = batch.films.length;
   const [left, failed, stopped] = [count("waits", "asked"), count("failed"), count("stopped")];
   const refused = batch.films.filter(KINDS.refuse).length;
+  const together = studies().filter(several).length;
   const parts = [`${all} films`];
+  if (together) parts.push(together === 1 ? "1 study of several" : `${together} studies of several`);
   if (refused) parts.push(`${refused} not answered`);
   if (failed) parts.push(`${failed} could not be read`);
   if (stopped) parts.push(`${stopped} not read yet`);
@@ -106,8 +124,9 @@ function drawHead(many, seen) {
   button.textContent = left ? "Cancel" : "Go on";
   put(many.querySelector(".left"), `${all - left - stopped} of ${all} read${left ? remaining(left) : ""}`);
   const notice = many.querySelector(".notice");
+  const held = studying.held ? `${studying.held.path} is taken up: press ⠿ at the film or the study that it belongs to, or Escape. ` : "";
   const tooMany = batch.left ? `${batch.left} more were left out: at most ${batch.most} films at a time. ` : "";
-  put(notice, tooMany + batch.busy);
+  put(notice, [held + tooMany + batch.busy, reporting.said].filter(Boolean).join(" "));
   notice.hidden = !notice.textContent;
   many.classList.toggle("done", !left);
 }
@@ -128,24 +147,70 @@ function cells(film) {
   const button = element("button");
   button.type = "button";
   button.dataset.many = "open";
-  if (film.row?.thumbnail) button.append(Object.assign(element("img"), { src: film.row.thumbnail, alt: "" }));
+  if (film.row?.thumbnail) button.append(Object.assign(element("img"), { src: film.row.thumbnail, alt: "", draggable: false }));
   else button.append(element("i", "no-picture"));
   const words = element("span");
   words.append(Object.assign(element("bdi", "name"), { textContent: film.path, title: film.path }));
   if (film.state === "read") words.append(Object.assign(element("small"), { textContent: entry.sentence, title: entry.sentence }));
   button.append(words);
   name.append(button);
-  const labels = [...document.querySelectorAll("#many th[data-label]")].map((th) => th.dataset.label);
   if (film.state !== "read" || !entry.findings.length) {
-    const why = element("td", `reason of-${film.state}`);
-    why.colSpan = labels.length + 1;
-    why.textContent = film.state === "read" ? `Not answered. ${entry.gate.reasons.join(" ")}`
+    const why = film.state === "read" ? `Not answered. ${entry.gate.reasons.join(" ")}`
       : film.state === "failed" ? `Could not be read: ${film.reason}.` : STATES[film.state];
-    return [name, why];
+    return [name, element("td", "of-gate"), moving(film), reason(`of-${film.state}`, why)];
   }
   const gate = element("td", `of-gate ${entry.gate.verdict}`);
   Object.assign(gate, { textContent: VERDICTS[entry.gate.verdict], title: entry.gate.reasons.join(" ") });
-  return [name, gate, ...labels.map((label) => cell(findingOf(film, label)))];
+  return [name, gate, moving(film), ...labels().map((label) => cell(findingOf(film, label)))];
+}
+
+const labels = () => [...document.querySelectorAll("#many th[data-label]")].map((th) => th.dataset.label);
+
+function reason(kind, text) {
+  return Object.assign(element("td", `reason ${kind}`), { textContent: text, colSpan: labels().length });
+}
+
+// The buttons that put a film to another, and take it out of its study.
+function moving(film) {
+  const made = element("td", "of-move");
+  const button = (name, sign, title) => {
+    const each = Object.assign(element("button"), { type: "button", textContent: sign, title });
+    each.setAttribute("aria-label", title);
+    each.dataset.many = name;
+    made.append(each);
+    return each;
+  };
+  const held = film && studying.held === film;
+  button("move", "⠿", "Put together with another film: press here, then there").setAttribute("aria-pressed", String(!!held));
+  if (film) button("out", "×", `Take ${film.path} out of its study`);
+  return made;
+}
+
+// The row of a study, above those of its films; made anew only if it says something else.
+function studyLine(study) {
+  const { key, films } = study;
+  const line = studying.rows.get(key) ?? element("tr", "study");
+  studying.rows.set(key, line);
+  line.study = study;
+  const says = JSON.stringify([study.name, SHOWN.point, films.map((film) => [film.place, film.state])]);
+  if (line.says === says) return line;
+  line.says = says;
+  const result = resultOf(study);
+  const name = element("td", "of-film");
+  const button = Object.assign(element("button"), { type: "button" });
+  button.dataset.many = "study";
+  const words = element("span");
+  words.append(Object.assign(element("bdi", "title"), { textContent: study.name, title: study.name }));
+  const left = films.some((film) => film.state === "waits" || film.state === "asked");
+  const said = `${films.length} films, ${result.scored.length} scored${left ? " so far" : ""}. ${result.sentence}`;
+  words.append(Object.assign(element("small"), { textContent: said, title: said }));
+  button.append(words);
+  name.append(button);
+  const row = [name, element("td", "of-gate"), moving(null)];
+  if (result.findings.length) row.push(...labels().map((label) => cell(result.findings.find((finding) => finding.label === label))));
+  else row.push(reason("", result.sentence));
+  line.replaceChildren(...row);
+  return line;
 }
 
 function cell(finding) {
@@ -188,16 +253,29 @@ function csvTable() {
   return `\ufeff${header}${lines.join("")}`;
 }
 
+const finishedOf = (study) => ({ ...study, films: study.films.filter((film) => finished().includes(film)) });
+
+// Where films stand together it is that of /predict_study, else that of /predict.
 function jsonDocument() {
+  const { films: _, ...facts } = anyRow().points[SHOWN.point].document;
+  const found = studies().map(finishedOf).filter(({ films }) => films.length);
+  if (studies().some(several)) {
+    const entries = found.map((study) => resultOf({ ...study, name: study.name || study.films[0].path }));
+    return JSON.stringify({ ...facts, studies: entries }, null, 2);
+  }
   const films = finished().map((film) => ({ ...(entryOf(film) ?? { error: film.reason }), file: film.path }));
   return JSON.stringify({ ...anyRow().points[SHOWN.point].document, films }, null, 2);
 }
 
 function download(text, kind, suffix) {
-  const films = finished();
+  save(text, kind, `${stemOf(finished())} findings.${suffix}`);
+}
+
+// The name of a file about films.
+function stemOf(films) {
   const stem = films[0].file.name.replace(/\.[^.]*$/, "") || "film";
   const more = films.length > 1 ? ` and ${films.length - 1} more` : "";
-  save(text, kind, `${stem}${more} findings.${suffix}`);
+  return `${stem}${more}`;
 }
 
 function save(text, kind, name) {
@@ -212,6 +290,9 @@ function save(text, kind, name) {
 
 const MANY = {
   open: (button) => openFilm(button.closest("tr").film),
+  study: (button) => openStudy(button.closest("tr").study),
+  move,
+  out: (button) => takeOut(button.closest("tr").film),
   back: goBack,
   previous: () => step(-1),
   next: () => step(1),
@@ -219,6 +300,8 @@ const MANY = {
   "go-on": goOn,
   clear: clearFilms,
   csv: () => anyRow() && download(csvTable(), "text/csv", "csv"),
+  report: () => reportOfMany(studiesInView().map(finishedOf).filter(({ films }) => films.length), stemOf(finished())),
+  "report-study": () => reportOfMany([{ key: "", name: "", films: opened.films }], stemOf(opened.films)),
   json: () => anyRow() && download(jsonDocument(), "application/json", "json"),
 };
 

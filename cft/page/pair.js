@@ -46,8 +46,7 @@ class LinkedViewer extends Viewer {
 
   // The rows are those of the changes; a film's outlines are solid where it is above the point.
   choose() {
-    const points = document.querySelector("#answer .points input:checked");
-    const choice = points ? points.value : "0";
+    const choice = String(this.choice());
     for (const [i, map] of this.maps.entries()) {
       const above = map.part.dataset.above.split(" ").includes(choice);
       const chosen = this.reading.querySelector(`.choose-${i + 1}`).checked;

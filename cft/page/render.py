@@ -24,13 +24,14 @@ from cft.film.radiograph import MAX_BYTES
 from cft.film.turn import OFFERS
 from cft.labels import DATASETS
 from cft.model.category import point_names
-from cft.model.findings import LATERAL
+from cft.model.findings import LATERAL, LATERAL_FILM
 from cft.model.measured import Figures, TestSet
 from cft.model.selftest import SelfTest
 from cft.page.picture import Picture
 from cft.page.report import report
 from cft.page.table import finding_rows
 from cft.page.text import data_address, percent, plain_label, short_percent
+from cft.study import LATERAL_WORDS, PATTERNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +53,10 @@ SNIPPETS = {
 #: Films that the page keeps at a time; see batch.js.
 MOST_FILMS = 200
 
-_SCRIPTS = ("page.js", "contour.js", "viewer.js", "pair.js")
-_BATCH_SCRIPTS = ("ask.js", "batch.js", "matrix.js", "report.js", "together.js")
-_STYLES = ("page.css", "study.css", "batch.css")
+# Each list is one file for the browser, in this order; the viewer is a class over several.
+_VIEWER = ("contour", "pictures", "view", "drawing", "gestures", "tools", "viewer", "pair")
+_BATCH = ("ask", "batch", "studies", "matrix", "report", "reports", "together")
+_STYLES = ("page", "viewer", "film", "findings", "about", "study", "drop", "matrix")
 
 
 @cache
@@ -114,7 +116,15 @@ def desk(classifier: Model) -> str:
         }
         for label in classifier.label_names
     ]
-    return _html("desk", columns=columns, points=points_of(classifier))
+    names = {"patterns": PATTERNS, "lateral": LATERAL_WORDS}
+    knows_laterals = bool(classifier.facts.views.get("lateral"))
+    return _html(
+        "desk",
+        columns=columns,
+        points=points_of(classifier),
+        names=json.dumps(names),
+        lateral="" if knows_laterals else f"It is {LATERAL_FILM}.",
+    )
 
 
 def style(classifier: Model) -> str:
@@ -134,21 +144,21 @@ def style(classifier: Model) -> str:
         " { display: none !important; }\n"
         for place in range(len(points_of(classifier)))
     )
-    return _joined(_STYLES) + "".join(chosen_rows) + "".join(chosen_points)
+    return _joined(_STYLES, ".css") + "".join(chosen_rows) + "".join(chosen_points)
 
 
 def script() -> str:
     """The script of what is shown; without it the page still shows everything."""
-    return _joined(_SCRIPTS)
+    return _joined(("page", *_VIEWER), ".js")
 
 
 def batch_script() -> str:
     """The script that sends films and lays out what they come to, a module of its own."""
-    return _joined(_BATCH_SCRIPTS)
+    return _joined(_BATCH, ".js")
 
 
-def _joined(names: Sequence[str]) -> str:
-    return "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+def _joined(names: Sequence[str], suffix: str) -> str:
+    return "".join((_HERE / f"{name}{suffix}").read_text(encoding="utf-8") for name in names)
 
 
 def self_test_notice(result: SelfTest) -> str:

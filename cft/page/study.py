@@ -38,7 +38,7 @@ def predict_study(
     by
         See `cft.study.group`; the answer to a caller, so that anything can be there.
     point, gate
-        As of `cft.page.server.predict`.
+        As of `cft.page.answers.predict`.
 
     Raises
     ------

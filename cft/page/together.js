@@ -29,5 +29,6 @@ document.addEventListener("change", (event) => {
 
 document.addEventListener("click", (event) => {
   if (!(event.target instanceof Element) || !event.target.closest("#together")) return;
+  opened.films = together.current.map(({ file, name }) => ({ file, path: name, state: "waits" }));
   showAlone("the films", (signal, waits) => ask("together", [together.current, together.prior], signal, waits));
 });

@@ -52,6 +52,7 @@ def together_html(classifier: Model, current: Sequence[Shown], prior: Sequence[S
         downloads=[_address(document) for document in documents],
         download="comparison" if prior else "study findings",
         pair=pair,
+        reported=not prior,
         studies=[_study(classifier, name, films, not prior) for name, films in several if films],
         films=shown,
         has_heatmaps=classifier.has_heatmaps,

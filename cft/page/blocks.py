@@ -1,0 +1,151 @@
+"""The page as Gradio builds it: its parts, and the calls that lead to the model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from cft.model.selftest import SelfTest
+from cft.page import render
+from cft.page.calls import Calls
+from cft.page.line import Line
+from cft.page.upkeep import harden
+from cft.page.uploads import MAX_FILMS, Refused, Uploads
+
+if TYPE_CHECKING:
+    from cft.results import Model
+
+__all__ = ["Page", "build", "theme"]
+
+# Requests that wait, at most; `cft.page.line` refuses long before by the time that they will take.
+_WAITING = 500
+
+
+def _refusal(sentence: str) -> gr.Error:
+    return gr.Error(sentence, title="Not read", duration=None, print_exception=False)
+
+
+async def _only_uploads(path: str | None) -> str | None:
+    """In place of Gradio's own step, which would fetch any address that a visitor names."""
+    if path and path.startswith(("http://", "https://")):
+        raise _refusal("Films are uploaded, not fetched from an address.")
+    return path
+
+
+class Page(gr.Blocks):
+    """Blocks that answer a malformed request with a sentence.
+
+    Gradio would answer with nothing and write the request, file names and all, to the log.
+    """
+
+    refusers: dict[int, int]  # see `cft.page.gate.Gate`
+
+    def is_alive(self, request: str) -> bool:
+        """Whether a request of the queue, by its id, waits or runs."""
+        return request in self._queue.event_ids_to_events
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception:
+            raise _refusal("The request names no uploaded files.") from None
+
+
+def _answered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for Gradio, which shows a refusal as a sentence."""
+
+    @functools.wraps(function)
+    def answered(*inputs: Any) -> Any:
+        try:
+            return function(*inputs)
+        except Refused as refused:
+            raise _refusal(str(refused)) from None
+
+    return answered
+
+
+def build(
+    classifier: Model,
+    uploads: Uploads,
+    line: Line,
+    fallback: str = "",
+    tested: SelfTest | None = None,
+) -> Page:
+    """The page, wired to one model; nothing is started.
+
+    `fallback`: see `cft.page.server.load_model`.
+    """
+    calls = Calls(classifier, uploads, line)
+
+    def refuse_call(sentence: str) -> None:
+        raise _refusal(sentence)
+
+    # One film at a time uses both cores of a free Space, so that requests wait for each other.
+    heavy: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "preprocess": False}
+    light: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+    with Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
+        top = render.banner() + render.fallback_notice(fallback)
+        top += render.self_test_notice(tested) if tested else ""
+        gr.HTML(top, apply_default_css=False, elem_classes="top")
+        gr.HTML(render.title(), apply_default_css=False)
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(elem_classes="side", min_width=0):
+                gr.HTML(render.drop_zone(), apply_default_css=False)
+            with gr.Column(elem_classes="main", min_width=0):
+                gr.HTML(render.desk(classifier), apply_default_css=False)
+        with gr.Accordion("About this model", open=False):
+            gr.HTML(render.about_html(classifier), apply_default_css=False)
+        with gr.Accordion("For programs", open=False):
+            gr.HTML(render.api_html(MAX_FILMS), apply_default_css=False)
+        # What programs call, and the page's own scripts do; Gradio shows none of these.
+        drop = gr.File(file_count="multiple", visible=False)
+        setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
+        hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
+        point = gr.Textbox("", label="point", visible=False)
+        gate = gr.Textbox("refuse", label="gate", visible=False)
+        salt = gr.Textbox("", label="salt", visible=False)
+        study = gr.Textbox("one", label="study", visible=False)
+        earlier = gr.File(label="prior", file_count="multiple", visible=False)
+        setattr(earlier, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
+        label, text = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
+        own, public, how = "private", "public", [point, gate]
+        events = [
+            hidden.click(
+                _answered(function), ins, out, api_name=name, api_visibility=whose, **heavy
+            )
+            for name, whose, function, ins, out in (
+                ("film", own, calls.show_uploads, [drop], text),
+                ("row", own, calls.row_of_upload, [drop, salt], findings),
+                ("example", own, calls.show_example, [], text),
+                ("together", own, calls.show_both, [drop, earlier], text),
+                ("predict", public, calls.predict_uploads, [drop, *how], findings),
+                ("predict_study", public, calls.predict_study, [drop, study, *how], findings),
+                ("compare", public, calls.compare, [earlier, drop, *how], findings),
+                ("heatmap", public, calls.heat_map, [drop, label, gate], text),
+                ("gate", public, calls.gate_uploads, [drop], findings),
+                ("models", public, calls.models, [], findings),
+            )
+        ]
+        # Where an answer would have stood, a sentence stands that the gate has chosen.
+        sentence = gr.Textbox(visible=False)
+        others = [hidden.click(refuse_call, sentence, findings, **light) for _ in events]
+    demo.refusers = {a["id"]: b["id"] for a, b in zip(events, others, strict=True)}
+    demo.queue(max_size=_WAITING, api_open=False)
+    harden(demo)
+    uploads.is_alive = line.is_alive = demo.is_alive
+    return demo
+
+
+def theme() -> gr.themes.Base:
+    """System fonts alone: Gradio's own theme fetches its fonts from Google."""
+    return gr.themes.Base(
+        primary_hue="sky",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )

@@ -1,0 +1,59 @@
+"""Uploads as they arrive, in place of Gradio's own route for them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from gradio.route_utils import GradioMultiPartParser
+from gradio.routes import file_upload_statuses
+from gradio_client.utils import strip_invalid_filename_characters  # type: ignore[import-untyped]
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
+
+from cft.film.radiograph import MAX_BYTES
+from cft.page.upkeep import UNHEARD_SECONDS
+from cft.page.uploads import MAX_FILES_OF_ONE, Transfer
+
+__all__ = ["take"]
+
+
+async def take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]:
+    """In place of Gradio's upload, whose files have the same name if their content is the same."""
+    request = Request(scope, receive)
+    progress = request.query_params.get("upload_id")
+    try:
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return 400, "Films are sent as multipart/form-data."
+        form = await GradioMultiPartParser(
+            request.headers,
+            request.stream(),
+            max_files=MAX_FILES_OF_ONE,
+            max_fields=0,
+            upload_dir=transfer.place,
+            upload_id=progress,
+            upload_progress=file_upload_statuses if progress else None,
+            # The reader refuses from MAX_BYTES on, with a sentence in the film's place; what is
+            # refused here takes all the other films of the drop along.
+            max_file_size=2 * MAX_BYTES,
+        ).parse()
+    except MultiPartException as error:
+        return (413 if "maximum" in error.message.lower() else 400), error.message
+    except ClientDisconnect:
+        return 400, "The upload broke off."
+    finally:
+        if progress:
+            file_upload_statuses.set_done(progress)
+            forget = file_upload_statuses.stop_tracking
+            asyncio.get_running_loop().call_later(UNHEARD_SECONDS, forget, progress)
+    files = []
+    for number, (_, film) in enumerate(form.multi_items()):
+        assert not isinstance(film, str)  # there are no fields
+        film.file.close()
+        place = transfer.place / str(number)
+        place.mkdir()
+        name = strip_invalid_filename_characters(Path(film.filename or "").name) or "film"
+        files.append(Path(film.file.name).rename(place / name))
+    transfer.complete(files)
+    return 200, [str(path) for path in files]

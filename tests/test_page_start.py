@@ -1,0 +1,55 @@
+"""What the page imports and does at its start."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+from cft.page.stubs import no_stubs
+from tests.conftest import ROOT
+
+
+def test_inside_gradios_components_have_no_source_and_others_have():
+    gradio = pytest.importorskip("gradio")
+    with no_stubs():
+        with pytest.raises(OSError, match="needs no stub"):
+            inspect.getfile(gradio.Button)
+        assert inspect.getfile(pytest.Item)
+    assert inspect.getfile(gradio.Button).endswith("button.py")
+
+
+def test_the_function_is_put_back_when_something_fails():
+    before = inspect.getfile
+    with pytest.raises(KeyError), no_stubs():
+        raise KeyError
+    assert inspect.getfile is before
+
+
+@pytest.mark.slow
+def test_importing_gradio_for_the_page_parses_none_of_its_components():
+    """`ast.parse` is what Gradio's stubs need, and nothing else of its import."""
+    code = (
+        "import ast\n"
+        "parsed, parse = [], ast.parse\n"
+        "ast.parse = lambda text, *a, **k: parsed.append('class ' in text) or parse(text, *a, **k)\n"  # noqa: E501
+        "from cft.page import server\n"
+        "server._of_gradio()\n"
+        "import gradio, sys\n"
+        "print(sum(parsed), gradio.__name__, sorted({'timm', 'ray', 'sklearn', 'matplotlib',"
+        " 'torchvision', 'scipy', 'pydicom'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "0 gradio []"
+
+
+def test_importing_the_server_imports_no_gradio():
+    code = "import sys\nfrom cft.page import server\nprint('gradio' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert out.stdout.strip() == "False"
