@@ -121,7 +121,7 @@ function summaryOf(report, study, numbers, number) {
     const made = part("tr");
     made.append(...words.map((word, i) => {
       const cell = part(i && name === "td" ? "td" : "th", word, i === 0 || i > 2 ? "left" : "");
-      cell.scope = name === "td" ? "row" : "col";
+      if (cell.matches("th")) cell.scope = name === "td" ? "row" : "col";
       return cell;
     }));
     return made;
