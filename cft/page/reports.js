@@ -33,7 +33,9 @@ async function reportOfMany(shown, stem) {
     if (!first) return;
     const pages = sheets.map((sheet, i) => sheet && pageOf(sheet, `Film ${i + 1} of ${films.length}`)).filter(Boolean);
     first.title = "Report on chest X-rays";
-    first.body.replaceChildren(...(films.length > 1 ? [overview(first, pages[0], shown, films)] : []), ...pages);
+    const all = first.createElement("main");
+    all.append(...(films.length > 1 ? [overview(first, pages[0], shown, films)] : []), ...pages);
+    first.body.replaceChildren(all);
     saveReport(first, `${stem} report.html`);
   } catch (error) {
     if (error.name !== "AbortError") throw error;
@@ -76,6 +78,9 @@ function pageOf(report, title) {
   const page = report.querySelector(".sheet");
   page.querySelector("h1").append(` · ${title}`);
   page.querySelector("#film").removeAttribute("id");
+  const part = report.createElement("div"); // the file has one main part, with all pages in it
+  part.append(...page.querySelector("main").childNodes);
+  page.querySelector("main").replaceWith(part);
   return page;
 }
 
@@ -83,15 +88,15 @@ function pageOf(report, title) {
 
 // Title, warning and field to type into are those of a film's page; what is below is of all films.
 function overview(report, page, shown, films) {
-  const sheet = report.createElement("article");
+  const sheet = report.createElement("div");
   sheet.className = "sheet";
   const head = page.querySelector("header").cloneNode(true);
   head.querySelector("h1").textContent = "Chest X-rays: what a model says";
-  const main = report.createElement("main");
-  main.append(page.querySelector(".typed").cloneNode(true));
+  const body = report.createElement("div");
+  body.append(page.querySelector(".typed").cloneNode(true));
   const numbers = new Map(films.map((film, i) => [film, `Film ${i + 1}`]));
-  for (const [i, study] of shown.entries()) main.append(summaryOf(report, study, numbers, i + 1));
-  sheet.append(head, main, page.querySelector("footer").cloneNode(true));
+  for (const [i, study] of shown.entries()) body.append(summaryOf(report, study, numbers, i + 1));
+  sheet.append(head, body, page.querySelector("footer").cloneNode(true));
   return sheet;
 }
 
@@ -116,7 +121,7 @@ function summaryOf(report, study, numbers, number) {
     const made = part("tr");
     made.append(...words.map((word, i) => {
       const cell = part(i && name === "td" ? "td" : "th", word, i === 0 || i > 2 ? "left" : "");
-      cell.scope = name === "td" ? "row" : "col";
+      if (cell.matches("th")) cell.scope = name === "td" ? "row" : "col";
       return cell;
     }));
     return made;
