@@ -18,6 +18,7 @@ may still fail on them.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 from collections.abc import Sequence
@@ -168,7 +169,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("\n".join(["", f"{options.asked} films a finding", "", *table(found)]))
     if options.figure:
         picture = options.figure.with_suffix(".png")
-        draw(films, places, maps).savefig(picture, dpi=160)
+        drawn = io.BytesIO()
+        draw(films, places, maps).savefig(drawn, dpi=160)
+        Image.open(drawn).convert("RGB").quantize(256).save(picture, optimize=True)
         print(f"wrote {picture}")
     return 0
 
