@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 import safetensors.torch
@@ -316,6 +317,29 @@ def test_a_sparse_file_without_a_header_is_refused_unread(tmp_path):
     with pytest.raises(ModelFolderError, match="stop"):
         read_regular(tmp_path / "model.safetensors", 2**32, check)
     assert asked == [(bytes(8), 2**31)]
+
+
+def test_no_more_memory_is_asked_for_than_a_file_has_bytes(tmp_path):
+    """Where a process may have only so much, asking for the largest size that is allowed fails."""
+    (tmp_path / "model.safetensors").write_bytes(b"12345678" + bytes(10**6))
+    tracemalloc.start()
+    try:
+        content = read_regular(tmp_path / "model.safetensors", 2**32)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert content == b"12345678" + bytes(10**6)
+    assert most < 4 * 10**6
+
+
+def test_a_file_for_which_there_is_no_memory_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+
+    def check(start, size):
+        raise MemoryError
+
+    with pytest.raises(ModelFolderError, match=r"cannot be read .*memory that is left"):
+        read_regular(tmp_path / "model.safetensors", 2**32, check)
 
 
 def test_a_message_is_one_short_line_whatever_the_folder_says():
