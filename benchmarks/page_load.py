@@ -1,7 +1,7 @@
 """Many visitors of the page at once, hostile ones among them: who is answered, and how soon.
 
     python -m benchmarks.page_load [--visitors 50] [--requests 20] [--hostile 0.1]
-                                   [--model FOLDER] [--side 1024]
+                                   [--model FOLDER] [--side 1024] [--minutes M]
 
 The page is started as a program of its own. Each visitor sends films by HTTP, one after the other,
 and compares each answer with the one that the film got when it was alone. A hostile request is one
@@ -143,6 +143,7 @@ def main() -> int:
     parser.add_argument("--hostile", type=float, default=0.1, help="share of the requests")
     parser.add_argument("--model", help="model folder, or hf-hub:org/name@revision")
     parser.add_argument("--side", type=int, default=1024, help="pixels of a film's side")
+    parser.add_argument("--minutes", type=float, help="send nothing more after so many")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -198,11 +199,15 @@ async def visit(address, films, options, process) -> Outcome:
         raise SystemExit("two of the films have the same answer: a mistake would not be seen")
     print(f"{'memory when idle':40}{resident(process):.0f} MB", flush=True)
 
+    until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
+
     async def visitor(number: int) -> None:
         drawn = random.Random(number)
         headers = {"Cookie": f"cft_visitor={number}"}
         async with httpx.AsyncClient(base_url=address, timeout=600, headers=headers) as client:
             for _ in range(options.requests):
+                if time.monotonic() > until:
+                    break
                 if drawn.random() < options.hostile:
                     outcome.counts[await attack(client, drawn.choice(HOSTILE))] += 1
                 else:
