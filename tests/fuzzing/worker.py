@@ -73,7 +73,8 @@ class Verdict:
         if self.outcome not in ("read", "refused"):
             return f"{self.outcome}: {self.detail}"
         if self.seconds > LIMIT_SECONDS * max(1.0, self.megapixels / _MEGAPIXELS_IN_LIMIT):
-            return f"took {self.seconds:.1f} s for {self.megapixels:.1f} megapixels"
+            picture = f" for {self.megapixels:.1f} megapixels" if self.megapixels else ""
+            return f"took {self.seconds:.1f} s{picture}"
         if self.megabytes > LIMIT_MEGABYTES or "more memory than there is" in self.detail:
             return f"took {self.megabytes:.0f} MB"
         if self.left > LIMIT_LEFT:
