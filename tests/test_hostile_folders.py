@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -20,7 +22,9 @@ import cft
 from cft.errors import LONGEST, ModelFolderError
 from cft.model.folder import read_model_folder, read_regular
 from cft.model.network import build_network, limited, new_network
+from tests import fuzz_folders
 from tests.conftest import ROOT, random_model_config
+from tests.fuzzing import folders
 
 HUGE, NAN, INFINITE = 10**400, float("nan"), float("inf")
 
@@ -172,6 +176,18 @@ def test_random_damage_is_refused_or_harmless(hostile):
 
         json.dumps(results.document(classifier, []), allow_nan=False)
         assert render.about_html(classifier)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.slow
+def test_damaged_folders_are_refused_or_used_and_never_anything_else(tiny_model_folder):
+    """In a process whose memory is limited; see `tests.fuzz_folders`."""
+    tallies = fuzz_folders.fuzz(tiny_model_folder, count=60, seed=5)
+    outcomes = sum((tally.outcomes for tally in tallies.values()), start=Counter())
+    assert [line for tally in tallies.values() for line in tally.faults] == []
+    assert outcomes["read"] + outcomes["refused"] == 60
+    assert min(outcomes["read"], outcomes["refused"]) > 5
+    assert set(tallies) == set(folders.KINDS)
 
 
 # --- Tensors ------------------------------------------------------------------------------------
