@@ -92,7 +92,7 @@ def cross_fitted_point(
         negatives, are of one patient, or where the rule asks for a threshold above 1.
     """
     chosen = operating_point(probabilities, labels, rule)
-    if chosen is None or chosen["threshold"] > 1:
+    if chosen is None or float(chosen["threshold"]) > 1:
         return None
     known = ~np.isnan(labels)
     p, y, people = probabilities[known], labels[known], groups[known]
