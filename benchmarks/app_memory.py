@@ -1,17 +1,18 @@
 """``python app.py``: time to its first answer, time per film, and the memory it takes.
 
-    python -m benchmarks.app_memory [--films 50] [--dropped 200]
+    python -m benchmarks.app_memory [--films 50] [--dropped 200] [--model FOLDER]
 
-The page is started as a program of its own with the model that it would serve (``CFT_MODEL``, else
-the bundled one). Each film is a drawn one, 1024 x 1024, 8-bit PNG, sent by Gradio's own client, so
-that the time per film holds the upload and the queue. Then one visitor drops many films at once, as
-the page does: a row of the matrix for each, three under way at a time. Memory is that of the
-process as Linux tells it (``/proc/PID/status``, resident).
+The page is started as a program of its own with the model that it would serve (``--model``, else
+``CFT_MODEL``, else the bundled one). Each film is a drawn one, 1024 x 1024, 8-bit PNG, sent by
+Gradio's own client, so that the time per film holds the upload and the queue. Then one visitor
+drops many films at once, as the page does: a row of the matrix for each, three under way at a time.
+Memory is that of the process as Linux tells it (``/proc/PID/status``, resident).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -23,12 +24,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import httpx
 import numpy as np
 from gradio_client import Client, handle_file
 from PIL import Image
 
+from cft.model.hub import ENVIRONMENT_VARIABLE
 from train.datasets.phantom_drawing import draw_phantom
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,11 +43,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--films", type=int, default=50)
     parser.add_argument("--dropped", type=int, default=200)
+    parser.add_argument("--model", help="model folder, or hf-hub:org/name@revision")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         films = draw_films(Path(folder), max(options.films, options.dropped))
         began = time.perf_counter()
-        with running_app() as (process, address):
+        with running_app(options.model) as (process, address, _):
             healthy = time.perf_counter() - began
             rows = [("start to healthy", healthy, "s"), ("memory then", resident(process), "MB")]
             client = Client(address, verbose=False)
@@ -67,9 +71,9 @@ def main() -> None:
         print(f"{name:32}{value:10.1f} {unit}")
 
 
-def draw_films(folder: Path, count: int) -> list[Path]:
-    """PNG files of films that differ."""
-    drawn = [draw_phantom((), 1024, np.random.default_rng(seed)) for seed in range(5)]
+def draw_films(folder: Path, count: int, side: int = 1024) -> list[Path]:
+    """PNG files of films that differ, of so many pixels a side."""
+    drawn = [draw_phantom((), side, np.random.default_rng(seed)) for seed in range(5)]
     paths = []
     for number in range(count):
         path = folder / f"{number}.png"
@@ -79,17 +83,34 @@ def draw_films(folder: Path, count: int) -> list[Path]:
 
 
 @contextmanager
-def running_app() -> Iterator[tuple[subprocess.Popen, str]]:
-    """The page as a program of its own, and its address, once it answers."""
+def running_app(
+    model: str | None = None,
+) -> Iterator[tuple[subprocess.Popen, str, list[str]]]:
+    """The page as a program of its own, once it answers: process, address, and what it writes.
+
+    Parameters
+    ----------
+    model
+        Folder or name on the Hub; None for the model that the page would serve.
+    """
+    environment = os.environ | ({ENVIRONMENT_VARIABLE: model} if model else {})
     process = subprocess.Popen(
-        [sys.executable, "app.py"], cwd=ROOT, stdout=subprocess.PIPE, text=True
-    )
+        [sys.executable, "app.py"], cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    written: list[str] = []
     try:
-        address = re.search(r"http://\S+", process.stdout.readline())
-        if not address:
-            raise SystemExit("the page did not start")
+        address = None
+        while not address:
+            line = process.stdout.readline()
+            if not line:
+                raise SystemExit("the page did not start:\n" + "".join(written))
+            written.append(line)
+            address = re.search(r"http://\S+", line)
+        # Somebody has to read on, or the page waits when the pipe is full.
+        Thread(target=lambda: written.extend(process.stdout), daemon=True).start()
         httpx.get(address.group()).raise_for_status()
-        yield process, address.group()
+        yield process, address.group(), written
     finally:
         process.terminate()
         process.wait()

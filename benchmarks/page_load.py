@@ -1,11 +1,21 @@
 """Many visitors of the page at once, hostile ones among them: who is answered, and how soon.
 
     python -m benchmarks.page_load [--visitors 50] [--requests 20] [--hostile 0.1]
+                                   [--model FOLDER] [--side 1024] [--minutes M]
 
 The page is started as a program of its own. Each visitor sends films by HTTP, one after the other,
 and compares each answer with the one that the film got when it was alone. A hostile request is one
-of those of `HOSTILE`. At the end: what the page still holds on disk two seconds after the last
-answer, and its memory as Linux tells it.
+of those of `HOSTILE`. The page's memory, as Linux tells it, is printed on the way. At the end: what
+the page still holds on disk two seconds after the last answer, and whether a name of a film stands
+in what it wrote. Exit status 1 if a film got another's answer or none, a hostile request was taken,
+an upload is left or a name was written.
+
+Whether anything is mixed up, kept or lost does not depend on the network. For many requests, a
+small one is enough::
+
+    python -m train.negative --phantoms 80 --phantom-size 64 --arch test_resnet --image-size 64 \\
+        --batch-size 16 --lr 0.01 --epochs 1 --device cpu --out /tmp/small
+    python -m benchmarks.page_load --requests 1000 --model /tmp/small --side 256
 """
 
 from __future__ import annotations
@@ -13,19 +23,28 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
-import statistics
+import struct
+import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 from benchmarks.app_memory import draw_films, resident, running_app
 
 _FILMS = 10
+_NAME = "Jane-Doe"  # begins the name of every film
+_REPORTED = (100, 1_000, 10_000, 50_000)  # requests after which the memory is printed
 
 
 async def ask(client: httpx.AsyncClient, name: str, film: bytes) -> dict | str:
@@ -36,8 +55,8 @@ async def ask(client: httpx.AsyncClient, name: str, film: bytes) -> dict | str:
     return await call(client, [{"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}])
 
 
-async def call(client: httpx.AsyncClient, files: list) -> dict | str:
-    joined = await client.post("/gradio_api/call/predict", json={"data": [files]})
+async def call(client: httpx.AsyncClient, files: list, *more: str) -> dict | str:
+    joined = await client.post("/gradio_api/call/predict", json={"data": [files, *more]})
     if joined.status_code != 200:
         return joined.json()["detail"]
     answer = (await client.get(f"/gradio_api/call/predict/{joined.json()['event_id']}")).text
@@ -63,8 +82,26 @@ async def _other_host(client: httpx.AsyncClient) -> int:
 
 
 async def _broken_film(client: httpx.AsyncClient) -> int:
-    answer = await ask(client, "broken.dcm", random.randbytes(100_000))
+    answer = await ask(client, f"{_NAME}.dcm", random.randbytes(100_000))
     return 400 if isinstance(answer, str) or "error" in answer else 200
+
+
+async def _bomb(client: httpx.AsyncClient) -> int:
+    """A few bytes that promise four gigapixels, under a name that leads elsewhere."""
+    header = struct.pack(">4sIIBBBBB", b"IHDR", 65_000, 65_000, 16, 6, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    data += struct.pack(">I", zlib.crc32(header)) + bytes(100)
+    answer = await ask(client, f"../../{_NAME}\n.png", data)
+    return 400 if isinstance(answer, str) or "error" in answer else 200
+
+
+async def _nonsense(client: httpx.AsyncClient) -> int:
+    """Words that stand for nothing, in place of an operating point and of the gate's."""
+    sent = await client.post("/gradio_api/upload", files={"files": (_NAME, bytes(1000))})
+    if sent.status_code != 200:
+        return sent.status_code
+    files = [{"path": sent.json()[0], "meta": {"_type": "gradio.FileData"}}]
+    return 400 if isinstance(await call(client, files, "<b>" * 1000, "open"), str) else 200
 
 
 async def _foreign_path(client: httpx.AsyncClient) -> int:
@@ -82,71 +119,135 @@ async def _gone(client: httpx.AsyncClient) -> int:
 
 
 HOSTILE: tuple[Callable[[httpx.AsyncClient], Awaitable[int]], ...] = (
-    _large_json, _other_route, _other_host, _broken_film, _foreign_path, _gone,
+    _large_json, _other_route, _other_host, _broken_film, _bomb, _nonsense, _foreign_path, _gone,
 )  # fmt: skip
 
 
-def main() -> None:
+@dataclass
+class Outcome:
+    """What became of the requests, and how many seconds each answer took."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def faults(self) -> int:
+        """Requests of which something is wrong; a film that is refused with a sentence is not."""
+        return sum(count for name, count in self.counts.items() if name.split()[0].isupper())
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--visitors", type=int, default=50)
     parser.add_argument("--requests", type=int, default=20)
     parser.add_argument("--hostile", type=float, default=0.1, help="share of the requests")
+    parser.add_argument("--model", help="model folder, or hf-hub:org/name@revision")
+    parser.add_argument("--side", type=int, default=1024, help="pixels of a film's side")
+    parser.add_argument("--minutes", type=float, help="send nothing more after so many")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, running_app() as (process, address):
-        films = [path.read_bytes() for path in draw_films(Path(folder), _FILMS)]
-        counts, seconds, took = asyncio.run(visit(address, films, options, process))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        kept_below(Path(folder, "page")) as kept,
+        running_app(options.model) as (process, address, written),
+    ):
+        paths = draw_films(Path(folder), _FILMS, options.side)
+        films = [path.read_bytes() for path in paths]
+        began = time.perf_counter()
+        outcome = asyncio.run(visit(address, films, options, process))
+        took = time.perf_counter() - began
         time.sleep(2)
         health = httpx.get(f"{address}health").json()
-        rows = [(name, str(count)) for name, count in sorted(counts.items())]
+        left = [path for path in kept.rglob("*") if path.is_file()]
+        named = sum(_NAME in line for line in written)
+        median, most = np.quantile(outcome.seconds, (0.5, 0.95))
+        rows = [(name, str(count)) for name, count in sorted(outcome.counts.items())]
         rows += [
-            ("answers a second", f"{len(seconds) / took:.1f}"),
-            ("an answer, median", f"{statistics.median(seconds):.1f} s"),
-            ("an answer, slowest", f"{max(seconds):.1f} s"),
+            ("answers a second", f"{len(outcome.seconds) / took:.1f}"),
+            ("an answer, median", f"{median:.1f} s"),
+            ("an answer, 95th percentile", f"{most:.1f} s"),
+            ("an answer, slowest", f"{max(outcome.seconds):.1f} s"),
             ("most memory at any time", f"{resident(process, 'VmHWM'):.0f} MB"),
-            ("health 2 s after the last answer", json.dumps(health)),
+            ("lines written; with a film's name", f"{len(written)}; {named}"),
+            ("files left 2 s after the last answer", str(len(left))),
+            ("health then", json.dumps(health)),
         ]
     for name, value in rows:
         print(f"{name:40}{value}")
+    return 1 if outcome.faults or named or left else 0
 
 
-async def visit(address, films, options, process) -> tuple[Counter, list[float], float]:
-    """Counts of what became of the requests, seconds of each answer, and of all together."""
-    counts: Counter[str] = Counter()
-    seconds: list[float] = []
+@contextmanager
+def kept_below(folder: Path) -> Iterator[Path]:
+    """Have the page write its files below a folder of ours."""
+    folder.mkdir()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield folder
+    finally:
+        del os.environ["GRADIO_TEMP_DIR"]
+
+
+async def visit(address, films, options, process) -> Outcome:
+    """Send what the options ask for, every visitor at once."""
+    outcome = Outcome()
     async with httpx.AsyncClient(base_url=address, timeout=600) as client:
-        right = [await ask(client, "alone.png", film) for film in films]
+        right = [await ask(client, f"{_NAME}.png", film) for film in films]
+    for answer in right:
+        if not isinstance(answer, dict) or "findings" not in answer:
+            raise SystemExit(f"the page answered a film that was alone: {answer}")
+    if any(same(one, other) for one, other in combinations(right, 2)):
+        raise SystemExit("two of the films have the same answer: a mistake would not be seen")
     print(f"{'memory when idle':40}{resident(process):.0f} MB", flush=True)
+
+    until = time.monotonic() + 60 * options.minutes if options.minutes else float("inf")
 
     async def visitor(number: int) -> None:
         drawn = random.Random(number)
         headers = {"Cookie": f"cft_visitor={number}"}
         async with httpx.AsyncClient(base_url=address, timeout=600, headers=headers) as client:
             for _ in range(options.requests):
+                if time.monotonic() > until:
+                    break
                 if drawn.random() < options.hostile:
-                    kind = drawn.choice(HOSTILE)
-                    try:
-                        status = await kind(client)
-                    except httpx.TransportError:  # the page hung up on it
-                        status = 400
-                    counts[f"hostile, {'refused' if status >= 400 else 'TAKEN'}"] += 1
-                    continue
-                which = drawn.randrange(len(films))
-                name, began = f"{number}.png", time.perf_counter()
-                try:
-                    answer = await ask(client, name, films[which])
-                except httpx.TransportError as error:
-                    counts[f"LOST, {type(error).__name__}"] += 1
-                    continue
-                if isinstance(answer, str):
-                    counts[f"refused: {answer[:60]}"] += 1
-                    continue
-                seconds.append(time.perf_counter() - began)
-                is_right = same(answer, right[which]) and answer["file"] == name
-                counts["answered rightly" if is_right else "WRONG"] += 1
+                    outcome.counts[await attack(client, drawn.choice(HOSTILE))] += 1
+                else:
+                    which = drawn.randrange(len(films))
+                    name, began = f"{_NAME}-{number}.png", time.perf_counter()
+                    found = await judge(client, name, films[which], right[which])
+                    outcome.counts[found] += 1
+                    if found == _RIGHT:
+                        outcome.seconds.append(time.perf_counter() - began)
+                if (done := outcome.counts.total()) in _REPORTED:
+                    what = f"memory after {done:,} requests"
+                    print(f"{what:40}{resident(process):.0f} MB", flush=True)
 
-    began = time.perf_counter()
     await asyncio.gather(*(visitor(number) for number in range(options.visitors)))
-    return counts, seconds, time.perf_counter() - began
+    return outcome
+
+
+_RIGHT = "answered rightly"
+
+
+async def judge(client: httpx.AsyncClient, name: str, film: bytes, right: dict) -> str:
+    """What becomes of a film, in words; capitals where it should not."""
+    try:
+        answer = await ask(client, name, film)
+    except httpx.TransportError as error:
+        return f"LOST, {type(error).__name__}"
+    if isinstance(answer, str):
+        return f"refused: {answer[:60]}"
+    return _RIGHT if same(answer, right) and answer["file"] == name else "WRONG answer"
+
+
+async def attack(
+    client: httpx.AsyncClient, kind: Callable[[httpx.AsyncClient], Awaitable[int]]
+) -> str:
+    """What becomes of a hostile request, in words; capitals where it is not refused."""
+    try:
+        status = await kind(client)
+    except httpx.TransportError:  # the page hung up on it
+        status = 400
+    return "hostile, refused" if status >= 400 else f"TAKEN, {kind.__name__.strip('_')}"
 
 
 def same(one: dict, other: dict) -> bool:
@@ -159,4 +260,4 @@ def same(one: dict, other: dict) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -632,6 +632,12 @@ def test_a_film_as_wide_as_asked_for_is_wide_enough(tmp_path):
     assert found.names.tolist() == ["b.png", "c.png"]
 
 
+def test_one_pixel_is_a_width_that_is_asked_for(tmp_path):
+    table = write(tmp_path / "t.csv", "image,width,A", "a.png,0,1", "b.png,1,1", "c.png,2,0")
+    found = read_dataset("csv", table, min_width=1, valid=0.0, test=0.0)
+    assert found.names.tolist() == ["b.png", "c.png"]
+
+
 def test_a_reader_that_notes_no_problems_names_its_file(tmp_path):
     """CheXpert's films, one of them twice with different labels."""
     path = "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg"

@@ -397,6 +397,7 @@ def test_an_ensemble_follows_most_of_its_members():
     refused, passed = Gate("refuse", ("x",)), Gate()
     assert _middle([refused, passed, refused], [0.3, 0.4, 0.3]) == refused
     assert _middle([refused, passed, passed], [0.4, 0.3, 0.3]) == passed
+    assert _middle([refused, passed], [0.5, 0.5]) == passed  # of two middles the milder
 
 
 # -------------------------------------------------------------------------- gate-fit

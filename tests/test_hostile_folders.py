@@ -9,6 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
+import tracemalloc
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -19,7 +22,9 @@ import cft
 from cft.errors import LONGEST, ModelFolderError
 from cft.model.folder import read_model_folder, read_regular
 from cft.model.network import build_network, limited, new_network
+from tests import fuzz_folders
 from tests.conftest import ROOT, random_model_config
+from tests.fuzzing import folders
 
 HUGE, NAN, INFINITE = 10**400, float("nan"), float("inf")
 
@@ -173,6 +178,18 @@ def test_random_damage_is_refused_or_harmless(hostile):
         assert render.about_html(classifier)
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+@pytest.mark.slow
+def test_damaged_folders_are_refused_or_used_and_never_anything_else(tiny_model_folder):
+    """In a process whose memory is limited; see `tests.fuzz_folders`."""
+    tallies = fuzz_folders.fuzz(tiny_model_folder, count=60, seed=5)
+    outcomes = sum((tally.outcomes for tally in tallies.values()), start=Counter())
+    assert [line for tally in tallies.values() for line in tally.faults] == []
+    assert outcomes["read"] + outcomes["refused"] == 60
+    assert min(outcomes["read"], outcomes["refused"]) > 5
+    assert set(tallies) == set(folders.KINDS)
+
+
 # --- Tensors ------------------------------------------------------------------------------------
 
 
@@ -316,6 +333,29 @@ def test_a_sparse_file_without_a_header_is_refused_unread(tmp_path):
     with pytest.raises(ModelFolderError, match="stop"):
         read_regular(tmp_path / "model.safetensors", 2**32, check)
     assert asked == [(bytes(8), 2**31)]
+
+
+def test_no_more_memory_is_asked_for_than_a_file_has_bytes(tmp_path):
+    """Where a process may have only so much, asking for the largest size that is allowed fails."""
+    (tmp_path / "model.safetensors").write_bytes(b"12345678" + bytes(10**6))
+    tracemalloc.start()
+    try:
+        content = read_regular(tmp_path / "model.safetensors", 2**32)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert content == b"12345678" + bytes(10**6)
+    assert most < 4 * 10**6
+
+
+def test_a_file_for_which_there_is_no_memory_is_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+
+    def check(start, size):
+        raise MemoryError
+
+    with pytest.raises(ModelFolderError, match=r"cannot be read .*memory that is left"):
+        read_regular(tmp_path / "model.safetensors", 2**32, check)
 
 
 def test_a_message_is_one_short_line_whatever_the_folder_says():

@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss as reference_log_loss
 
-from cft.model.calibration import GOAL, apply_platt, fit_platt, operating_point
+from cft.model.calibration import GOAL, RULES, apply_platt, fit_platt, operating_point
 from cft.model.odds import logit, sigmoid
 from train.evaluation.cross_fit import POINTS, cross_fitted_point, deal, platt_if_it_helps
 from train.evaluation.of_run import with_evidence
@@ -61,6 +61,19 @@ def test_where_every_film_scores_alike_specificity_calls_none_and_sensitivity_al
     assert operating_point(p, y, "sensitivity")["threshold"] <= 0.5
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("highest", [1 - 2**-53, 1.0, 3.0])
+def test_the_stated_figures_are_those_of_the_threshold_where_nothing_lies_between(rule, highest):
+    """Half-way between neighbouring numbers is one of them, and a film at it would be called."""
+    y = np.arange(40) % 5 == 0
+    for lower in (0.2, np.nextafter(highest, 0), highest):
+        p = np.r_[np.full(20, lower), np.full(20, highest)]
+        point = operating_point(p, y.astype(float), rule)
+        called = p >= point["threshold"]
+        assert point["sensitivity"] == called[y].mean()
+        assert point["specificity"] == pytest.approx(1 - called[~y].mean(), abs=1e-12)
+
+
 # --- Cross-fitting ------------------------------------------------------------------------------
 
 
@@ -74,6 +87,14 @@ def test_patients_stay_together_and_every_rest_has_both_kinds():
         for value in (0, 1):
             if len(set(groups[labels == value])) > 1:
                 assert all((labels[fold != k] == value).any() for k in set(fold))
+
+
+def test_there_is_no_point_whose_threshold_is_no_probability():
+    """No threshold up to 1 calls none of the films where some have probability 1."""
+    p, y, patients = np.ones(60), (np.arange(60) % 3 == 0).astype(float), np.arange(60)
+    assert cross_fitted_point(p, y, patients, "specificity", "specific") is None
+    assert cross_fitted_point(p, y, patients, "sensitivity", "sensitive")["threshold"] <= 1
+    assert cross_fitted_point(p / 2, y, patients, "specificity", "specific")["threshold"] > 0.5
 
 
 def test_the_stated_figures_are_those_of_films_that_had_no_part():

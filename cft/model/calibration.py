@@ -101,7 +101,8 @@ def operating_point(
     Returns
     -------
     dict or None
-        ``threshold`` in units of probability, half-way between the two films that it separates;
+        ``threshold`` in units of probability, half-way between the two films that it separates; it
+        is above 1 where no film is to be called and one has probability 1;
         ``sensitivity`` and ``specificity`` on these films; ``rule``. None with fewer than
         `min_cases` known positives or negatives.
 
@@ -131,8 +132,10 @@ def operating_point(
     best = _best(true, false, rule)
     top = 1.0 if values[-1] < 1 else np.nextafter(values[-1], np.inf)  # above it no film is called
     edges = np.concatenate([values[:1], values, [top]])
+    below, above = edges[best], edges[best + 1]
+    middle = (below + above) / 2
     return {
-        "threshold": float((edges[best] + edges[best + 1]) / 2),
+        "threshold": float(middle if middle > below else above),  # of neighbours there is none
         "sensitivity": float(sensitivity[best]),
         "specificity": float(specificity[best]),
         "rule": rule,

@@ -194,12 +194,16 @@ def read_regular(
                 )
             start = file.read(8)
             check(start, state.st_size)
-            return start + file.read(max(0, most - len(start)))
+            return start + file.read(state.st_size - len(start))
     except ModelFolderError:
         raise
     except FileNotFoundError:
         raise ModelFolderError(
             f"{path.parent} has no {path.name}, so it is not a model folder"
+        ) from None
+    except MemoryError:
+        raise ModelFolderError(
+            f"{path} cannot be read (more than the memory that is left)"
         ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -90,9 +90,9 @@ def _target() -> None:
         import cft.film.read  # noqa: F401
 
     from tests import fuzz_radiograph
-    from tests.fuzzing.worker import Meter
+    from tests.fuzzing.worker import FilmMeter
 
-    meter = Meter(SECRET)
+    meter = FilmMeter(SECRET)
     counts: Counter = Counter()
     faults: list[str] = []
 

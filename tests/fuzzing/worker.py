@@ -1,4 +1,4 @@
-"""Processes that read damaged films, so that a crash or an endless loop is seen and counted."""
+"""Processes that read what is damaged, so that a crash or an endless loop is seen and counted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -36,7 +37,7 @@ LIMIT_LEFT = 200.0
 LIMIT_SECONDS = 2.0
 _MEGAPIXELS_IN_LIMIT = 16.0
 
-_READY = "ready"
+READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Verdict:
         if self.outcome not in ("read", "refused"):
             return f"{self.outcome}: {self.detail}"
         if self.seconds > LIMIT_SECONDS * max(1.0, self.megapixels / _MEGAPIXELS_IN_LIMIT):
-            return f"took {self.seconds:.1f} s for {self.megapixels:.1f} megapixels"
+            picture = f" for {self.megapixels:.1f} megapixels" if self.megapixels else ""
+            return f"took {self.seconds:.1f} s{picture}"
         if self.megabytes > LIMIT_MEGABYTES or "more memory than there is" in self.detail:
             return f"took {self.megabytes:.0f} MB"
         if self.left > LIMIT_LEFT:
@@ -81,7 +83,7 @@ class Verdict:
 
 
 def judge(data: bytes, secret: str) -> tuple[str, str]:
-    """Outcome and detail for one file; runs in a worker."""
+    """Outcome and detail for one film; runs in a worker."""
     try:
         film = read_radiograph(data)
     except RadiographError as error:
@@ -107,18 +109,20 @@ def judge(data: bytes, secret: str) -> tuple[str, str]:
 class Meter:
     """Judges files and measures what each takes, in the process that makes it; needs Linux.
 
-    Making it reads every kind of film, so that all decoders are loaded before the first file, and
-    limits the memory that the process may reserve.
+    What is measured is compared with the process as it is when this is made: by then, whatever is
+    loaded once must have been.
     """
 
-    def __init__(self, secret: str):
-        self.secret = secret
-        self._decoded: list[int] = []
-        of = DECODING.of
-        DECODING.of = lambda pixels: self._decoded.append(pixels) or of(pixels)  # type: ignore
-        for film in every_film().values():
-            read_radiograph(film.data)
+    def __init__(self) -> None:
         self._idle = resident("VmRSS")
+
+    def judge(self, data: bytes) -> tuple[str, str]:
+        """Outcome and detail for one file."""
+        raise NotImplementedError
+
+    def megapixels(self) -> float:
+        """Of the picture that the latest file held."""
+        return 0.0
 
     def limit_memory(self) -> None:
         """Refuse this process more than three times the limit, and core dumps."""
@@ -129,26 +133,50 @@ class Meter:
     def verdict(self, data: bytes) -> Verdict:
         """Read one file."""
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now that of this file
-        self._decoded.clear()
         used = int(time.process_time())
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         resource.setrlimit(resource.RLIMIT_CPU, (used + _GIVE_UP_CPU_SECONDS, hard))
         began = time.process_time()
-        outcome, detail = judge(data, self.secret)
+        outcome, detail = self.judge(data)
         seconds = time.process_time() - began
         above = max(resident("VmHWM") - self._idle, 0.0)
         left = resident("VmRSS") - self._idle
         if left > LIMIT_LEFT:  # and is said once
             self._idle += left
-        return Verdict(outcome, detail, seconds, above, max(self._decoded, default=0) / 1e6, left)
+        return Verdict(outcome, detail, seconds, above, self.megapixels(), left)
 
 
-def work(pipe: Connection, secret: str) -> None:
-    """Answer a `Verdict` to each file, until the pipe closes."""
+class FilmMeter(Meter):
+    """Reads films; making it reads every kind, so that all decoders are loaded."""
+
+    def __init__(self, secret: str):
+        self.secret = secret
+        self._decoded: list[int] = []
+        of = DECODING.of
+        DECODING.of = lambda pixels: self._decoded.append(pixels) or of(pixels)  # type: ignore
+        for film in every_film().values():
+            read_radiograph(film.data)
+        super().__init__()
+
+    def judge(self, data: bytes) -> tuple[str, str]:
+        self._decoded.clear()
+        return judge(data, self.secret)
+
+    def megapixels(self) -> float:
+        return max(self._decoded, default=0) / 1e6
+
+
+def read_films(pipe: Connection, secret: str) -> None:
+    """Answer a `Verdict` to each film, until the pipe closes."""
+    answer(pipe, lambda: FilmMeter(secret))
+
+
+def answer(pipe: Connection, make: Callable[[], Meter]) -> None:
+    """Answer a `Verdict` to each message, until the pipe closes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the native decoders' own remarks
-    meter = Meter(secret)
+    meter = make()
     meter.limit_memory()
-    pipe.send(_READY)
+    pipe.send(READY)
     while True:
         try:
             data = pipe.recv_bytes()
@@ -158,10 +186,18 @@ def work(pipe: Connection, secret: str) -> None:
 
 
 class Worker:
-    """A process that reads files, and is replaced when one of them kills it."""
+    """A process that reads files, and is replaced when one of them kills it.
 
-    def __init__(self, secret: str):
-        self.secret = secret
+    Parameters
+    ----------
+    argument
+        The second one of ``work``.
+    work
+        What the process runs: it sends `READY`, and then a `Verdict` for each message.
+    """
+
+    def __init__(self, argument: str, work: Callable[[Connection, str], None] = read_films):
+        self.argument, self.work = argument, work
         self._start()
 
     def read(self, data: bytes) -> Verdict:
@@ -196,8 +232,8 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, self.secret), daemon=True)
+        self.process = context.Process(target=self.work, args=(theirs, self.argument), daemon=True)
         self.process.start()
         theirs.close()
-        if self.pipe.recv() != _READY:
+        if self.pipe.recv() != READY:
             raise RuntimeError("the worker does not begin")

@@ -88,11 +88,11 @@ def cross_fitted_point(
     dict or None
         ``name``; ``threshold``, chosen on all films; ``sensitivity`` and ``specificity``, pooled
         over the folds, at thresholds that were chosen without them; ``rule``; ``data``. None with
-        too few cases (see `cft.model.calibration.operating_point`), or where all positives, or all
-        negatives, are of one patient.
+        too few cases (see `cft.model.calibration.operating_point`), where all positives, or all
+        negatives, are of one patient, or where the rule asks for a threshold above 1.
     """
     chosen = operating_point(probabilities, labels, rule)
-    if chosen is None:
+    if chosen is None or float(chosen["threshold"]) > 1:
         return None
     known = ~np.isnan(labels)
     p, y, people = probabilities[known], labels[known], groups[known]
