@@ -104,6 +104,13 @@ def nih(tmp_path):
 
 
 @pytest.fixture
+def drawn_nih(nih):
+    """A data set whose test films are drawn by a seed, not named by the data set."""
+    (nih / "expert_labels.csv").unlink()
+    return nih
+
+
+@pytest.fixture
 def table(films):
     """Five films of three studies of two patients, labelled in three of the model's categories."""
     y = np.array([[1, 0, 0], [1, 0, 0], [0, 1, np.nan], [0, 1, np.nan], [1, 1, 0]], np.float32)

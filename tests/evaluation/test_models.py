@@ -241,13 +241,6 @@ def test_a_model_without_a_common_category_is_refused(model_folder, tmp_path, ca
     assert "other predicts no category of the data set 'nih'" in message
 
 
-@pytest.fixture
-def drawn_nih(nih):
-    """A data set whose test films are drawn by a seed, not named by the data set."""
-    (nih / "expert_labels.csv").unlink()
-    return nih
-
-
 def test_films_that_the_model_was_trained_on_are_counted_and_named(
     drawn_nih, model_folder, tmp_path, no_plots
 ):
