@@ -182,7 +182,7 @@ def stage_2(sizes: Sizes, device: torch.device, folder: Path) -> Iterator[Row]:
     for method in ("auto", "ga", "gradient"):
         settings = TuneSettings(method)
         seconds = seconds_of(lambda: tune(train, valid, head, settings, device=device), device)  # noqa: B023
-        yield f"stage 2, {method}", f"{size}, {sizes.categories} categories", f"{seconds:,.1f} s"
+        yield f"stage 2, {method}", f"{size}, {sizes.categories} categories", f"{seconds:,.3f} s"
 
     search = Evolution(
         torch.from_numpy(train.z).to(device),
