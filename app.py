@@ -2,10 +2,10 @@
 
 import sys
 
-from cft.waiting import wait_asleep
+from cft.waiting import wait_briefly
 
 if __name__ == "__main__":
-    wait_asleep()
+    wait_briefly()
     from cft.page.server import main  # which imports torch
 
     sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cft.waiting import wait_asleep
+from cft.waiting import wait_briefly
 
 #: First word -> the module with its ``main``, and the line of the help.
 COMMANDS = {
@@ -35,7 +35,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    wait_asleep()
+    wait_briefly()
     try:
         status = _run(words)
         sys.stdout.flush()

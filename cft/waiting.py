@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["wait_asleep"]
+__all__ = ["wait_briefly"]
 
 
-def wait_asleep() -> None:
-    """Let OpenMP's threads sleep while they wait, unless ``OMP_WAIT_POLICY`` says otherwise.
+def wait_briefly() -> None:
+    """Let OpenMP's threads sleep soon while they wait, unless the environment says otherwise.
 
-    To be called before torch is imported, which reads it once. By default they wait in a loop,
-    which is a little faster where each has a processor of its own. Beside other busy programs the
-    loop takes the processor from the very thread that is waited for (`benchmarks.waiting`).
-    Programs that use `cft` as a library decide for themselves.
+    To be called before torch is imported, which reads it once. By default GNU's OpenMP waits in a
+    loop for milliseconds. Beside other busy programs the loop takes the processor from the very
+    thread that is waited for; without any loop, where each thread has a processor of its own,
+    waking up takes as long as the work (`benchmarks.waiting` measures all three). Programs that use
+    `cft` as a library decide for themselves.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")
