@@ -2,10 +2,10 @@
 
 import sys
 
-from cft.waiting import wait_briefly
+from cft.threads import wait_briefly
 
 if __name__ == "__main__":
     wait_briefly()
-    from cft.page.server import main  # which imports torch
+    from cft.page.start import main  # which imports torch
 
     sys.exit(main(sys.argv[1:]))

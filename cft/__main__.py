@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cft.waiting import wait_briefly
+from cft.threads import wait_briefly
 
 #: First word -> the module with its ``main``, and the line of the help.
 COMMANDS = {

@@ -28,7 +28,7 @@ from PIL import Image
 import cft
 from cft.model.config import ModelConfig
 from cft.model.folder import write_model_folder
-from cft.page import render, server
+from cft.page import render, server, start
 from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
 from tests import pages
 from tests.conftest import ROOT, random_model_config
@@ -417,7 +417,7 @@ def call(served, files: list) -> str:
 
 def test_an_option_that_there_is_not_is_refused(capsys):
     with pytest.raises(SystemExit, match="2"):
-        server.main(["--prot", "8080"])
+        start.main(["--prot", "8080"])
     assert "--prot" in capsys.readouterr().err
 
 
@@ -433,7 +433,7 @@ def test_a_missing_model_is_named_in_a_sentence(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("CFT_MODEL", str(tmp_path / "nowhere"))
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert server.main() == 1
+        assert start.main() == 1
     finally:
         signal.signal(signal.SIGTERM, before)
     assert "The page cannot start: there is no model folder at" in capsys.readouterr().err

@@ -78,10 +78,10 @@ def test_pull_fetches_a_model(status, monkeypatch):
 
 
 def test_serve_starts_the_page(monkeypatch):
-    from cft.page import server
+    from cft.page import start
 
     asked = []
-    monkeypatch.setattr(server, "main", lambda *given: asked.append(given) or 0)
+    monkeypatch.setattr(start, "main", lambda *given: asked.append(given) or 0)
     assert command.main(["serve", "--port", "8080"]) == 0
     assert asked == [(["--port", "8080"], "cft serve")]
 
@@ -90,7 +90,7 @@ def test_serve_starts_the_page(monkeypatch):
 def test_serve_without_the_libraries_of_the_page_names_the_extra(library, monkeypatch, capsys):
     import cft.page
 
-    for name in ("server", "blocks", "upkeep", "intake", "render"):
+    for name in ("start", "server", "render"):
         monkeypatch.delitem(sys.modules, f"cft.page.{name}", raising=False)
         monkeypatch.delattr(cft.page, name, raising=False)
     monkeypatch.setitem(sys.modules, library, None)

@@ -594,7 +594,7 @@ def test_the_environment_names_a_model_of_the_hub(hub, published, monkeypatch):
 
 def test_the_page_falls_back_only_if_told_to_and_says_so(hub, monkeypatch, capsys):
     from cft.page import render
-    from cft.page import server as app
+    from cft.page import start as app
 
     monkeypatch.setenv("CFT_MODEL", "hf-hub:tester/absent")
     with pytest.raises(ModelFolderError):

@@ -35,8 +35,8 @@ def test_importing_gradio_for_the_page_parses_none_of_its_components():
         "import ast\n"
         "parsed, parse = [], ast.parse\n"
         "ast.parse = lambda text, *a, **k: parsed.append('class ' in text) or parse(text, *a, **k)\n"  # noqa: E501
-        "from cft.page import server\n"
-        "server._of_gradio()\n"
+        "from cft.page import start\n"
+        "start.with_gradio()\n"
         "import gradio, sys\n"
         "print(sum(parsed), gradio.__name__, sorted({'timm', 'ray', 'sklearn', 'matplotlib',"
         " 'torchvision', 'scipy', 'pydicom'} & set(sys.modules)))"
@@ -47,8 +47,8 @@ def test_importing_gradio_for_the_page_parses_none_of_its_components():
     assert out.stdout.strip() == "0 gradio []"
 
 
-def test_importing_the_server_imports_no_gradio():
-    code = "import sys\nfrom cft.page import server\nprint('gradio' in sys.modules)"
+def test_importing_the_start_imports_no_gradio():
+    code = "import sys\nfrom cft.page import start\nprint('gradio' in sys.modules)"
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -6,8 +6,6 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from gradio.route_utils import GradioMultiPartParser
-from gradio.routes import file_upload_statuses
 from gradio_client.utils import strip_invalid_filename_characters  # type: ignore[import-untyped]
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -19,21 +17,26 @@ from cft.page.uploads import MAX_FILES_OF_ONE, Transfer
 __all__ = ["take"]
 
 
-async def take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]:
-    """In place of Gradio's upload, whose files have the same name if their content is the same."""
+async def take(
+    scope: Any, receive: Any, transfer: Transfer, *, parser: Any, statuses: Any
+) -> tuple[int, Any]:
+    """In place of Gradio's upload, whose files have the same name if their content is the same.
+
+    `parser` and `statuses` are Gradio's ``GradioMultiPartParser`` and ``file_upload_statuses``.
+    """
     request = Request(scope, receive)
     progress = request.query_params.get("upload_id")
     try:
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             return 400, "Films are sent as multipart/form-data."
-        form = await GradioMultiPartParser(
+        form = await parser(
             request.headers,
             request.stream(),
             max_files=MAX_FILES_OF_ONE,
             max_fields=0,
             upload_dir=transfer.place,
             upload_id=progress,
-            upload_progress=file_upload_statuses if progress else None,
+            upload_progress=statuses if progress else None,
             # The reader refuses from MAX_BYTES on, with a sentence in the film's place; what is
             # refused here takes all the other films of the drop along.
             max_file_size=2 * MAX_BYTES,
@@ -44,8 +47,8 @@ async def take(scope: Any, receive: Any, transfer: Transfer) -> tuple[int, Any]:
         return 400, "The upload broke off."
     finally:
         if progress:
-            file_upload_statuses.set_done(progress)
-            forget = file_upload_statuses.stop_tracking
+            statuses.set_done(progress)
+            forget = statuses.stop_tracking
             asyncio.get_running_loop().call_later(UNHEARD_SECONDS, forget, progress)
     files = []
     for number, (_, film) in enumerate(form.multi_items()):

@@ -1,6 +1,7 @@
-"""The page: drop chest X-rays, see findings. Here it is started and served.
+"""The page: drop chest X-rays, see findings. Gradio builds and serves it here, and here alone.
 
-`cft.page.blocks` wires it; what it shows is computed by `cft` and written by `cft.page.render`.
+What the page shows is computed by `cft` and written by `cft.page.render`; `cft.page.start` loads
+the model and calls `serve`.
 
 Nothing of a visitor's is kept. An upload is deleted once it has been read (and by a sweeper if
 nobody asks for it), pictures and tables travel inside the answer instead of lying in files with
@@ -9,54 +10,178 @@ an address, and no file name is logged. `cft.page.gate` stands before Gradio's r
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
-import importlib.util
+import functools
 import os
-import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
+import gradio as gr
+from gradio.route_utils import GradioMultiPartParser
+from gradio.routes import file_upload_statuses
 
 import cft
 from cft.film.radiograph import MAX_BYTES
-from cft.model.bundled import BUNDLED
 from cft.model.selftest import SelfTest, self_test
-from cft.page import render
+from cft.page import intake, render, upkeep
 from cft.page.addresses import Addresses
 from cft.page.answers import check_point, example_film, predict, show, show_together
+from cft.page.calls import Calls
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
 from cft.page.line import Line
-from cft.page.stubs import no_stubs
-from cft.page.uploads import Uploads
-
-if importlib.util.find_spec("gradio") is None:  # it is imported when the page starts, see `main`
-    raise ModuleNotFoundError("the page needs Gradio", name="gradio")
+from cft.page.uploads import MAX_FILMS, Refused, Uploads
+from cft.threads import limit_threads
 
 if TYPE_CHECKING:
     from cft.results import Model
 
 __all__ = [
+    "Page",
+    "build",
     "check_point",
     "example_film",
-    "load_model",
-    "main",
     "predict",
     "self_tested",
     "serve",
     "show",
     "show_together",
+    "theme",
 ]
 
-# A free Space has two cores; more threads than cores make every film slower.
-_THREADS = 2
+_take = functools.partial(intake.take, parser=GradioMultiPartParser, statuses=file_upload_statuses)
+
+# Requests that wait, at most; `cft.page.line` refuses long before by the time that they will take.
+_WAITING = 500
+
+
+def _refusal(sentence: str) -> gr.Error:
+    return gr.Error(sentence, title="Not read", duration=None, print_exception=False)
+
+
+async def _only_uploads(path: str | None) -> str | None:
+    """In place of Gradio's own step, which would fetch any address that a visitor names."""
+    if path and path.startswith(("http://", "https://")):
+        raise _refusal("Films are uploaded, not fetched from an address.")
+    return path
+
+
+class Page(gr.Blocks):
+    """Blocks that answer a malformed request with a sentence.
+
+    Gradio would answer with nothing and write the request, file names and all, to the log.
+    """
+
+    refusers: dict[int, int]  # see `cft.page.gate.Gate`
+
+    def is_alive(self, request: str) -> bool:
+        """Whether a request of the queue, by its id, waits or runs."""
+        return request in self._queue.event_ids_to_events
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception:
+            raise _refusal("The request names no uploaded files.") from None
+
+
+def _answered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for Gradio, which shows a refusal as a sentence."""
+
+    @functools.wraps(function)
+    def answered(*inputs: Any) -> Any:
+        try:
+            return function(*inputs)
+        except Refused as refused:
+            raise _refusal(str(refused)) from None
+
+    return answered
+
+
+def build(
+    classifier: Model,
+    uploads: Uploads,
+    line: Line,
+    fallback: str = "",
+    tested: SelfTest | None = None,
+) -> Page:
+    """The page, wired to one model; nothing is started.
+
+    `fallback`: see `cft.page.start.load_model`.
+    """
+    calls = Calls(classifier, uploads, line)
+
+    def refuse_call(sentence: str) -> None:
+        raise _refusal(sentence)
+
+    # One film at a time uses both cores of a free Space, so that requests wait for each other.
+    heavy: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "preprocess": False}
+    light: dict[str, Any] = {"concurrency_limit": None, "api_visibility": "private"}
+    with Page(title="Chest X-ray findings", analytics_enabled=False) as demo:
+        top = render.banner() + render.fallback_notice(fallback)
+        top += render.self_test_notice(tested) if tested else ""
+        gr.HTML(top, apply_default_css=False, elem_classes="top")
+        gr.HTML(render.title(), apply_default_css=False)
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(elem_classes="side", min_width=0):
+                gr.HTML(render.drop_zone(), apply_default_css=False)
+            with gr.Column(elem_classes="main", min_width=0):
+                gr.HTML(render.desk(classifier), apply_default_css=False)
+        with gr.Accordion("About this model", open=False):
+            gr.HTML(render.about_html(classifier), apply_default_css=False)
+        with gr.Accordion("For programs", open=False):
+            gr.HTML(render.api_html(MAX_FILMS), apply_default_css=False)
+        # What programs call, and the page's own scripts do; Gradio shows none of these.
+        drop = gr.File(file_count="multiple", visible=False)
+        setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
+        hidden, findings = gr.Button(visible=False), gr.JSON(label="findings", visible=False)
+        point = gr.Textbox("", label="point", visible=False)
+        gate = gr.Textbox("refuse", label="gate", visible=False)
+        salt = gr.Textbox("", label="salt", visible=False)
+        study = gr.Textbox("one", label="study", visible=False)
+        earlier = gr.File(label="prior", file_count="multiple", visible=False)
+        setattr(earlier, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method
+        label, text = gr.Textbox(label="label", visible=False), gr.Textbox(visible=False)
+        own, public, how = "private", "public", [point, gate]
+        events = [
+            hidden.click(
+                _answered(function), ins, out, api_name=name, api_visibility=whose, **heavy
+            )
+            for name, whose, function, ins, out in (
+                ("film", own, calls.show_uploads, [drop], text),
+                ("row", own, calls.row_of_upload, [drop, salt], findings),
+                ("example", own, calls.show_example, [], text),
+                ("together", own, calls.show_both, [drop, earlier], text),
+                ("predict", public, calls.predict_uploads, [drop, *how], findings),
+                ("predict_study", public, calls.predict_study, [drop, study, *how], findings),
+                ("compare", public, calls.compare, [earlier, drop, *how], findings),
+                ("heatmap", public, calls.heat_map, [drop, label, gate], text),
+                ("gate", public, calls.gate_uploads, [drop], findings),
+                ("models", public, calls.models, [], findings),
+            )
+        ]
+        # Where an answer would have stood, a sentence stands that the gate has chosen.
+        sentence = gr.Textbox(visible=False)
+        others = [hidden.click(refuse_call, sentence, findings, **light) for _ in events]
+    demo.refusers = {a["id"]: b["id"] for a, b in zip(events, others, strict=True)}
+    demo.queue(max_size=_WAITING, api_open=False)
+    upkeep.harden(demo)
+    uploads.is_alive = line.is_alive = demo.is_alive
+    return demo
+
+
+def theme() -> gr.themes.Base:
+    """System fonts alone: Gradio's own theme fetches its fonts from Google."""
+    return gr.themes.Base(
+        primary_hue="sky",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
 
 
 def self_tested(classifier: Model) -> SelfTest:
@@ -77,12 +202,11 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
     `place` is Gradio's ``server_name`` and ``server_port``; without them its variables of the
     environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
     """
-    blocks, intake, upkeep = _of_gradio()
-    _limit_threads()
+    limit_threads()
     listening = place.get("server_name") or os.environ.get("GRADIO_SERVER_NAME")
     with upload_folder() as folder:
         uploads, line, tested = Uploads(folder), Line(), self_tested(classifier)
-        demo = blocks.build(classifier, uploads, line, fallback, tested)
+        demo = build(classifier, uploads, line, fallback, tested)
 
         @contextlib.asynccontextmanager
         async def gated(app: Any) -> AsyncIterator[None]:
@@ -92,12 +216,12 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 Addresses.of(listening),
                 uploads,
                 line,
-                intake.take,
+                _take,
                 demo.refusers,
                 queue_runs=lambda: not demo._queue.stopped,
                 self_test_passed=tested.passed,
             )
-            forgetting = asyncio.create_task(upkeep.forget_unheard(demo))
+            forgetting = asyncio.create_task(upkeep.forget_unheard(demo, file_upload_statuses))
             yield
             forgetting.cancel()
 
@@ -120,7 +244,7 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 # Gradio's own: "settings" offers to record the screen, "api" shows snippets that
                 # do not run here, and a server for MCP that there is not.
                 footer_links=[],
-                theme=blocks.theme(),
+                theme=theme(),
                 head=f"<style>{render.style(classifier)}</style><script>{render.script()}</script>"
                 f'<script type="module">{render.batch_script()}</script>',
             )
@@ -130,68 +254,3 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 yield address
             finally:
                 demo.close(verbose=False)
-
-
-def _of_gradio() -> tuple[ModuleType, ModuleType, ModuleType]:
-    """The modules that import Gradio, which takes seconds the first time."""
-    with no_stubs():
-        from cft.page import blocks, intake, upkeep
-    return blocks, intake, upkeep
-
-
-def _limit_threads() -> None:
-    torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
-
-
-def load_model() -> tuple[Model, str]:
-    """The model that ``CFT_MODEL`` names, else the bundled one.
-
-    With ``CFT_FALLBACK=bundled`` in the environment also where the named one cannot be had; the
-    reason is then the second value, for the page to show, and otherwise it is empty.
-    """
-    _limit_threads()  # an engine takes as many as torch when a model is loaded
-    try:
-        return cft.load(), ""
-    except cft.ModelFolderError as error:
-        if os.environ.get("CFT_FALLBACK") != "bundled":
-            raise
-        print(f"The bundled model is used instead: {error}", file=sys.stderr)
-        return cft.load(BUNDLED), str(error)
-
-
-def main(arguments: Sequence[str] = (), program: str | None = None) -> int:
-    """Serve the page until interrupted; returns the exit status.
-
-    Parameters
-    ----------
-    arguments
-        The command line.
-    program
-        What the help calls the program; None for the name of the file that was started.
-    """
-    parser = argparse.ArgumentParser(
-        prog=program,
-        description="Serve the page. CFT_MODEL in the environment names another model than the "
-        "bundled one.",
-        epilog=cft.NOT_A_MEDICAL_DEVICE,
-    )
-    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="(default: the first that is free from 7860 on)")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads' folder goes, too
-    try:
-        with ThreadPoolExecutor(1) as beside:  # the model is loaded while Gradio is imported
-            loading = beside.submit(load_model)
-            _of_gradio()
-            classifier, fallback = loading.result()
-        place = {"server_name": options.host, "server_port": options.port}
-        with (
-            serve(classifier, fallback, **place) as address,
-            contextlib.suppress(KeyboardInterrupt),
-        ):
-            print(f"Chest X-ray findings: {address}  (Ctrl+C to stop)", flush=True)
-            threading.Event().wait()
-    except (cft.ModelFolderError, OSError) as error:  # OSError: no port is free
-        print(f"The page cannot start: {error}", file=sys.stderr)
-        return 1
-    return 0

@@ -7,8 +7,6 @@ import contextlib
 import sys
 from typing import Any
 
-from gradio.routes import file_upload_statuses
-
 __all__ = ["UNHEARD_SECONDS", "forget_unheard", "harden"]
 
 #: An answer that nobody has begun to fetch by then is forgotten.
@@ -32,15 +30,18 @@ def harden(demo: Any) -> None:
     queue.ANALYTICS_MAX_EVENTS, queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
 
 
-async def forget_unheard(demo: Any) -> None:
-    """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever."""
+async def forget_unheard(demo: Any, statuses: Any) -> None:
+    """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever.
+
+    `statuses` is its ``file_upload_statuses``.
+    """
     since: dict[str, float] = {}  # when it was first seen that an answer waits
     while True:
         await asyncio.sleep(UNHEARD_SECONDS / 12)
         with contextlib.suppress(Exception):  # whatever it is, the next time may succeed
             since = await _forget_once(demo._queue, since)
-        if len(file_upload_statuses._signals) > 1000:  # kept for each id that was ever asked for
-            file_upload_statuses._signals.clear()
+        if len(statuses._signals) > 1000:  # kept for each id that was ever asked for
+            statuses._signals.clear()
 
 
 async def _forget_once(queue: Any, since: dict[str, float]) -> dict[str, float]:

@@ -248,7 +248,8 @@ class Search:
         basis = None
         if left and self.genetic.guided:  # of all training films
             basis = basis_of(task.train_z - task.train_z.mean(0))
-        for columns in [left] * bool(left) if self.genetic.guided else [[c] for c in left]:
+        groups = [left] if self.genetic.guided else [[c] for c in left]
+        for columns in filter(None, groups):
             evolution = self._run(task, columns, basis)
             found = {}
             for c, lineage in zip(columns, evolution.lineages, strict=True):

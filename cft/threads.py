@@ -1,10 +1,13 @@
-"""How the threads of one process wait for each other."""
+"""The threads of one process: how many, and how they wait for each other."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["wait_briefly"]
+__all__ = ["limit_threads", "wait_briefly"]
+
+# A free Space has two cores; more threads than cores make every film slower.
+_THREADS = 2
 
 
 def wait_briefly() -> None:
@@ -18,3 +21,10 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def limit_threads() -> None:
+    """Let PyTorch use no more threads than a small machine has cores."""
+    import torch
+
+    torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))

@@ -1,0 +1,85 @@
+"""How the page starts: the model is loaded while Gradio, which takes seconds, is imported."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import cft
+from cft.model.bundled import BUNDLED
+from cft.page.stubs import no_stubs
+from cft.threads import limit_threads
+
+if TYPE_CHECKING:
+    from cft.results import Model
+
+__all__ = ["load_model", "main", "with_gradio"]
+
+
+def with_gradio() -> ModuleType:
+    """`cft.page.server`, which imports Gradio."""
+    with no_stubs():
+        from cft.page import server
+    return server
+
+
+def load_model() -> tuple[Model, str]:
+    """The model that ``CFT_MODEL`` names, else the bundled one.
+
+    With ``CFT_FALLBACK=bundled`` in the environment also where the named one cannot be had; the
+    reason is then the second value, for the page to show, and otherwise it is empty.
+    """
+    limit_threads()  # an engine takes as many as torch when a model is loaded
+    try:
+        return cft.load(), ""
+    except cft.ModelFolderError as error:
+        if os.environ.get("CFT_FALLBACK") != "bundled":
+            raise
+        print(f"The bundled model is used instead: {error}", file=sys.stderr)
+        return cft.load(BUNDLED), str(error)
+
+
+def main(arguments: Sequence[str] = (), program: str | None = None) -> int:
+    """Serve the page until interrupted; returns the exit status.
+
+    Parameters
+    ----------
+    arguments
+        The command line.
+    program
+        What the help calls the program; None for the name of the file that was started.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Serve the page. CFT_MODEL in the environment names another model than the "
+        "bundled one.",
+        epilog=cft.NOT_A_MEDICAL_DEVICE,
+    )
+    parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="(default: the first that is free from 7860 on)")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads' folder goes, too
+    try:
+        with ThreadPoolExecutor(1) as beside:  # the model is loaded while Gradio is imported
+            loading = beside.submit(load_model)
+            server = with_gradio()
+            classifier, fallback = loading.result()
+        place = {"server_name": options.host, "server_port": options.port}
+        with (
+            server.serve(classifier, fallback, **place) as address,
+            contextlib.suppress(KeyboardInterrupt),
+        ):
+            print(f"Chest X-ray findings: {address}  (Ctrl+C to stop)", flush=True)
+            threading.Event().wait()
+    except (cft.ModelFolderError, OSError) as error:  # OSError: no port is free
+        print(f"The page cannot start: {error}", file=sys.stderr)
+        return 1
+    return 0
