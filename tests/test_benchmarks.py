@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import (
     decision_curves,
+    drawn_maps,
     evaluation,
     follow_up,
     gate,
@@ -23,6 +24,7 @@ from benchmarks import (
 )
 from train.datasets.labels import LabelTable
 from train.evaluation.cross_fit import deal
+from train.evaluation.localise import MAP_SIDE, localisation
 from train.metrics.net_benefit import net_benefit
 
 
@@ -130,6 +132,24 @@ def test_what_limits_of_repeatability_leave_to_see_is_counted_pair_by_pair():
     ]
     assert said[0].startswith("1 pairs with equal labels")
     assert said[1].startswith("2 changed labels")
+
+
+def test_maps_of_what_was_drawn_hit_it_and_maps_of_a_corner_do_not():
+    findings = ["Mass", "Pleural Effusion"]
+    films, places = drawn_maps.cases(3, findings)
+    corner = np.zeros((MAP_SIDE, MAP_SIDE))
+    corner[0, 0] = 1
+    found = {
+        "chexnet": localisation(
+            {case: of.astype(float) for case, of in places.of.items()}, places, {}
+        ),
+        "no-iim": localisation(dict.fromkeys(films, corner), places, {}),
+    }
+    rows = drawn_maps.table(found)
+    assert [row.count("1.00 (1.00 to 1.00)") for row in rows[2:4]] == [4, 0]  # hits and IoU of both
+    assert rows[3].count("| 0.00 (0.00 to 0.00)") == 4
+    figure = drawn_maps.draw(films, places, {"chexnet": dict.fromkeys(films, corner)})
+    assert [axes.get_title("left") for axes in figure.axes] == ["drawn", "chexnet", "", ""]
 
 
 class TestDecisionCurves:
