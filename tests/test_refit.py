@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from train.metrics.ranking import auroc
-from train.stage2 import refit
+from train.stage2 import penalised, refit
 from train.stage2.refit import STRENGTHS, Path, Refitter, choose
 
 pytestmark = pytest.mark.slow
@@ -159,7 +159,7 @@ def test_the_path_is_that_of_the_stated_objective():
     x = np.concatenate([z, z_valid]).astype(np.float64)
     known = ~np.isnan(np.concatenate([y, y_valid]))
     x, target = x[known], np.concatenate([y, y_valid])[known]
-    slope = refit._slope_and_bias(
+    slope = penalised._slope_and_bias(
         torch.from_numpy((x - z.mean(0)) @ trained), torch.from_numpy(target), torch.ones(len(x))
     )[0]
     variances, axes = np.linalg.eigh(np.cov(z.T.astype(np.float64), bias=True))
@@ -251,7 +251,7 @@ def test_the_weights_and_biases_give_scores_on_the_trained_scale():
 
 def test_with_too_few_cases_the_trained_logits_are_taken_as_they_are():
     y, films = torch.tensor([1.0, 0, 0, 0, 0, 0, 0]), torch.ones(7)
-    assert refit._slope_and_bias(torch.arange(7.0), y, films) == (1.0, 0.0)
+    assert penalised._slope_and_bias(torch.arange(7.0), y, films) == (1.0, 0.0)
 
 
 def test_cases_are_patients_of_the_rarer_class_with_a_known_label():

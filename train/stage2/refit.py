@@ -29,13 +29,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
-from train.frozen.lbfgs import minimise
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
-from train.precision import full_precision, symmetric_eigen
+from train.precision import symmetric_eigen
+from train.stage2.penalised import fit_path
 
 __all__ = ["FOLDS", "STRENGTHS", "Choice", "Path", "Refitter", "Starts", "basis_of", "choose"]
 
@@ -47,16 +45,6 @@ _REPLICATES = 400
 
 # Directions with less than this share of the largest variance are rounding errors, not features.
 _FLAT = 1e-6
-
-# The slope of the trained logit in the new one is not below this: a category whose trained ranking
-# is all but wrong on its known labels would otherwise become a fresh fit to these few.
-_MIN_SLOPE = 0.1
-
-# A fit ends when a further step would gain less than this in log-likelihood: far below one film.
-_TOLERANCE = 1e-3
-
-# Films that a product with the features takes at once.
-_BLOCK = 4096
 
 
 @dataclass(frozen=True)
@@ -222,12 +210,13 @@ class Refitter:
         counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
         trained, own = self._begin(category)  # (1 or 1 + F, D), and the biases
         place = torch.from_numpy(known).to(self._x.device)
-        changes = _fit(
+        changes = fit_path(
             self._x[place],
             torch.from_numpy(labels[known]).to(self._x),
             torch.from_numpy(counted).to(self._x),
             self._trained[category][place],
             self._spread,
+            STRENGTHS,
         )  # (1 + F, S, R)
         # The features were centred to fit; their mean goes back into the biases.
         biases = [float(b) + float(self._mean @ w) for w, b in zip(trained, own, strict=True)]
@@ -251,81 +240,6 @@ class Refitter:
             weights = np.concatenate([weights, self._starts.weights[:, category]])
             biases = np.concatenate([biases, self._starts.biases[:, category]])
         return torch.from_numpy(weights).to(self._mean), biases
-
-
-def _fit(x: Tensor, y: Tensor, counted: Tensor, trained: Tensor, spread: Tensor) -> Tensor:
-    """Penalised logistic regressions of one category, at every strength, for several sets of films.
-
-    Parameters
-    ----------
-    x, y
-        (n, R) places of the known films along the directions of the basis, and their (n,) labels.
-    counted
-        (n, F) 1 for the films of each set.
-    trained
-        (n, 1 or F) logits of the trained regressions, from which changes count.
-    spread
-        (R,) mean square of x over the training films.
-
-    Returns
-    -------
-    Tensor
-        (F, S, R) changes of the weights along the directions, on the scale of the trained logits.
-    """
-    refits = _Refits(x, y, counted, trained, spread)
-    theta = torch.zeros(x.shape[1] + 1, len(refits.slopes)).to(x)
-    theta[-1] = refits.biases
-    with full_precision():
-        minimise(refits, theta, torch.arange(theta.shape[1], device=x.device), _TOLERANCE)
-    return (theta[:-1] / refits.slopes).T.reshape(-1, len(STRENGTHS), x.shape[1])
-
-
-class _Refits:
-    """One category's regressions: an `Objective`, whose columns are sets x strengths.
-
-    The logit of a film is ``slope * trained logit + x . theta + bias``, the bias being the last of
-    theta. The parameters are those of `_fit`.
-
-    Attributes
-    ----------
-    slopes, biases
-        (K,) of each column: slope and first bias, from Platt's scaling of its set.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, counted: Tensor, trained: Tensor, spread: Tensor):
-        self._x, self._y, self._counted, self._spread = x, y, counted, spread
-        self._trained = trained.expand(-1, counted.shape[1])  # (n, F)
-        pairs = zip(self._trained.T, counted.T, strict=True)
-        platt = torch.tensor([_slope_and_bias(logits, y, films) for logits, films in pairs]).to(x)
-        self.slopes, self.biases = platt.repeat_interleave(len(STRENGTHS), dim=0).T
-        self._strengths = torch.tensor(STRENGTHS).to(x).repeat(counted.shape[1])
-
-    def loss(self, theta: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `train.frozen.lbfgs.Objective`."""
-        sets, slopes, strengths = live // len(STRENGTHS), self.slopes[live], self._strengths[live]
-        loss = torch.zeros(len(live), dtype=torch.float64, device=theta.device)
-        bend, gradient = torch.zeros_like(loss), torch.zeros_like(theta)
-        for start in range(0, len(self._x), _BLOCK):  # so that what is between stays in the cache
-            rows = slice(start, start + _BLOCK)
-            x, y = self._x[rows], self._y[rows, None]
-            logits = torch.addmm(theta[-1], x, theta[:-1])
-            logits += slopes * self._trained[rows][:, sets]
-            mask = self._counted[rows][:, sets]
-            p = torch.sigmoid(logits)
-            loss += ((softplus(logits) - y * logits) * mask).double().sum(0)
-            bend += (p * (1 - p) * mask).double().sum(0)
-            residual = (p - y) * mask
-            gradient[:-1] += x.T @ residual
-            gradient[-1] += residual.sum(0)
-        loss += 0.5 * strengths * theta[:-1].double().square().sum(0)
-        gradient[:-1] += strengths * theta[:-1]
-        return loss, gradient, bend.clamp(min=1e-6)
-
-    def preconditioned(self, q: Tensor, bend: Tensor, live: Tensor) -> Tensor:
-        """The directions are uncorrelated over all films, so that their curvature is diagonal."""
-        bend = bend.float()
-        curvature = bend * self._spread[:, None] + self._strengths[live]
-        return torch.cat([q[:-1] / curvature, (q[-1] / bend)[None]])
 
 
 def choose(
@@ -422,10 +336,3 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
     scale = variances**-power
     scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
     return (directions * scale).to(z.dtype)
-
-
-def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, float]:
-    """Of the labels on the trained logits, over the films that count."""
-    films = counted.bool()
-    slope, bias = fit_platt(logits[films].cpu().numpy(), y[films].cpu().numpy()) or (1.0, 0.0)
-    return max(slope, _MIN_SLOPE), bias
