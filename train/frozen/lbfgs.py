@@ -46,7 +46,7 @@ def minimise(objective: Objective, theta: Tensor, live: Tensor, tolerance: float
     live
         The columns to move.
     tolerance
-        A column ends when a further step would gain less than this.
+        A column ends with the first step that gains less than this by the slope there.
 
     Returns
     -------
@@ -63,6 +63,7 @@ def minimise(objective: Objective, theta: Tensor, live: Tensor, tolerance: float
         slope = (gradient * direction).sum(0)
         going = -slope / 2 > tolerance
         if not going.all():
+            theta[:, live[~going]] += direction[:, ~going]  # the last step, too small to be judged
             live, loss, slope, bend = (x[going] for x in (live, loss, slope, bend))
             gradient, direction = gradient[:, going], direction[:, going]
             past = [(s[:, going], y[:, going]) for s, y in past]
@@ -73,9 +74,10 @@ def minimise(objective: Objective, theta: Tensor, live: Tensor, tolerance: float
         change = torch.where(stuck, 0.0, moved - theta[:, live])
         theta[:, live] += change
         past = [*past, (change, torch.where(stuck, 0.0, found - gradient))][-_MEMORY:]
-        keep = ~stuck
-        live, bend, loss, gradient = live[keep], bend[keep], new_loss[keep], found[:, keep]
-        past = [(s[:, keep], y[:, keep]) for s, y in past]
+        loss, gradient = new_loss, found
+        if stuck.any():
+            live, bend, loss, gradient = live[~stuck], bend[~stuck], loss[~stuck], found[:, ~stuck]
+            past = [(s[:, ~stuck], y[:, ~stuck]) for s, y in past]
     return _MAX_STEPS
 
 

@@ -23,7 +23,7 @@ Why so, measured in docs/fine-tuning.md:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +32,9 @@ from torch import Tensor
 
 from train.datasets.splits import patient_folds
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
-from train.precision import symmetric_eigen
+from train.precision import full_precision, symmetric_eigen
 from train.stage2.penalised import fit_path
+from train.threads import Map, parts_of, side_by_side
 
 __all__ = ["FOLDS", "STRENGTHS", "Choice", "Path", "Refitter", "Starts", "basis_of", "choose"]
 
@@ -176,17 +177,23 @@ class Refitter:
         power: float = 0.25,
         starts: Starts | None = None,
     ):
-        films = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
-        self._mean = films[: len(z)].mean(0)
-        films -= self._mean
-        self._basis = basis_of(films[: len(z)], power)
-        self._weights, self._biases = np.asarray(weights), np.asarray(biases)
-        self._starts = starts
-        # Of the films, only their places along the directions of the basis are needed from here on,
-        # and the logits of the trained regressions: for each category (N + M, 1 or 1 + F).
-        self._trained = [films @ self._begin(c)[0].T for c in range(len(self._weights))]
-        self._x = films @ self._basis
-        self._spread = self._x[: len(z)].square().mean(0)  # (R,)
+        where = torch.device(device)
+        weights, biases = np.asarray(weights)[:, None], np.asarray(biases)[:, None]
+        if starts is not None:
+            weights = np.concatenate([weights, starts.weights.transpose(1, 0, 2)], axis=1)
+            biases = np.concatenate([biases, starts.biases.T], axis=1)
+        # Where the fits of each category begin, all the same or each set's: (C, 1 or 1 + F, D).
+        self._weights, self._biases = torch.from_numpy(weights).to(where), biases
+        self._mean = torch.from_numpy(z.mean(0)).to(where)
+        films = len(z) + len(z_valid)
+        with full_precision(), side_by_side(where) as share:
+            self._basis = _basis(_covariance(z, self._mean, share), power).to(self._mean)
+            # Of the films, only their places along the directions of the basis are needed from here
+            # on, and the logits of the trained regressions: for each category (1 or 1 + F, N + M).
+            self._x = torch.empty(films, self._basis.shape[1], device=where)
+            self._trained = torch.empty(*weights.shape[:2], films, device=where)
+            self._spread = (self._place(z, 0, share) / len(z)).to(self._x)  # (R,)
+            self._place(z_valid, len(z), share)
         if starts is None:
             folds = patient_folds(patients_valid, FOLDS, seed)
             # Films of training are in no fold: -2.
@@ -206,15 +213,15 @@ class Refitter:
         """
         labels = np.concatenate([y, y_valid])
         known = np.flatnonzero(~np.isnan(labels))
-        # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
-        counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
-        trained, own = self._begin(category)  # (1 or 1 + F, D), and the biases
+        # Row 0 of the films to count: all of them; row 1 + f: those outside fold f.
+        counted = np.stack([self._fold[known] != fold for fold in range(-1, FOLDS)])
+        trained, own = self._weights[category], self._biases[category]
         place = torch.from_numpy(known).to(self._x.device)
         changes = fit_path(
             self._x[place],
             torch.from_numpy(labels[known]).to(self._x),
             torch.from_numpy(counted).to(self._x),
-            self._trained[category][place],
+            self._trained[category][:, place],
             self._spread,
             STRENGTHS,
         )  # (1 + F, S, R)
@@ -225,21 +232,27 @@ class Refitter:
         for fold in range(FOLDS):
             places = np.flatnonzero(self._fold[judges] == fold)
             left_out = torch.from_numpy(judges[places]).to(self._x.device)
-            column = 0 if len(own) == 1 else 1 + fold
-            moved = (
-                changes[1 + fold] @ self._x[left_out].T + self._trained[category][left_out, column]
-            )
-            scores[:, places] = moved.cpu().numpy() + np.float32(biases[column])
+            own_set = 0 if len(own) == 1 else 1 + fold
+            moved = changes[1 + fold] @ self._x[left_out].T
+            moved += self._trained[category, own_set, left_out]
+            scores[:, places] = moved.cpu().numpy() + np.float32(biases[own_set])
         weights = trained[0] + changes[0] @ self._basis.T  # (S, D)
         return Path(weights.cpu().numpy(), (biases[0] - weights @ self._mean).cpu().numpy(), scores)
 
-    def _begin(self, category: int) -> tuple[Tensor, np.ndarray]:
-        """Weights from which the fits of a category begin, (1, D) or those of each set; biases."""
-        weights, biases = self._weights[[category]], self._biases[[category]]
-        if self._starts is not None:
-            weights = np.concatenate([weights, self._starts.weights[:, category]])
-            biases = np.concatenate([biases, self._starts.biases[:, category]])
-        return torch.from_numpy(weights).to(self._mean), biases
+    def _place(self, z: np.ndarray, first: int, share: Map) -> Tensor:
+        """Fill in films from row `first` on; the sum of the squares of their places, (R,)."""
+
+        def place(part: Sequence[slice]) -> Tensor:
+            squares = torch.zeros(self._x.shape[1], dtype=torch.float64, device=self._x.device)
+            for rows in part:
+                here = slice(first + rows.start, first + rows.stop)
+                centred = torch.from_numpy(z[rows]).to(self._mean) - self._mean
+                x = torch.mm(centred, self._basis, out=self._x[here])
+                self._trained[..., here] = self._weights @ centred.T
+                squares += x.square().sum(0, dtype=torch.float64)
+            return squares
+
+        return torch.stack(list(share(place, parts_of(len(z), self._x.device)))).sum(0)
 
 
 def choose(
@@ -330,9 +343,30 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
 
     `power` 0 is the plain distance, 1/2 the features' metric.
     """
-    variances, directions = symmetric_eigen((z.T @ z).double() / len(z))
+    return _basis((z.T @ z).double() / len(z), power).to(z.dtype)
+
+
+def _covariance(z: np.ndarray, mean: Tensor, share: Map) -> Tensor:
+    """(D, D) float64 covariance of features z (N, D) about their mean."""
+
+    def products(part: Sequence[slice]) -> Tensor:
+        total = torch.zeros(len(mean), len(mean), device=mean.device)
+        for rows in part:
+            centred = torch.from_numpy(z[rows]).to(mean) - mean
+            total.addmm_(centred.T, centred)
+        return total
+
+    total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+    for each in share(products, parts_of(len(z), mean.device)):
+        total += each
+    return total / len(z)
+
+
+def _basis(covariance: Tensor, power: float) -> Tensor:
+    """See `basis_of`; float64 of float64."""
+    variances, directions = symmetric_eigen(covariance)
     kept = variances > _FLAT * variances.max()
     variances, directions = variances[kept], directions[:, kept]
     scale = variances**-power
     scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
-    return (directions * scale).to(z.dtype)
+    return directions * scale
