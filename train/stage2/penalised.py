@@ -11,8 +11,7 @@ from torch.nn.functional import softplus
 
 from cft.model.calibration import fit_platt
 from train.frozen.lbfgs import minimise
-from train.precision import full_precision
-from train.threads import Map, parts_of, side_by_side
+from train.threads import Map, parts_of
 
 __all__ = ["fit_path"]
 
@@ -32,6 +31,7 @@ def fit_path(
     trained: Tensor,
     spread: Tensor,
     strengths: Sequence[float],
+    share: Map,
 ) -> Tensor:
     """Penalised logistic regressions of one category, at every strength, for several sets of films.
 
@@ -47,17 +47,18 @@ def fit_path(
         (R,) mean square of x over the training films.
     strengths
         (S,) of the penalty.
+    share
+        Works out parts of the films; see `train.threads.side_by_side`.
 
     Returns
     -------
     Tensor
         (F, S, R) changes of the weights along the directions, on the scale of the trained logits.
     """
-    with full_precision(), side_by_side(x.device) as share:
-        refits = _Refits(x, y, counted, trained, spread, strengths, share)
-        theta = torch.zeros(x.shape[1] + 1, len(refits.slopes)).to(x)
-        theta[-1] = refits.biases
-        minimise(refits, theta, torch.arange(theta.shape[1], device=x.device), _TOLERANCE)
+    refits = _Refits(x, y, counted, trained, spread, strengths, share)
+    theta = torch.zeros(x.shape[1] + 1, len(refits.slopes)).to(x)
+    theta[-1] = refits.biases
+    minimise(refits, theta, torch.arange(theta.shape[1], device=x.device), _TOLERANCE)
     return (theta[:-1] / refits.slopes).T.reshape(-1, len(strengths), x.shape[1])
 
 

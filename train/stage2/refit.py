@@ -211,7 +211,10 @@ class Refitter:
         y, y_valid
             (N,) and (M,) labels of the category in {1, 0, NaN}, with both classes in each.
         """
-        labels = np.concatenate([y, y_valid])
+        with full_precision(), side_by_side(self._x.device) as share:
+            return self._path(category, np.concatenate([y, y_valid]), share)
+
+    def _path(self, category: int, labels: np.ndarray, share: Map) -> Path:
         known = np.flatnonzero(~np.isnan(labels))
         # Row 0 of the films to count: all of them; row 1 + f: those outside fold f.
         counted = np.stack([self._fold[known] != fold for fold in range(-1, FOLDS)])
@@ -224,6 +227,7 @@ class Refitter:
             self._trained[category][:, place],
             self._spread,
             STRENGTHS,
+            share,
         )  # (1 + F, S, R)
         # The features were centred to fit; their mean goes back into the biases.
         biases = [float(b) + float(self._mean @ w) for w, b in zip(trained, own, strict=True)]
