@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cft.film.resample import resampled
 from cft.film.resize import resize
 from cft.model.preprocess import Preprocess
 
@@ -23,6 +24,41 @@ def test_resizing_agrees_with_pillow(interpolation, size):
     ours = resize(torch.from_numpy(film), *size, interpolation).numpy()
     theirs = np.asarray(Image.fromarray(film).resize(size[::-1], PILLOW[interpolation]))
     assert np.abs(ours - theirs.clip(0, 1)).max() < 2e-3
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((320, 390), (224, 224)),
+        ((257, 1021), (96, 320)),
+        ((40, 3000), (16, 17)),  # many films' lines under one
+        ((33, 47), (224, 45)),  # larger down, smaller across
+        ((100, 90), (101, 90)),
+    ],
+)
+def test_resampling_noise_agrees_with_pillow_to_rounding(interpolation, shape, size):
+    film = np.random.default_rng(0).random(shape, dtype=np.float32)
+    ours = resampled(film, *size, interpolation)
+    theirs = np.asarray(Image.fromarray(film).resize(size[::-1], PILLOW[interpolation]))
+    assert ours.dtype == np.float32
+    assert ours.shape == size
+    np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area"])
+def test_resampling_keeps_a_constant_and_takes_integers(interpolation):
+    film = np.full((77, 130), 200, np.uint8)
+    np.testing.assert_allclose(resampled(film, 50, 200, interpolation), 200, atol=1e-4)
+    np.testing.assert_array_equal(resampled(film, 77, 130, interpolation), film)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area"])
+def test_a_film_alone_is_resized_as_in_a_batch(interpolation):
+    film = torch.rand(301, 260, generator=torch.Generator().manual_seed(0))
+    alone = resize(film, 64, 80, interpolation)
+    batch = resize(film[None, None], 64, 80, interpolation)[0, 0]
+    np.testing.assert_allclose(alone.numpy(), batch.numpy(), atol=2e-5)  # its weights are float32
 
 
 @pytest.mark.parametrize("size", [(5, 7), (4, 6), (12, 9), (30, 5)])

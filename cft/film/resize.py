@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from cft.film.resample import resampled
+
 
 def resize(pixels: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
     """Resize with an antialiasing filter; the only resize in the project.
@@ -25,6 +27,10 @@ def resize(pixels: torch.Tensor, height: int, width: int, interpolation: str) ->
     """
     if tuple(pixels.shape[-2:]) == (height, width):
         return pixels
+    if pixels.ndim == 2 and pixels.device.type == "cpu":
+        return torch.from_numpy(resampled(pixels.numpy(), height, width, interpolation)).clamp_(
+            0, 1
+        )
     if interpolation == "area":
         rows, columns = (
             _coverage(before, after)
