@@ -141,7 +141,7 @@ def others_of(model: cft.Classifier, options: argparse.Namespace) -> list[list[s
             whole, part = (model.logits(model.preprocess(x)[None]) for x in (
                 read_radiograph(data).pixels, pixels,
             ))  # fmt: skip
-            change = (whole - part).abs().max().item()
+            change = np.abs(whole - part).max()
             rows.append(
                 [name, str(side), f"{1000 * least(decode, options.repeats):.1f}", f"{change:.1e}"]
             )

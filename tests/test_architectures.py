@@ -533,7 +533,7 @@ def test_heat_maps_vary_with_the_map_alone_and_their_mean_is_the_score(two_heads
     built, folder = two_heads
     classifier = cft.load(folder, "cpu")
     assert classifier.has_heatmaps
-    batch = classifier.preprocess(cft.read_radiograph(films[1]).pixels)[None]
+    batch = torch.from_numpy(classifier.preprocess(cft.read_radiograph(films[1]).pixels))[None]
     seen = classifier.engine(batch)
     scores, maps = seen.logits.numpy(), seen.maps.numpy()
     np.testing.assert_allclose(maps.mean((2, 3)), scores, rtol=1e-4, atol=1e-4)
