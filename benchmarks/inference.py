@@ -181,8 +181,8 @@ def stages(models: dict[str, cft.Classifier], film: Path) -> dict[str, Callable[
     """The steps from file to findings, by name."""
     first = next(iter(models.values()))
     data, radiograph = film.read_bytes(), read_radiograph(film)
-    items = {name: [model._prepare(radiograph)] for name, model in models.items()}
-    item = first._prepare(radiograph)
+    items = {name: [model.prepare(radiograph)] for name, model in models.items()}
+    item = first.prepare(radiograph)
     scores, maps, gates = (x[0] for x in first._forward([item]))
     rows: dict[str, Callable[[], object]] = {
         "read the file": film.read_bytes,
@@ -243,13 +243,13 @@ def agreement_of_engines(models: dict[str, cft.Classifier], film: Path) -> str:
     """How far the engines are from each other on the same film."""
     batch = models["ours, torch"].preprocess(read_radiograph(film).pixels)[None]
     one, other = (model.logits(batch) for model in models.values())
-    apart = (one - other).abs().max().item()
+    apart = np.abs(one - other).max()
     return f"\nThe engines' logits differ by at most {apart:.1e} (allowed: {TOLERANCE:g})."
 
 
 def agreement(classifier: cft.Classifier, peer: Peer, film: Path) -> str:
     """How far the two are from each other on the same film."""
-    ours = classifier.preprocess(cft.read_radiograph(film).pixels)[None]
+    ours = torch.from_numpy(classifier.preprocess(cft.read_radiograph(film).pixels)[None])
     theirs = peer.prepare(film)
     with torch.no_grad():
         scores = peer.network.classifier(peer.network.features2(ours))

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     mean, std = (torch.tensor(x)[:, None, None] for x in normalised)
     changes = []
     for image in table.images[: options.films]:
-        exact = model.preprocess(cft.read_radiograph(image).pixels)
+        exact = torch.from_numpy(model.preprocess(cft.read_radiograph(image).pixels))
         rounded = ((255 * (exact * std + mean)).round() / 255 - mean) / std
         scores = model.logits(torch.stack([exact, rounded]))
         changes.append((scores[0] - scores[1]).abs())

@@ -8,7 +8,8 @@ the machine change little. Films are drawn by code; the model is the bundled one
 [0, 1], and of this the decoder alone; the gate's look at the plain picture; resizing and
 normalising; the network with its maps and the gate's features; what is left. Then what was weighed
 against it: other decoders of PNG, and JPEG at a reduced scale, with the change that it makes to the
-logits of the drawn films.
+logits of the drawn films. Last the network alone, a film's share of passes of several: whether it
+would help to put films of several visitors into one.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             grown = exponent(wholes[name]), exponent(greys[name])
             print(f"{name}: exponent in pixels {grown[0]:.2f}, to grey alone {grown[1]:.2f}")
     print("\n" + aligned_table(others_of(model, options)))
+    print("\n" + aligned_table(passes_of(model, options.repeats)))
     return 0
 
 
@@ -113,6 +115,16 @@ def measured(
     return [least(step, repeats) for step in steps]
 
 
+def passes_of(model: cft.Classifier, repeats: int) -> list[list[str]]:
+    """How long a film takes in a pass of several."""
+    noise = np.random.default_rng(0).standard_normal((8, *model.preprocess.input_size), np.float32)
+    rows = [["films in one pass", "ms a film"]]
+    for count in (1, 2, 4, 8):
+        seconds = least(lambda batch=noise[:count]: model.engine(batch), repeats)
+        rows.append([str(count), f"{1000 * seconds / count:.1f}"])
+    return rows
+
+
 def least(step: Callable[[], object], repeats: int) -> float:
     """Processor seconds of the fastest of the repeats."""
     taken = []
@@ -141,7 +153,7 @@ def others_of(model: cft.Classifier, options: argparse.Namespace) -> list[list[s
             whole, part = (model.logits(model.preprocess(x)[None]) for x in (
                 read_radiograph(data).pixels, pixels,
             ))  # fmt: skip
-            change = (whole - part).abs().max().item()
+            change = np.abs(whole - part).max()
             rows.append(
                 [name, str(side), f"{1000 * least(decode, options.repeats):.1f}", f"{change:.1e}"]
             )

@@ -7,11 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from cft.files import atomic_write
+from cft.film.resample import resampled
 
 # Colours of the overlay from weak to strong evidence; opacity carries the strength as well, so
 # that the map reads the same without colour vision.
@@ -51,10 +50,7 @@ def spread(
         (H, W) float32 in [0, 1]; 0 outside the region.
     """
     top, left, bottom, right = (round(edge) for edge in region)
-    size = (max(1, bottom - top), max(1, right - left))
-    smooth = F.interpolate(
-        torch.from_numpy(local)[None, None], size=size, mode="bilinear", align_corners=False
-    )[0, 0].numpy()
+    smooth = resampled(local, max(1, bottom - top), max(1, right - left), "bilinear")
     heat = np.zeros(shape, dtype=np.float32)
     rows = slice(max(0, top), min(shape[0], bottom))
     columns = slice(max(0, left), min(shape[1], right))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 
-__all__ = ["limit_threads", "wait_briefly"]
+__all__ = ["limit_threads", "processors", "set_threads", "threads", "wait_briefly"]
 
 # A free Space has two cores; more threads than cores make every film slower.
 _THREADS = 2
+
+# OpenMP's number of threads, in the environment.
+_NUMBER = "OMP_NUM_THREADS"
 
 
 def wait_briefly() -> None:
@@ -24,7 +28,37 @@ def wait_briefly() -> None:
 
 
 def limit_threads() -> None:
-    """Let PyTorch use no more threads than a small machine has cores."""
-    import torch
+    """Let engines use no more threads than a small machine has cores."""
+    set_threads(min(_THREADS, os.cpu_count() or 1))
 
-    torch.set_num_threads(min(_THREADS, os.cpu_count() or 1))
+
+def set_threads(number: int) -> None:
+    """Let PyTorch, now or once it is imported, and engines that are made from now on use so many.
+
+    For programs: it may change the environment, where PyTorch looks when it is imported.
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(number)
+    else:
+        os.environ[_NUMBER] = str(number)
+
+
+def threads() -> int:
+    """How many threads an engine uses: as many as PyTorch, never more than there are processors."""
+    if "torch" in sys.modules:
+        import torch
+
+        number = torch.get_num_threads()
+    else:
+        stated = os.environ.get(_NUMBER, "")
+        number = int(stated) if stated.isdecimal() else processors()
+    return max(1, min(number, processors()))
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

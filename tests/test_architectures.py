@@ -535,10 +535,10 @@ def test_heat_maps_vary_with_the_map_alone_and_their_mean_is_the_score(two_heads
     assert classifier.has_heatmaps
     batch = classifier.preprocess(cft.read_radiograph(films[1]).pixels)[None]
     seen = classifier.engine(batch)
-    scores, maps = seen.logits.numpy(), seen.maps.numpy()
+    scores, maps = seen.logits, seen.maps
     np.testing.assert_allclose(maps.mean((2, 3)), scores, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        local = built.forward_features(batch)[0, : built.map_features]
+        local = built.forward_features(torch.from_numpy(batch))[0, : built.map_features]
         expected = 0.9 * torch.einsum("kd,dhw->khw", built.head_conv.weight, local)
     spread = maps[0] - maps[0].mean((1, 2), keepdims=True)
     expected = expected - expected.mean((1, 2), keepdim=True)

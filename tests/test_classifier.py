@@ -226,7 +226,8 @@ def test_the_heat_map_is_the_class_activation_map_of_the_film(classifier, films)
     findings = classifier.predict(films[3])  # 256 x 256
     film = cft.read_radiograph(films[3]).pixels
     with torch.no_grad():
-        features = classifier.network.forward_features(classifier.preprocess(film)[None])
+        batch = torch.from_numpy(classifier.preprocess(film))[None]
+        features = classifier.network.forward_features(batch)
     weight, bias = classifier.network.fc.weight[0], classifier.network.fc.bias[0]
     local = (weight[:, None, None] * features[0]).sum(0) + bias
     assert local.mean().item() == pytest.approx(findings.scores["Cardiomegaly"], abs=1e-4)
@@ -270,7 +271,7 @@ def test_a_network_whose_head_is_not_linear_draws_grad_cam(tmp_path, films):
 def test_a_network_without_a_map_of_features_says_that_it_has_no_heat_maps(
     tmp_path, films, monkeypatch
 ):
-    monkeypatch.setattr("cft.model.gradients.has_grad_cam", lambda network, film: False)
+    monkeypatch.setattr("cft.model.gradients.has_grad_cam", lambda *_: False)
     config = random_model_config()
     config["architecture"] = "mobilenetv3_small_050"
     config["num_features"] = 1024

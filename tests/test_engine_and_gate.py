@@ -16,10 +16,11 @@ import cft
 from cft.film.turn import turned
 from cft.model import gate as model_gate
 from cft.model import onnx_engine
-from cft.model.depths import GRID, _fields
+from cft.model.depths import GRID
 from cft.model.folder import read_config, read_model_folder, write_model_folder
 from cft.model.gate_fit import fit_gate
 from cft.model.gate_folder import store_gate
+from cft.model.listening import _fields
 from cft.model.network import build_network, new_network
 from cft.model.onnx_engine import OnnxEngine
 from tests.conftest import ROOT, random_model_config
@@ -103,8 +104,8 @@ def gated(tmp_path_factory, phantoms):
     return make
 
 
-def batch_of(model: cft.Classifier, films: list[cft.Radiograph]) -> torch.Tensor:
-    return torch.stack([model.preprocess(film.pixels) for film in films])
+def batch_of(model: cft.Classifier, films: list[cft.Radiograph]) -> np.ndarray:
+    return np.stack([model.preprocess(film.pixels) for film in films])
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 7, 12, 13])
@@ -135,8 +136,7 @@ def test_both_engines_judge_alike(gated, pictures, fast, architecture, arguments
     statistics, batch = one.gatekeeper.statistics, batch_of(one, pictures)
     found = []
     for model in (one, other):
-        fields = {name: x.numpy() for name, x in model.engine(batch).fields.items()}
-        table, distances = model_gate.evidence(statistics.depths, fields)
+        table, distances = model_gate.evidence(statistics.depths, model.engine(batch).fields)
         found.append((distances, model_gate.probabilities(statistics, table)))
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
@@ -192,7 +192,7 @@ def test_the_bundled_gate_is_there_where_the_model_insists_on_onnx(
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_with_kept_graphs_no_network_is_built(gated, tiny_model_folder, pictures, fast, own):
+def test_with_kept_graphs_torch_is_not_imported(gated, tiny_model_folder, pictures, fast, own):
     """Neither the model's own nor that of the bundled one, in a process of its own."""
     folder = gated() if own else tiny_model_folder
     code = (
@@ -203,7 +203,7 @@ def test_with_kept_graphs_no_network_is_built(gated, tiny_model_folder, pictures
         "film = cft.Radiograph(np.random.default_rng(0).random((96, 96), np.float32))\n"
         "engines = [model.engine.name, model.gatekeeper.engine.name]\n"
         "verdict = model.predict(film).gate.verdict\n"
-        "print(json.dumps([*engines, 'timm' in sys.modules, verdict]))"
+        "print(json.dumps([*engines, 'torch' in sys.modules, verdict]))"
     )
     said = []
     for _ in range(2):
@@ -233,7 +233,7 @@ def test_a_graph_whose_fields_are_not_torchs_is_not_used(gated, fast, monkeypatc
 
     def spoilt(outputs, example):
         with monkeypatch.context() as patch:
-            shares = "cft.model.depths._shares"
+            shares = "cft.model.listening._shares"
             patch.setattr(shares, lambda side, device: torch.eye(GRID, side) / 10)
             return export(outputs, example)
 

@@ -100,7 +100,9 @@ def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_features(
 def test_the_features_give_the_classifiers_own_logits(classifier, pixels, tmp_path):
     found = compute(classifier, pixels, tmp_path)
     films = torch.from_numpy(pixels.array).float() / 255
-    expected = classifier.logits(torch.stack([classifier.preprocess(film) for film in films]))
+    expected = torch.from_numpy(
+        classifier.logits(np.stack([classifier.preprocess(film) for film in films]))
+    )
     assert found.z.dtype == np.float32
     logits = found.z @ found.weights.T + found.biases
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5, rtol=1e-5)

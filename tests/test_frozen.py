@@ -227,7 +227,7 @@ def test_the_regressions_are_scikit_learns_on_the_models_own_features(data, star
     model = use.load(out, device="cpu")
     rows = [line.split(",") for line in data.read_text().splitlines()[1:]]
     films = [use.read_radiograph(data.parent / row[0]).pixels for row in rows]
-    batch = torch.stack([model.preprocess(film) for film in films])
+    batch = torch.from_numpy(np.stack([model.preprocess(film) for film in films]))
     with torch.inference_mode():
         maps = model.network.forward_features(batch)
         z = model.network.forward_head(maps, pre_logits=True).double().numpy()

@@ -243,7 +243,8 @@ def test_the_bundled_model_is_read_with_or_without_statistics():
 )
 def test_networks_of_every_layout_are_heard(architecture):
 
-    from cft.model.depths import GRID, depths_of, listening
+    from cft.model.depths import GRID
+    from cft.model.listening import depths_of, listening
 
     network = timm.create_model(architecture, in_chans=1, num_classes=2).eval()
     depths = depths_of(network)
@@ -258,8 +259,8 @@ def test_networks_of_every_layout_are_heard(architecture):
 
 def test_a_pass_ends_where_the_gate_listens_last():
     """Of networks side by side only the first is listened to; the others need not run."""
-    from cft.model.depths import depths_of, listening
     from cft.model.gate_fit import Pictures
+    from cft.model.listening import depths_of, listening
     from cft.model.preprocess import Preprocess
 
     network = timm.create_model("joined", of="test_resnet", copies=2, num_classes=3, in_chans=1)
@@ -276,7 +277,7 @@ def test_a_pass_ends_where_the_gate_listens_last():
 
 
 def test_fields_are_in_the_order_of_the_film():
-    from cft.model.depths import _fields
+    from cft.model.listening import _fields
 
     rows = torch.arange(8.0)[:, None].expand(8, 8)[None, None]
     fields = _fields(rows, 1, 0)

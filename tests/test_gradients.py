@@ -50,7 +50,7 @@ def test_without_a_map_of_features_there_is_none(film):
     network = small()
     network.forward_features = lambda x: x.flatten(1)
     network.forward_head = lambda x: x[:, :2]
-    assert not has_grad_cam(network, film)
+    assert not has_grad_cam(network, film.detach().numpy(), "cpu")
     with pytest.raises(ValueError, match="2 dimensions are no map"):
         grad_cam(network, film)
 

@@ -19,6 +19,7 @@ from cft.archive.errors import ArchiveError
 from cft.archive.here import score as score_here
 from cft.archive.plan import Done, Plan
 from cft.archive.rows import Answers
+from cft.threads import set_threads
 
 __all__ = ["Model", "connect", "score"]
 
@@ -137,12 +138,10 @@ class _Scorer:
     """One actor: a model, and the films of one part after another."""
 
     def __init__(self, plan: Plan, model: Model, answers: Answers, threads: int | None):
-        import torch
-
         import cft
 
         if threads is not None:
-            torch.set_num_threads(threads)
+            set_threads(threads)
         self.plan, self.answers = plan, answers
         self.model = cft.load(model.reference, model.device, model.engine)
         if self.model.weights_sha256 != model.weights_sha256:

@@ -158,4 +158,4 @@ def _read(paths: Iterable[Path], preprocess: Preprocess) -> Iterator[np.ndarray]
         except cft.RadiographError as error:
             tqdm.write(f"{path}: {error}", file=sys.stderr)
             continue
-        yield (grey * 255).round().numpy().astype(np.uint8)
+        yield (grey * 255).round().astype(np.uint8)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-import torch.nn.functional as F
+from PIL import Image, ImageFilter
 
 from cft.film.resize import resize
 
@@ -33,11 +32,10 @@ def body(pixels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     numpy.ndarray
         (h, w) bool; all True where nothing tells body from air.
     """
-    small = resize(torch.from_numpy(np.ascontiguousarray(pixels)), *shape, "bilinear")
-    bright = small > _SHARE * _otsu(small.numpy())
+    small = resize(pixels, *shape, "bilinear")
+    bright = Image.fromarray((small > _SHARE * _otsu(small)).astype(np.uint8))
     # An opening: what is narrower than three pixels goes.
-    eroded = -F.max_pool2d(-bright[None].float(), 3, 1, 1)
-    parts = F.max_pool2d(eroded, 3, 1, 1)[0].numpy() > 0
+    parts = np.asarray(bright.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))) > 0
     if not parts.any():
         return np.ones(shape, bool)
     return _between(parts) & _between(parts.T).T

@@ -1,20 +1,33 @@
-"""The only resize in the project."""
+"""The only resize in the project, of films alone as arrays and of batches as tensors.
+
+Both filters are the same, antialiased as Pillow made it usual. An array needs no PyTorch, whose
+import takes longer than most films.
+"""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
 
 from cft.film.resample import resampled
 
+if TYPE_CHECKING:
+    import torch
 
-def resize(pixels: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
-    """Resize with an antialiasing filter; the only resize in the project.
+__all__ = ["Greys", "resize"]
+
+#: What films are held in: an array, or a tensor on any device. What goes in comes out.
+Greys = TypeVar("Greys", np.ndarray, "torch.Tensor")
+
+
+def resize(pixels: Greys, height: int, width: int, interpolation: str) -> Greys:
+    """Resize films with an antialiasing filter.
 
     Parameters
     ----------
     pixels
-        (H, W) or (N, C, H, W) float32 in [0, 1].
+        (H, W) float32 in [0, 1], an array or a tensor; or a tensor (N, C, H, W).
     height, width
         Size of the result in pixels.
     interpolation
@@ -22,31 +35,40 @@ def resize(pixels: torch.Tensor, height: int, width: int, interpolation: str) ->
 
     Returns
     -------
-    torch.Tensor
-        The same number of dimensions as ``pixels``, clipped to [0, 1] (bicubic overshoots).
+    numpy.ndarray or torch.Tensor
+        The same kind and number of dimensions as ``pixels``, clipped to [0, 1] (bicubic
+        overshoots).
     """
     if tuple(pixels.shape[-2:]) == (height, width):
         return pixels
-    if pixels.ndim == 2 and pixels.device.type == "cpu":
-        return torch.from_numpy(resampled(pixels.numpy(), height, width, interpolation)).clamp_(
-            0, 1
-        )
+    if isinstance(pixels, np.ndarray):
+        made = resampled(pixels, height, width, interpolation)
+        return np.clip(made, 0, 1, out=made)
+    return _resized_tensor(pixels, height, width, interpolation)
+
+
+def _coverage(before: int, after: int) -> np.ndarray:
+    """(after, before): which share of each new pixel an old one covers, along one side."""
+    edges = np.arange(after + 1) * (before / after)
+    old = np.arange(before, dtype=np.float64)
+    overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
+    return np.maximum(overlap, 0) * (after / before)
+
+
+def _resized_tensor(
+    pixels: torch.Tensor, height: int, width: int, interpolation: str
+) -> torch.Tensor:
+    import torch
+    import torch.nn.functional as F
+
     if interpolation == "area":
         rows, columns = (
-            _coverage(before, after)
+            torch.from_numpy(_coverage(before, after)).to(pixels)
             for before, after in zip(pixels.shape[-2:], (height, width), strict=True)
         )
-        return (rows.to(pixels) @ pixels @ columns.T.to(pixels)).clamp_(0, 1)
+        return (rows @ pixels @ columns.T).clamp_(0, 1)
     batch = pixels if pixels.ndim == 4 else pixels[None, None]
     resized = F.interpolate(
         batch, size=(height, width), mode=interpolation, align_corners=False, antialias=True
     ).clamp_(0, 1)
     return resized if pixels.ndim == 4 else resized[0, 0]
-
-
-def _coverage(before: int, after: int) -> torch.Tensor:
-    """(after, before): which share of each new pixel an old one covers, along one side."""
-    edges = torch.arange(after + 1, dtype=torch.float64) * (before / after)
-    old = torch.arange(before, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], old + 1) - torch.maximum(edges[:-1, None], old)
-    return overlap.clamp_(min=0) * (after / before)

@@ -11,13 +11,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from cft.errors import RadiographError
 from cft.film.budget import one_film
 from cft.film.gate import Gate, of_pixels
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
+from cft.film.resize import Greys
+from cft.model.devices import device_name
 from cft.model.engines import FolderNetwork
 from cft.model.findings import LATERAL, Findings, origin, thresholds
 from cft.model.folder import ModelFolder
@@ -27,6 +28,8 @@ from cft.model.study import Study
 from cft.study import seen_as_named
 
 if TYPE_CHECKING:
+    import torch
+
     from cft.model.gradients import GradCamMaps
     from cft.model.network import Network
 
@@ -58,8 +61,6 @@ class Classifier:
         The model's own `cft.model.preprocess.Preprocess`.
     weights_sha256
         Hash of the weights file: names the exact weights.
-    device
-        Where it runs.
     engine
         What runs it, a `cft.model.engine.Engine`; its ``name`` is "torch" or "onnx".
     gatekeeper
@@ -85,14 +86,21 @@ class Classifier:
         self.weights_sha256 = folder.weights_sha256
         self.categories = folder.facts.categories
         self.preprocess = folder.facts.preprocess
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = device_name(device)
         self._is_gated = os.environ.get("CFT_GATE") != "off"
         depths = depths_in(folder.facts.gate) if self._is_gated else ()
-        self._network = FolderNetwork(folder, self.device, engine, depths)
+        self._network = FolderNetwork(folder, self._device, engine, depths)
         self.engine = self._network.engine
         self.gatekeeper = (
-            gatekeeper_of(folder, self.engine, self.device, engine) if self._is_gated else None
+            gatekeeper_of(folder, self.engine, self._device, engine) if self._is_gated else None
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        import torch
+
+        return torch.device(self._device)
 
     @property
     def network(self) -> Network:
@@ -109,8 +117,8 @@ class Classifier:
             return "cam"
         from cft.model.gradients import has_grad_cam
 
-        film = self.preprocess.grey_film().to(self.device)
-        return "grad-cam" if has_grad_cam(self.network, film) else None
+        film = self.preprocess.grey_film()
+        return "grad-cam" if has_grad_cam(self.network, film, self._device) else None
 
     @cached_property
     def has_heatmaps(self) -> bool:
@@ -219,9 +227,13 @@ class Classifier:
                 for film in prepared:
                     yield next(answers) if isinstance(film, Prepared) else film
 
-    def logits(self, batch: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) prepared films -> (N, K) scores."""
-        return self.engine(batch).logits
+    def logits(self, batch: Greys) -> Greys:
+        """(N, C, H, W) prepared films -> (N, K) scores; of a tensor a tensor, on the CPU."""
+        if isinstance(batch, np.ndarray):
+            return self.engine(batch).logits
+        import torch
+
+        return torch.from_numpy(self.engine(batch.numpy(force=True)).logits)
 
     def _read(self, film: Any) -> Prepared | RadiographError:
         with one_film():
@@ -242,7 +254,7 @@ class Classifier:
             self._gate_before(radiograph),
         )
 
-    def _input_of_gate(self, radiograph: Radiograph, seen: torch.Tensor) -> torch.Tensor | None:
+    def _input_of_gate(self, radiograph: Radiograph, seen: np.ndarray) -> np.ndarray | None:
         """What the gatekeeper looks at: the network's own input, if it is the same network."""
         if self.gatekeeper is None or radiograph.synthetic:
             return None
@@ -269,13 +281,11 @@ class Classifier:
         self, films: Sequence[Prepared]
     ) -> tuple[np.ndarray, Iterable[np.ndarray | None], list[Gate]]:
         """N films -> scores (N, K), local scores (N, K, h, w) and gates, from one pass."""
-        seen = self.engine(torch.stack([film.input for film in films]))
-        scores, gates = seen.logits.cpu().numpy(), self._gates(films, seen.fields)
-        if seen.maps is None:
-            return scores, [None] * len(scores), gates
-        return scores, seen.maps.cpu().numpy(), gates
+        seen = self.engine(np.stack([film.input for film in films]))
+        gates = self._gates(films, seen.fields)
+        return seen.logits, [None] * len(films) if seen.maps is None else seen.maps, gates
 
-    def _gates(self, films: Sequence[Prepared], fields: Mapping[str, torch.Tensor]) -> list[Gate]:
+    def _gates(self, films: Sequence[Prepared], fields: Mapping[str, np.ndarray]) -> list[Gate]:
         """The gates of films with all evidence; `fields`: of this network's pass over them."""
         if self.gatekeeper is None:
             return [film.gate for film in films]
@@ -283,7 +293,7 @@ class Classifier:
             every = self.gatekeeper.judge(fields)
         else:
             batch = [film.seen_by_gate for film in films if film.seen_by_gate is not None]
-            answers = iter(self.gatekeeper.look(torch.stack(batch)) if batch else ())
+            answers = iter(self.gatekeeper.look(np.stack(batch)) if batch else ())
             every = [next(answers) if film.seen_by_gate is not None else Gate() for film in films]
         return [
             film.gate if film.seen_by_gate is None else film.gate & gate
@@ -316,7 +326,9 @@ class Classifier:
         """Maps for a network that has no class activation maps."""
         from cft.model.gradients import GradCamMaps
 
-        return GradCamMaps(lambda: self.network, film.input, self.device, lambda: self.heatmap_kind)
+        return GradCamMaps(
+            lambda: self.network, film.input, self._device, lambda: self.heatmap_kind
+        )
 
 
 def _name_of(film: Any, number: int) -> str:
@@ -328,8 +340,8 @@ def _name_of(film: Any, number: int) -> str:
 class Prepared:
     """A film ready for the network, without its full-size pixels."""
 
-    input: torch.Tensor  # (C, H, W)
-    seen_by_gate: torch.Tensor | None  # (C, H, W), None if the gatekeeper is not asked
+    input: np.ndarray  # (C, H, W)
+    seen_by_gate: np.ndarray | None  # (C, H, W), None if the gatekeeper is not asked
     view: str | None
     notes: tuple[str, ...]
     shape: tuple[int, int]

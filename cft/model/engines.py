@@ -1,4 +1,8 @@
-"""Which engine runs a network, and the network of a model folder with its engine."""
+"""Which engine runs a network, and the network of a model folder with its engine.
+
+Where ONNX Runtime has a graph that was kept, PyTorch is not even imported: it takes longer to start
+than many films take to read.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +12,11 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from cft.errors import EngineError
 from cft.model.depths import Depth
-from cft.model.engine import Engine, Outputs, TorchEngine
+from cft.model.engine import Engine
 from cft.model.folder import ModelFolder
 from cft.model.onnx_engine import onnx_engine
 
@@ -30,8 +34,8 @@ _log = logging.getLogger(__name__)
 def make_engine(
     build: Callable[[], tuple[Network, bool]],
     identity: Sequence[str],
-    example: torch.Tensor,
-    device: torch.device,
+    example: np.ndarray,
+    device: str,
     wanted: str,
     depths: Sequence[Depth] = (),
 ) -> Engine:
@@ -49,7 +53,7 @@ def make_engine(
     example
         (1, C, H, W): a film that the network answers.
     device
-        Where it runs.
+        Where it runs, see `cft.model.devices.device_name`.
     wanted
         "torch"; "onnx", ONNX Runtime (CPU only; the extra ``fast``); or "auto": that where it is
         installed, the device is a CPU and it agrees with torch to `TOLERANCE`, else torch.
@@ -67,13 +71,15 @@ def make_engine(
         raise ValueError(f"no engine {wanted!r}; there are {', '.join(ENGINES)}")
     if wanted != "torch":
         try:
-            if device.type != "cpu":
+            if device != "cpu":
                 raise EngineError(f"the engine onnx runs on a CPU only, not on {device}")
             return onnx_engine(build, identity, example, depths)
         except EngineError as error:
             if wanted == "onnx":
                 raise
             _log.info("torch runs the network: %s", error)
+    from cft.model.torch_engine import Outputs, TorchEngine  # slow to import
+
     return TorchEngine(Outputs(*build(), depths).eval(), device)
 
 
@@ -103,7 +109,7 @@ class FolderNetwork:
     def __init__(
         self,
         folder: ModelFolder,
-        device: torch.device,
+        device: str,
         wanted: str,
         depths: Sequence[Depth] = (),
     ):
@@ -126,7 +132,9 @@ class FolderNetwork:
 
     @cached_property
     def _built(self) -> tuple[Network, bool]:
-        from cft.model.network import build_network, try_out  # slow to import
+        import torch  # slow to import, as these are
+
+        from cft.model.network import build_network, try_out
 
         network = build_network(self._folder)
         network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format

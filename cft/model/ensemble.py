@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from cft.errors import ModelFolderError, RadiographError
 from cft.files import atomic_write
@@ -32,11 +31,15 @@ from cft.model.folder import (
     CARD,
     CONFIG,
     WEIGHTS,
+    open_model_folder,
     parse_config,
     read_config,
     read_model_folder,
 )
 from cft.model.odds import logit
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Ensemble", "EnsembleFindings", "write_ensemble"]
 
@@ -109,13 +112,17 @@ class Ensemble:
             raise ModelFolderError(f"{path / CONFIG} names no members, so it is no ensemble")
         self.average, entries = self.facts.average, self.facts.members
         self.members = [
-            Classifier(read_model_folder(path / m.folder), device, engine) for m in entries
+            Classifier(open_model_folder(path / m.folder), device, engine) for m in entries
         ]
         total = sum(m.weight for m in entries)
         self.weights = tuple(m.weight / total for m in entries)
         self._check_members(path)
         self.preprocess = self.members[0].preprocess
-        self.device = self.members[0].device
+
+    @property
+    def device(self) -> torch.device:
+        """Where its members run."""
+        return self.members[0].device
 
     @cached_property
     def heatmap_kind(self) -> str | None:

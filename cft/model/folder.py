@@ -13,17 +13,17 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cft.errors import ModelFolderError
 from cft.files import atomic_write
 from cft.model.config import FORMAT, ModelConfig
+
+if TYPE_CHECKING:
+    import torch
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -46,16 +46,39 @@ class ModelFolder:
         Where it was read.
     config
         The parsed ``config.json``.
-    state_dict
-        Name -> tensor, on the CPU; what is stored in 16 bits is float32 here.
     weights_sha256
         Hash of ``model.safetensors``: names the exact weights.
+    tensors
+        Reads and checks the tensors, and may raise `ModelFolderError` then; see `state_dict`.
+    names
+        What tensors there are.
     """
 
     path: Path
     config: dict[str, Any]
-    state_dict: dict[str, torch.Tensor]
     weights_sha256: str
+    tensors: Callable[[], dict[str, torch.Tensor]] = field(repr=False)
+    names: frozenset[str] = field(repr=False)
+
+    @cached_property
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Name -> tensor, on the CPU; what is stored in 16 bits is float32 here.
+
+        Read when first asked for, of a folder that `open_model_folder` gave. PyTorch is imported
+        for them.
+        """
+        return self.tensors()
+
+    def changed(
+        self, config: dict[str, Any], state_dict: dict[str, torch.Tensor] | None = None
+    ) -> ModelFolder:
+        """The same with another configuration, and perhaps other tensors made of its own."""
+        if state_dict is None:
+            return ModelFolder(
+                self.path, config, self.weights_sha256, lambda: self.state_dict, self.names
+            )
+        names = frozenset(state_dict)
+        return ModelFolder(self.path, config, self.weights_sha256, lambda: state_dict, names)
 
     @cached_property
     def facts(self) -> ModelConfig:
@@ -104,6 +127,8 @@ def write_model_folder(
     ModelFolderError
         If what would be written could not be read back.
     """
+    import safetensors.torch
+
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
@@ -136,6 +161,27 @@ def read_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
         If a file is missing, is not what it claims to be, holds NaN or infinity, or was written
         by a newer version of the format.
     """
+    folder = open_model_folder(path, named=named)
+    _ = folder.state_dict
+    return folder
+
+
+def open_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFolder:
+    """Read a model folder, whose tensors are checked when they are first asked for.
+
+    For who may not need them: of weights whose graph was kept, see `cft.model.onnx_engine`, they
+    were checked when it was made.
+
+    Parameters
+    ----------
+    path, named
+        See `read_model_folder`.
+
+    Raises
+    ------
+    ModelFolderError
+        See there; `ModelFolder.state_dict` raises it for what is wrong with single tensors.
+    """
     path = Path(path)
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder, so it holds no model")
@@ -148,21 +194,42 @@ def read_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
             f"{path / WEIGHTS} is not the file that {CONFIG} was written for (SHA-256 "
             f"{digest[:12]}... instead of {expected[:12]}...); fetch the folder again"
         )
+    return ModelFolder(path, config, digest, lambda: _tensors(weights, path), _names(weights, path))
+
+
+def _names(weights: bytes, path: Path) -> frozenset[str]:
+    """The names of the tensors in a weights file."""
+    length = int.from_bytes(weights[:8], "little")
+    try:
+        entries = json.loads(weights[8 : 8 + length])
+        names = frozenset(entries) - {"__metadata__"}
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    if len(names) > MAX_TENSORS:
+        raise ModelFolderError(f"{path / WEIGHTS} holds more than {MAX_TENSORS:,} tensors")
+    return names
+
+
+def _tensors(weights: bytes, path: Path) -> dict[str, torch.Tensor]:
+    """The checked tensors of a weights file."""
+    import safetensors.torch
+
     try:
         state_dict = safetensors.torch.load(weights)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelFolderError(
-            f"{path / WEIGHTS} is not a readable safetensors file ({error})"
-        ) from error
-    if len(state_dict) > MAX_TENSORS:
-        raise ModelFolderError(f"{path / WEIGHTS} holds more than {MAX_TENSORS:,} tensors")
+        raise _unreadable(path, error) from error
     _check_finite(state_dict, path)
-    state_dict = {name: _single(tensor) for name, tensor in state_dict.items()}
-    return ModelFolder(path, config, state_dict, digest)
+    return {name: _single(tensor) for name, tensor in state_dict.items()}
+
+
+def _unreadable(path: Path, error: Exception) -> ModelFolderError:
+    return ModelFolderError(f"{path / WEIGHTS} is not a readable safetensors file ({error})")
 
 
 def _single(tensor: torch.Tensor) -> torch.Tensor:
     """Weights of 16 bits, which many files have, as float32, in which networks compute."""
+    import torch
+
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
@@ -250,6 +317,8 @@ def parse_config(config: Any, path: Path, *, named: bool = True) -> ModelConfig:
 
 
 def _check_finite(state_dict: dict[str, torch.Tensor], path: Path) -> None:
+    import torch
+
     for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelFolderError(f"tensor {name!r} of {path / WEIGHTS} holds NaN or infinity")

@@ -17,7 +17,6 @@ import functools
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from cft.errors import ModelFolderError
 from cft.film.gate import Gate, Turn
@@ -25,7 +24,7 @@ from cft.model.bundled import BUNDLED
 from cft.model.depths import GRID, Depth
 from cft.model.engine import Engine
 from cft.model.engines import FolderNetwork
-from cft.model.folder import ModelFolder, read_model_folder
+from cft.model.folder import ModelFolder, open_model_folder
 from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics
 from cft.model.heads import with_one_head
 from cft.model.preprocess import Preprocess
@@ -62,11 +61,11 @@ class Gatekeeper:
     def __init__(self, statistics: GateStatistics, preprocess: Preprocess, engine: Engine):
         self.statistics, self.preprocess, self.engine = statistics, preprocess, engine
 
-    def judge(self, fields: Mapping[str, torch.Tensor]) -> list[Gate]:
+    def judge(self, fields: Mapping[str, np.ndarray]) -> list[Gate]:
         """The ``fields`` of a `cft.model.engine.Pass` of this network -> a gate for each film."""
-        return verdicts(self.statistics, {name: x.cpu().numpy() for name, x in fields.items()})
+        return verdicts(self.statistics, fields)
 
-    def look(self, batch: torch.Tensor) -> list[Gate]:
+    def look(self, batch: np.ndarray) -> list[Gate]:
         """(N, C, H, W) inputs of this network -> a gate each, by a pass of its own."""
         return self.judge(self.engine(batch).fields)
 
@@ -78,7 +77,7 @@ def depths_in(statistics: GateStatistics | None) -> tuple[Depth, ...]:
 
 
 @functools.lru_cache(maxsize=2)
-def bundled_gatekeeper(device: torch.device, wanted: str) -> Gatekeeper | None:
+def bundled_gatekeeper(device: str, wanted: str) -> Gatekeeper | None:
     """The gate of the bundled model, for models that have none; None if it has none itself.
 
     Parameters
@@ -87,7 +86,7 @@ def bundled_gatekeeper(device: torch.device, wanted: str) -> Gatekeeper | None:
         As of `cft.model.engines.make_engine`.
     """
     try:
-        folder = with_one_head(read_model_folder(BUNDLED))
+        folder = with_one_head(open_model_folder(BUNDLED))
     except ModelFolderError:  # a Space with a model of its own comes without
         return None
     statistics, preprocess = folder.facts.gate, folder.facts.preprocess
@@ -98,7 +97,7 @@ def bundled_gatekeeper(device: torch.device, wanted: str) -> Gatekeeper | None:
 
 
 def gatekeeper_of(
-    folder: ModelFolder, engine: Engine, device: torch.device, wanted: str
+    folder: ModelFolder, engine: Engine, device: str, wanted: str
 ) -> Gatekeeper | None:
     """The gate of a model: its own, else the bundled one's; None if there is neither.
 

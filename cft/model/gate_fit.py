@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from cft.model.counterexamples import TURNS, disturbed, spoilt
-from cft.model.depths import Depth, depths_of, listening
+from cft.model.depths import Depth
 from cft.model.drawings import drawn
 from cft.model.gate import differences, distances_at, evidence, probabilities
 from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics, as_stored
+from cft.model.listening import depths_of, listening
 from cft.model.preprocess import Preprocess
 
 if TYPE_CHECKING:

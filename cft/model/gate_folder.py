@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-
 from cft.errors import ModelFolderError
 from cft.files import atomic_write
 from cft.film.read import read_radiograph
@@ -50,8 +48,7 @@ def store_gate(folder: ModelFolder, statistics: GateStatistics) -> Path:
     config = dict(now.config)
     config["cft"] = {**config.get("cft", {}), "gate": statistics.to_config()}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-    written = ModelFolder(now.path, json.loads(text), now.state_dict, now.weights_sha256)
-    _answer_one_film(written)
+    _answer_one_film(now.changed(json.loads(text)))
     path = folder.path / CONFIG
     atomic_write(path, text)
     return path
@@ -67,8 +64,7 @@ def _answer_one_film(folder: ModelFolder) -> None:
     """
     gate, preprocess = folder.facts.gate, folder.facts.preprocess
     assert gate is not None
-    cpu = torch.device("cpu")
-    engine = FolderNetwork(with_one_head(folder), cpu, "torch", depths_in(gate)).engine
+    engine = FolderNetwork(with_one_head(folder), "cpu", "torch", depths_in(gate)).engine
     film = preprocess(read_radiograph(EXAMPLE).pixels)[None]
     try:
         Gatekeeper(gate, preprocess, engine).look(film)

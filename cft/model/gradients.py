@@ -77,10 +77,11 @@ def input_gradient(network: Network, film: torch.Tensor) -> torch.Tensor:
     return torch.stack([slope.abs().amax(dim=0) for slope in slopes]).float()
 
 
-def has_grad_cam(network: Network, film: torch.Tensor) -> bool:
+def has_grad_cam(network: Network, film: np.ndarray, device: str) -> bool:
     """Whether `grad_cam` can be drawn, by trying it on a (1, C, H, W) film."""
     try:
-        return bool(torch.isfinite(grad_cam(network, film)).all())
+        maps = grad_cam(network, torch.from_numpy(film).to(device))
+        return bool(torch.isfinite(maps).all())
     except Exception:  # whatever a network makes of gradients that nobody planned for
         return False
 
@@ -103,12 +104,12 @@ class GradCamMaps:
     def __init__(
         self,
         network: Callable[[], Network],
-        film: torch.Tensor,
-        device: torch.device,
+        film: np.ndarray,
+        device: str,
         kind: Callable[[], str | None],
     ):
-        same = len(film) > 1 and all(torch.equal(film[0], channel) for channel in film[1:])
-        self._film = (film[:1] if same else film).clone()
+        same = len(film) > 1 and all(np.array_equal(film[0], channel) for channel in film[1:])
+        self._film = (film[:1] if same else film).copy()
         self._channels = len(film)
         self._network, self._device, self._kind = network, device, kind
         self._lock = threading.Lock()
@@ -123,9 +124,9 @@ class GradCamMaps:
         """(h, w) float32, not negative."""
         with self._lock:
             if self._maps is None:
-                film = self._film.expand(self._channels, -1, -1)[None].to(self._device)
-                self._maps = grad_cam(self._network(), film).cpu().numpy()
-                self._film = torch.empty(0)
+                film = torch.from_numpy(self._film).expand(self._channels, -1, -1)
+                maps = grad_cam(self._network(), film[None].to(self._device))
+                self._maps, self._film = maps.cpu().numpy(), np.empty(0)
             return self._maps[category]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cft.model.folder import ModelFolder
 
 __all__ = ["with_one_head"]
@@ -14,9 +12,9 @@ def with_one_head(folder: ModelFolder) -> ModelFolder:
 
     See `cft.architectures.heads.fold_heads`. The hash stays that of the file.
     """
-    if "head_conv.weight" not in folder.state_dict:
+    if "head_conv.weight" not in folder.names:
         return folder
     from cft.architectures.heads import fold_heads  # slow to import
 
     config, tensors = fold_heads(folder.config, folder.state_dict)
-    return replace(folder, config=config, state_dict=tensors)
+    return folder.changed(config, tensors)

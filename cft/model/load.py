@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-import torch
-
 from cft.model.classifier import Classifier
-from cft.model.folder import parse_config, read_config, read_model_folder
+from cft.model.folder import open_model_folder, parse_config, read_config
 from cft.model.hub import resolve
 
 if TYPE_CHECKING:
+    import torch
+
     from cft.model.ensemble import Ensemble
 
 
@@ -47,6 +47,6 @@ def load(
 
         model: Classifier | Ensemble = Ensemble(source.path, device, engine)
     else:
-        model = Classifier(read_model_folder(source.path), device, engine)
+        model = Classifier(open_model_folder(source.path), device, engine)
     model.reference, model.commit = source.reference, source.commit
     return model

@@ -17,9 +17,10 @@ from torch.nn.modules.module import (
 
 import cft.architectures  # noqa: F401  # registers its networks with timm
 from cft.errors import ModelFolderError
-from cft.model.depths import Depth, listening
+from cft.model.depths import Depth
 from cft.model.fields import Fields, shown
 from cft.model.folder import CONFIG, ModelFolder, parse_config
+from cft.model.listening import listening
 from cft.model.preprocess import MAX_SIDE
 
 if TYPE_CHECKING:
@@ -244,7 +245,7 @@ def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
 
 
 def try_out(
-    network: Network, folder: ModelFolder, device: torch.device, depths: Sequence[Depth] = ()
+    network: Network, folder: ModelFolder, device: str | torch.device, depths: Sequence[Depth] = ()
 ) -> bool:
     """Give a network a film of all greys, and see what it makes of it.
 
@@ -264,7 +265,7 @@ def try_out(
         no map of features at one of the depths.
     """
     preprocess, where = folder.facts.preprocess, folder.path
-    grey = preprocess.grey_film().to(device)
+    grey = torch.from_numpy(preprocess.grey_film()).to(device)
     parts = {name for name, _ in network.named_modules()}
     for depth in depths:
         if depth.module not in parts:

@@ -17,17 +17,18 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from cft import __version__, cache
 from cft.errors import EngineError
 from cft.model.depths import GRID, Depth
-from cft.model.engine import TOLERANCE, Outputs, Pass, TorchEngine, as_pass, threads
+from cft.model.engine import TOLERANCE, Pass, as_pass
+from cft.threads import threads
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
     from cft.model.network import Network
+    from cft.model.torch_engine import Outputs
 
 __all__ = ["OnnxEngine", "onnx_engine"]
 
@@ -43,7 +44,7 @@ _MISSING = 'the engine onnx is not installed: pip install "cft[fast]"'
 def onnx_engine(
     build: Callable[[], tuple[Network, bool]],
     identity: Sequence[str],
-    example: torch.Tensor,
+    example: np.ndarray,
     depths: Sequence[Depth],
 ) -> OnnxEngine:
     """The engine of a network; the parameters are those of `cft.model.engines.make_engine`.
@@ -59,12 +60,14 @@ def onnx_engine(
         with contextlib.suppress(EngineError):  # of another version of ONNX Runtime: made anew
             return OnnxEngine(graph)
     _needs("onnx")
+    from cft.model.torch_engine import Outputs, TorchEngine  # slow to import
+
     outputs = Outputs(*build(), depths).eval()
-    plain = TorchEngine(outputs, torch.device("cpu"))
+    plain = TorchEngine(outputs, "cpu")
     graph = _export(outputs, example)
     engine = OnnxEngine(graph)
-    noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
-    for batch in (example, torch.cat([example, noise])):  # any number of films
+    noise = np.random.default_rng(0).standard_normal((2, *example.shape[1:]), np.float32)
+    for batch in (example, np.concatenate([example, noise])):  # any number of films
         engine.check(batch, plain(batch))
     cache.keep(name, graph)
     return engine
@@ -80,21 +83,20 @@ class OnnxEngine:
         self._names = [output.name for output in self._session.get_outputs()]
         self.has_maps = "maps" in self._names
 
-    def __call__(self, batch: torch.Tensor) -> Pass:
-        films = np.ascontiguousarray(batch.numpy())
-        found = self._session.run(self._names, {"films": films})
-        return as_pass(self._names, [torch.from_numpy(x) for x in found])
+    def __call__(self, batch: np.ndarray) -> Pass:
+        films = np.ascontiguousarray(batch)
+        return as_pass(self._names, self._session.run(self._names, {"films": films}))
 
-    def check(self, batch: torch.Tensor, expected: Pass) -> None:
+    def check(self, batch: np.ndarray, expected: Pass) -> None:
         """Refuse a graph whose answers are not the expected ones, to `TOLERANCE`."""
         try:
             found = self(batch).named()
         except Exception as error:  # ONNX Runtime's own, of many kinds
             raise EngineError(f"ONNX Runtime cannot run this network ({error})") from error
         for name, x in expected.named().items():
-            most = TOLERANCE * max(1.0, x.abs().max().item())
+            most = TOLERANCE * max(1.0, float(np.abs(x).max()))
             y = found.get(name)
-            if y is None or y.shape != x.shape or not torch.allclose(y, x, rtol=0, atol=most):
+            if y is None or y.shape != x.shape or not np.allclose(y, x, rtol=0, atol=most):
                 raise EngineError(f"ONNX Runtime's {name} are not those of torch")
 
 
@@ -105,7 +107,7 @@ def _needs(package: str) -> None:
         raise EngineError(_MISSING) from error
 
 
-def _key(identity: Sequence[str], example: torch.Tensor, depths: Sequence[Depth]) -> str:
+def _key(identity: Sequence[str], example: np.ndarray, depths: Sequence[Depth]) -> str:
     """Names the graph of a network: other weights, arguments or versions are other graphs."""
     versions = [_GRAPH, __version__, version("torch"), version("timm")]
     heard = [[depth.module, depth.channels] for depth in depths]
@@ -113,12 +115,14 @@ def _key(identity: Sequence[str], example: torch.Tensor, depths: Sequence[Depth]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def _export(outputs: Outputs, example: torch.Tensor) -> bytes:
+def _export(outputs: Outputs, example: np.ndarray) -> bytes:
     """The graph of a network, for any number of films at once.
 
     By torch's exporter of traces: the one that is built on torch.export needs two more packages and
     took twenty times as long.
     """
+    import torch
+
     size = sum(x.numel() * x.element_size() for x in outputs.state_dict().values())
     if size > MAX_BYTES:
         raise EngineError(f"the engine onnx takes networks of up to {MAX_BYTES / 2**30:g} GiB")
@@ -129,7 +133,7 @@ def _export(outputs: Outputs, example: torch.Tensor) -> bytes:
         try:
             torch.onnx.export(
                 outputs,
-                (example,),
+                (torch.from_numpy(example),),
                 file,  # type: ignore[arg-type]  # its types know the other exporter
                 dynamo=False,
                 input_names=["films"],

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cft.threads import processors, set_threads
+
 if TYPE_CHECKING:
     from cft.errors import RadiographError
     from cft.model.findings import Findings
 
-__all__ = ["processors", "share_processors", "stream"]
+__all__ = ["share_processors", "stream"]
 
 
 class _Streams(Protocol):
@@ -22,13 +23,6 @@ class _Streams(Protocol):
     def stream(
         self, films: Iterable[Any], batch_size: int
     ) -> Iterator[Findings | RadiographError]: ...
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def share_processors(jobs: int | None, pieces: int) -> int:
@@ -41,11 +35,9 @@ def share_processors(jobs: int | None, pieces: int) -> int:
     pieces
         How many there are.
     """
-    import torch
-
     jobs = min(jobs or processors(), max(1, pieces))
     if jobs > 1:  # a model that is loaded from now on takes as many
-        torch.set_num_threads(max(1, processors() // jobs))
+        set_threads(max(1, processors() // jobs))
     return jobs
 
 

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from cft.film.resize import resize
+from cft.film.resize import Greys, resize
 from cft.model.fields import shown
 
 CROP_MODES = ("squash", "center", "border")
@@ -156,47 +154,63 @@ class Preprocess:
             (left + self.input_size[2]) * scale_x,
         )
 
-    def geometry(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+    def geometry(self, pixels: Greys) -> Greys:
         """Resize and crop films to the input's height and width, without normalisation.
 
         Parameters
         ----------
         pixels
-            (H, W) or (N, C, H, W) float32 in [0, 1].
+            (H, W) float32 in [0, 1], an array or a tensor; or a tensor (N, C, H, W).
 
         Returns
         -------
-        torch.Tensor
-            (height, width) or (N, C, height, width) float32 in [0, 1].
+        numpy.ndarray or torch.Tensor
+            (height, width) or (N, C, height, width) float32 in [0, 1], of the kind of ``pixels``.
         """
-        pixels = torch.as_tensor(pixels, dtype=torch.float32)
         _, height, width = self.input_size
         resized = resize(pixels, *self.resized_shape(*pixels.shape[-2:]), self.interpolation)
         top = _offset(resized.shape[-2], height)
         left = _offset(resized.shape[-1], width)
         if top < 0 or left < 0:
-            grey = sum(self.mean) / len(self.mean)
             above, before = max(0, -top), max(0, -left)
             below = max(0, height - resized.shape[-2] - above)
             after = max(0, width - resized.shape[-1] - before)
-            resized = F.pad(resized, (before, after, above, below), value=grey)
+            grey = sum(self.mean) / len(self.mean)
+            resized = _padded(resized, (above, below), (before, after), grey)
             top, left = max(0, top), max(0, left)
         return resized[..., top : top + height, left : left + width]
 
-    def normalize(self, grey: torch.Tensor) -> torch.Tensor:
+    def normalize(self, grey: Greys) -> Greys:
         """(..., 1, H, W) float32 in [0, 1] -> (..., C, H, W), (x - mean) / std per channel."""
-        mean = torch.tensor(self.mean, device=grey.device, dtype=grey.dtype)[:, None, None]
-        std = torch.tensor(self.std, device=grey.device, dtype=grey.dtype)[:, None, None]
-        return (grey - mean) / std
+        mean, std = (_of_channels(x, grey) for x in (self.mean, self.std))
+        with np.errstate(all="ignore"):  # a std near 0: what the network makes of it is checked
+            return (grey - mean) / std
 
-    def __call__(self, pixels: np.ndarray | torch.Tensor) -> torch.Tensor:
+    def __call__(self, pixels: Greys) -> Greys:
         """(H, W) float32 in [0, 1] -> (C, H, W) float32, the input of the network."""
         return self.normalize(self.geometry(pixels)[None])
 
-    def grey_film(self) -> torch.Tensor:
+    def grey_film(self) -> np.ndarray:
         """A film of all greys, prepared: (1, C, H, W)."""
         # One grey alone may be the mean, which is 0.
-        return self(torch.linspace(0, 1, 64).expand(64, 64))[None]
+        ramp = np.linspace(0, 1, 64, dtype=np.float32)
+        return self(np.broadcast_to(ramp, (64, 64)))[None]
+
+
+def _padded(films: Greys, rows: tuple[int, int], columns: tuple[int, int], grey: float) -> Greys:
+    """Films with so many rows and columns of one grey before and after them."""
+    if isinstance(films, np.ndarray):
+        return np.pad(films, (rows, columns), constant_values=grey)
+    import torch.nn.functional as F
+
+    return F.pad(films, (*columns, *rows), value=grey)
+
+
+def _of_channels(numbers: tuple[float, ...], like: Greys) -> Greys:
+    """A number for each channel, to compute with films of the kind of ``like``: (C, 1, 1)."""
+    if isinstance(like, np.ndarray):
+        return np.array(numbers, like.dtype)[:, None, None]
+    return like.new_tensor(numbers)[:, None, None]
 
 
 def _offset(resized: int, wanted: int) -> int:

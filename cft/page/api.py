@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 import cft
 from cft import heatmap, results
 from cft.film.read import as_radiograph
@@ -49,7 +47,7 @@ def heat_map(classifier: Model, films: Iterable[Film], label: Any, gate: str = "
     if results.withheld(findings, gate):
         raise Refused(" ".join(["Not answered.", *findings.gate.reasons]))
     shape = heatmap.shape_within(film.pixels.shape, _SIDE)
-    pixels = resize(torch.from_numpy(film.pixels), *shape, "bilinear").numpy()
+    pixels = resize(film.pixels, *shape, "bilinear")
     point = findings.operating_points[label]
     picture = heatmap.overlay(pixels, findings.heatmap(label, shape), point)
     return data_address(heatmap.encode_png(picture), "image/png")

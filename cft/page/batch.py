@@ -11,7 +11,6 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 import cft
 from cft import heatmap, results
@@ -106,5 +105,5 @@ def _csv(classifier: Model, named: Any) -> list[str]:
 
 def _thumbnail(film: cft.Radiograph) -> str:
     shape = heatmap.shape_within(film.pixels.shape, _SIDE)
-    grey = resize(torch.from_numpy(film.pixels), *shape, "bilinear").numpy()
+    grey = resize(film.pixels, *shape, "bilinear")
     return data_address(heatmap.encode_png(np.round(255 * grey).astype(np.uint8)), "image/png")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from cft import heatmap
 from cft.film.body import body
@@ -55,7 +54,7 @@ class Picture:
     def of(cls, film: Radiograph, alone: bool) -> Picture:
         """The picture of a film; in full depth, and larger, if the answer has no other."""
         shape = heatmap.shape_within(film.pixels.shape, ALONE if alone else ONE_OF_SEVERAL)
-        grey = resize(torch.from_numpy(film.pixels), *shape, "bilinear").numpy()
+        grey = resize(film.pixels, *shape, "bilinear")
         reduction = film.pixels.shape[0] / shape[0]
         mask = body(grey, heatmap.shape_within(shape, _MASK_SIDE))
         spacing = film.spacing and (film.spacing[0] * reduction, film.spacing[1] * reduction)
@@ -71,8 +70,8 @@ class Picture:
         shape = heatmap.shape_within(self.upper.shape, ONE_OF_SEVERAL)
         if shape == self.upper.shape:
             return replace(self, lower=None)
-        grey = torch.from_numpy(self.upper / np.float32(255))
-        upper = np.round(255 * resize(grey, *shape, "bilinear").numpy()).astype(np.uint8)
+        grey = resize(self.upper / np.float32(255), *shape, "bilinear")
+        upper = np.round(255 * grey).astype(np.uint8)
         by = self.upper.shape[0] / shape[0]
         spacing = self.spacing and (self.spacing[0] * by, self.spacing[1] * by)
         return Picture(upper, None, spacing, self.reduction * by, self.body)

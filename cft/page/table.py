@@ -11,8 +11,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 import cft
 from cft import heatmap, results
@@ -143,10 +141,20 @@ def _smooth(heat: np.ndarray, body: np.ndarray) -> np.ndarray:
 
     Otherwise an outline would follow the grid of the last feature map and the steps of the mask.
     """
-    both = torch.from_numpy(np.stack([heat, body]).astype(np.float32))
+    both = np.stack([heat, body]).astype(np.float32)
     for _ in range(2):
-        both = F.avg_pool2d(both, 2 * _BLUR + 1, 1, _BLUR, count_include_pad=False)
-    return (both[0] * both[1]).numpy() * body
+        both = _mean_around(_mean_around(both).swapaxes(1, 2)).swapaxes(1, 2)
+    return both[0] * both[1] * body
+
+
+def _mean_around(values: np.ndarray) -> np.ndarray:
+    """The mean over the rows nearby; at the edges over those there are."""
+    length = values.shape[1]
+    sums = np.zeros((len(values), length + 1, values.shape[2]), np.float64)
+    np.cumsum(values, axis=1, out=sums[:, 1:])
+    places = np.arange(length)
+    start, end = np.maximum(places - _BLUR, 0), np.minimum(places + _BLUR + 1, length)
+    return ((sums[:, end] - sums[:, start]) / (end - start)[:, None]).astype(np.float32)
 
 
 # Pixels of the map to each side over which a mean is taken, twice.

@@ -271,9 +271,9 @@ def _decode(
     return reasons
 
 
-def _as_bytes(film: torch.Tensor) -> np.ndarray:
+def _as_bytes(film: np.ndarray) -> np.ndarray:
     """[0, 1] -> 0 to 255."""
-    return (film * 255).round().to(torch.uint8).numpy()
+    return (film * 255).round().astype(np.uint8)
 
 
 def _recipe(preprocess: Preprocess) -> dict:

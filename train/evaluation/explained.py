@@ -26,8 +26,8 @@ def cannot(model: Classifier | Ensemble, kind: str) -> str:
     for member, _ in _members(model):
         if kind == "cam" and member.heatmap_kind != "cam":
             return "its head is not average pooling and one linear layer"
-        film = member.preprocess.grey_film().to(member.device)
-        if kind == "grad-cam" and not has_grad_cam(member.network, film):
+        film = member.preprocess.grey_film()
+        if kind == "grad-cam" and not has_grad_cam(member.network, film, str(member.device)):
             return "it shows no map of features"
     return ""
 
@@ -86,11 +86,12 @@ def _by_gradient(
     of: Callable[[Any, torch.Tensor], torch.Tensor],
     side: int,
 ) -> dict[str, np.ndarray]:
+    import torch
     import torch.nn.functional as F
 
     from cft.heatmap import beside_peak, spread
 
-    seen = classifier.preprocess(pixels)[None].to(classifier.device)
+    seen = torch.from_numpy(classifier.preprocess(pixels))[None].to(classifier.device)
     local = of(classifier.network, seen)
     if max(local.shape[1:]) > side:  # otherwise most of the pixels would be passed by
         local = F.adaptive_avg_pool2d(local[None], (side, side))[0]
