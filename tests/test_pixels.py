@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,7 @@ def test_a_pack_holds_the_pixels_of_inference_rounded_to_bytes(images, tmp_path)
 def test_several_processes_pack_the_same(images, tmp_path, monkeypatch):
     started, pool = [], pixels.ProcessPoolExecutor
     monkeypatch.setattr(pixels, "_STARTING", 0)
+    monkeypatch.setattr(pixels, "_THREADS", 1)
     monkeypatch.setattr(pixels, "_TASK", 3)
     monkeypatch.setattr(
         pixels, "ProcessPoolExecutor", lambda n, *more: started.append(n) or pool(n, *more)
@@ -66,13 +68,14 @@ def test_several_processes_pack_the_same(images, tmp_path, monkeypatch):
     assert started == [2]
 
 
-def test_films_that_are_packed_sooner_than_a_process_starts_need_none(
-    images, tmp_path, monkeypatch
+@pytest.mark.parametrize(("workers", "starting"), [(2, 0), (8, 1e6)])
+def test_two_cores_and_films_that_are_packed_at_once_need_no_process(
+    images, tmp_path, monkeypatch, workers, starting
 ):
     monkeypatch.setattr(pixels, "ProcessPoolExecutor", None)
-    monkeypatch.setattr(pixels, "_TASK", 3)
-    monkeypatch.setattr(pixels, "_STARTING", 1e6)
-    packed = pack(images, PREPROCESS, tmp_path / "cache", workers=2, progress=False)
+    monkeypatch.setattr(pixels, "_TASK", 1)
+    monkeypatch.setattr(pixels, "_STARTING", starting)
+    packed = pack(images, PREPROCESS, tmp_path / "cache", workers, progress=False)
     np.testing.assert_array_equal(packed.array, expected(images))
 
 
@@ -95,10 +98,33 @@ def test_packing_goes_on_where_it_was_stopped(images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pixels, "read_radiograph", stop_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
-        pack(images, PREPROCESS, tmp_path / "cache", progress=False)
-    packed = pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+        pack(images, PREPROCESS, tmp_path / "cache", workers=1, progress=False)
+    packed = pack(images, PREPROCESS, tmp_path / "cache", workers=1, progress=False)
     np.testing.assert_array_equal(packed.array, expected(images))
     assert read[5:] == images[3:]  # the first task was whole
+
+
+def test_what_another_thread_has_begun_is_not_lost_when_packing_is_stopped(
+    images, tmp_path, monkeypatch
+):
+    """Nor marked: what the array holds of it is packed again."""
+    monkeypatch.setattr(pixels, "_TASK", 2)
+    stopping = threading.Event()
+
+    def stop_at_the_fifth(path):
+        if path == images[4]:
+            stopping.set()
+            raise KeyboardInterrupt
+        if path in images[2:4]:  # of the task beside it
+            assert stopping.wait(10)
+        return read_radiograph(path)
+
+    monkeypatch.setattr(pixels, "read_radiograph", stop_at_the_fifth)
+    with pytest.raises(KeyboardInterrupt):
+        pack(images, PREPROCESS, tmp_path / "cache", workers=2, progress=False)
+    monkeypatch.setattr(pixels, "read_radiograph", read_radiograph)
+    packed = pack(images, PREPROCESS, tmp_path / "cache", workers=2, progress=False)
+    np.testing.assert_array_equal(packed.array, expected(images))
 
 
 def test_a_film_that_cannot_be_read_is_named_and_the_others_are_packed(images, tmp_path):

@@ -16,8 +16,16 @@ import json
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
@@ -25,6 +33,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cft.errors import RadiographError
@@ -41,6 +50,9 @@ _TO_DO, _DONE, _UNREADABLE = 0, 1, 2
 
 # Films that one task of a worker decodes; what is lost at most when a worker is killed.
 _TASK = 64
+
+# Threads that keep a core busy each; with more, the parts that are Python wait for each other.
+_THREADS = 2
 
 # Seconds until a worker process has started, of which most is the import of torch.
 _STARTING = 4.0
@@ -226,33 +238,48 @@ def _results(
     arguments: tuple[Path, tuple[int, ...], Preprocess],
     workers: int,
 ) -> Iterator[tuple[np.ndarray, list[str | None]]]:
-    """(rows, reasons) of each task, as they come."""
-    began = time.perf_counter()
-    for number, rows in enumerate(tasks, start=1):
-        yield rows, _decode(*arguments, rows, [images[row] for row in rows])
-        # What is left, by the pace so far, and what several processes would spare of it.
-        left = (time.perf_counter() - began) / number * (len(tasks) - number)
-        if left * (1 - 1 / workers) > _STARTING:
-            tasks = tasks[number:]
-            break
-    else:
-        return
-    # A fresh interpreter a worker: forking a process that has used torch's threads can hang.
-    with ProcessPoolExecutor(workers, get_context("spawn"), _one_thread) as pool:
-        running = {
-            pool.submit(_decode, *arguments, rows, [images[row] for row in rows]): rows
-            for rows in tasks
-        }
-        try:
-            for task in as_completed(running):
-                yield running[task], task.result()
-        except BaseException:  # Ctrl-C: what is under way ends, what waits is dropped
-            pool.shutdown(cancel_futures=True)
-            raise
+    """(rows, reasons) of each task, as they come.
+
+    Decoders and products run beside each other in threads, which are there at once. The parts that
+    are Python wait for each other; so many cores go over to processes, unless the films are packed
+    before these have started.
+    """
+    began, threads = time.perf_counter(), min(workers, _THREADS)
+    waiting, rest = deque(tasks), deque[np.ndarray]()
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        for number, result in enumerate(_each(pool, threads, images, waiting, arguments), start=1):
+            yield result
+            # What is left, by the pace so far, and what several processes would spare of it.
+            left = (time.perf_counter() - began) / number * len(waiting)
+            if left * (1 - threads / workers) > _STARTING:
+                rest.extend(waiting)
+                waiting.clear()  # those that are begun come to their end here
+    if rest:  # a fresh interpreter a worker: forking a process that has used torch can hang
+        context = get_context("spawn")
+        with ProcessPoolExecutor(workers, context, threadpool_limits, (1, "blas")) as pool:
+            yield from _each(pool, 2 * workers, images, rest, arguments)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+def _each(
+    pool: Executor,
+    most: int,
+    images: Sequence[Path],
+    waiting: deque[np.ndarray],
+    arguments: tuple[Path, tuple[int, ...], Preprocess],
+) -> Iterator[tuple[np.ndarray, list[str | None]]]:
+    """(rows, reasons) of the tasks that wait, as they come, of which at most so many are begun."""
+    running: dict[Future, np.ndarray] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < most:
+                rows = waiting.popleft()
+                task = pool.submit(_decode, *arguments, rows, [images[row] for row in rows])
+                running[task] = rows
+            for task in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(task), task.result()
+    except BaseException:  # Ctrl-C: what is under way ends, what waits is dropped
+        pool.shutdown(cancel_futures=True)
+        raise
 
 
 def _decode(
