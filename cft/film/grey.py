@@ -45,7 +45,7 @@ def smallest_depth(largest: int) -> int:
 
 # Pictures are turned into grey in parts of so many rows and columns, multiples of 8, so that what
 # the steps between need stays in the processor's cache whatever the size of the film.
-_ROWS, _COLUMNS = 128, 1024
+_ROWS, _COLUMNS = 256, 1024
 
 # EXIF orientation -> the same turn of an array (Exif 2.32, 4.6.4).
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -90,8 +90,11 @@ def _orientation(image: Image.Image) -> int:
 def tiles(
     picture: Image.Image | np.ndarray,
 ) -> Iterator[tuple[tuple[slice, slice], Image.Image]]:
-    """The parts of a picture: where each stands in an (H, W) array, and a copy of it."""
+    """The parts of a picture, to be read: where each stands in an (H, W) array, and it itself."""
     height, width = _shape(picture)
+    if isinstance(picture, Image.Image) and width <= _COLUMNS and height <= 2 * _ROWS:
+        yield (slice(0, height), slice(0, width)), picture
+        return
     for top in range(0, height, _ROWS):
         for left in range(0, width, _COLUMNS):
             bottom, right = min(top + _ROWS, height), min(left + _COLUMNS, width)
