@@ -12,6 +12,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from cft.errors import RadiographError
 from cft.film.budget import DECODING
 from cft.film.grey import Grey, grey_from_pil, grey_from_uint16, tiles
+from cft.film.png import plain_grey
 from cft.film.radiograph import MAX_PIXELS, Radiograph, check_size, damaged, too_large
 
 _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 258, 322, 323
@@ -52,6 +53,10 @@ def read_picture(data: bytes, name: str) -> Radiograph:
 def _decode(data: bytes, image: ImageFile) -> Grey:
     if image.format == "PNG" and image.tile and image.tile[0].args in _DEEP_COLOUR:
         return grey_from_uint16(_decode_deep_colour(data, image))
+    if image.format == "PNG":
+        pixels = plain_grey(data, image)
+        if pixels is not None:
+            return grey_from_pil(Image.fromarray(pixels))
     if image.format == "WEBP":
         return grey_from_pil(image, _decode_webp(data, image.size))
     return grey_from_pil(image)
