@@ -68,8 +68,17 @@ def turned() -> bytes:
     return saved(Image.fromarray(film()), exif=exif)
 
 
+def turned_at_its_end() -> bytes:
+    """With the orientation after the pixels."""
+    data = turned()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + struct.unpack_from(">I", data, start)[0]
+    return data[:start] + data[end:-12] + data[start:end] + data[-12:]
+
+
 OTHERS = {
     "turned": turned,
+    "turned at its end": turned_at_its_end,
     "16 bits": lambda: saved(Image.fromarray(film().astype(np.uint16) * 200)),
     "one bit": lambda: saved(Image.fromarray(film() > 100)),
     "palette": lambda: saved(Image.fromarray(film()).convert("P")),

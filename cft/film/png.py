@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -10,8 +12,9 @@ from PIL import Image
 
 __all__ = ["plain_grey"]
 
-# What may turn the picture or make parts of it transparent, if it comes after the pixels.
-_MATTERS = (b"eXIf", b"adobe.xmp", b"tRNS")
+# The chunks of a file of which the pixels are all that matters: others may turn the picture or make
+# parts of it transparent, and come after the pixels, too.
+_PLAIN = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tEXt", b"tIME"}
 
 
 def plain_grey(data: bytes, image: Image.Image) -> np.ndarray | None:
@@ -31,13 +34,22 @@ def plain_grey(data: bytes, image: Image.Image) -> np.ndarray | None:
     decode = _decoder()
     if decode is None or image.mode != "L" or not image.tile or image.tile[0].args != "L":
         return None
-    if image.info.get("interlace") or any(chunk in data for chunk in _MATTERS):
+    if image.info.get("interlace") or not set(_chunks(data)) <= _PLAIN:
         return None
     try:
         pixels = decode(data, (image.height, image.width), "mono")
     except Exception:  # it raises no other
         return None
     return pixels[..., 0]
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """The kinds of a file's chunks."""
+    place = 8  # after the signature
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        yield kind
+        place += 12 + length
 
 
 @cache
