@@ -38,8 +38,8 @@ def test_importing_gradio_for_the_page_parses_none_of_its_components():
         "from cft.page import start\n"
         "start.with_gradio()\n"
         "import gradio, sys\n"
-        "print(sum(parsed), gc.isenabled(), gradio.__name__, sorted({'torch', 'timm', 'ray', 'sklearn', 'matplotlib',"
-        " 'torchvision', 'scipy', 'pydicom'} & set(sys.modules)))"
+        "print(sum(parsed), gc.isenabled(), gradio.__name__, sorted({'torch', 'timm', 'ray',"
+        " 'sklearn', 'matplotlib', 'torchvision', 'scipy', 'pydicom'} & set(sys.modules)))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
