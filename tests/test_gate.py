@@ -505,6 +505,25 @@ def test_an_answer_that_nobody_fetches_is_forgotten(served, monkeypatch):
 
 
 @pytest.mark.slow
+def test_nothing_is_kept_of_a_visitor_who_has_every_answer(served, monkeypatch):
+    """Gradio keeps an entry of each session for ever, a thousand bytes and more."""
+    queue = served.demo._queue
+    monkeypatch.setattr(upkeep, "UNHEARD_SECONDS", 3.0)  # looked after four times a second
+    for number in range(3):
+        join(served, named(upload(served)), session_hash=f"visitor {number}")
+        assert answer_of(served, f"visitor {number}")["success"]
+    place = f"{served.address}gradio_api/call/predict"
+    call = served.client.post(place, json={"data": [named(upload(served))]}).json()["event_id"]
+    assert "event: complete" in served.client.get(f"{place}/{call}").text
+    end = time.monotonic() + 60
+    while queue.pending_event_ids_session or len(queue.pending_messages_per_session):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    join(served, named(upload(served)), session_hash="visitor 0")  # who comes back
+    assert answer_of(served, "visitor 0")["success"]
+
+
+@pytest.mark.slow
 def test_the_queue_outlives_a_visitor_who_leaves_without_a_word(served):
     queue = served.demo._queue
     for _ in range(3):

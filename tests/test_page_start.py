@@ -32,19 +32,19 @@ def test_the_function_is_put_back_when_something_fails():
 def test_importing_gradio_for_the_page_parses_none_of_its_components():
     """`ast.parse` is what Gradio's stubs need, and nothing else of its import."""
     code = (
-        "import ast\n"
+        "import ast, gc\n"
         "parsed, parse = [], ast.parse\n"
         "ast.parse = lambda text, *a, **k: parsed.append('class ' in text) or parse(text, *a, **k)\n"  # noqa: E501
         "from cft.page import start\n"
         "start.with_gradio()\n"
         "import gradio, sys\n"
-        "print(sum(parsed), gradio.__name__, sorted({'timm', 'ray', 'sklearn', 'matplotlib',"
-        " 'torchvision', 'scipy', 'pydicom'} & set(sys.modules)))"
+        "print(sum(parsed), gc.isenabled(), gradio.__name__, sorted({'torch', 'timm', 'ray',"
+        " 'sklearn', 'matplotlib', 'torchvision', 'scipy', 'pydicom'} & set(sys.modules)))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert out.stdout.strip() == "0 gradio []"
+    assert out.stdout.strip() == "0 True gradio []"
 
 
 def test_importing_the_start_imports_no_gradio():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -25,9 +26,16 @@ __all__ = ["load_model", "main", "with_gradio"]
 
 
 def with_gradio() -> ModuleType:
-    """`cft.page.server`, which imports Gradio."""
-    with no_stubs():
-        from cft.page import server
+    """`cft.page.server`, which imports Gradio.
+
+    None of what is imported is garbage: to look for it all the time would take a tenth longer.
+    """
+    gc.disable()
+    try:
+        with no_stubs():
+            from cft.page import server
+    finally:
+        gc.enable()
     return server
 
 

@@ -33,6 +33,8 @@ def harden(demo: Any) -> None:
 async def forget_unheard(demo: Any, statuses: Any) -> None:
     """Forget what nobody fetches: Gradio would keep 2,000 answers, films and all, for ever.
 
+    And of each session, answered or not, an entry.
+
     `statuses` is its ``file_upload_statuses``.
     """
     since: dict[str, float] = {}  # when it was first seen that an answer waits
@@ -44,7 +46,18 @@ async def forget_unheard(demo: Any, statuses: Any) -> None:
             statuses._signals.clear()
 
 
+def _forget_answered(queue: Any) -> None:
+    """Forget sessions that have all their answers, or whose answers can no longer be fetched."""
+    waiting = queue.pending_messages_per_session
+    for name, events in list(queue.pending_event_ids_session.items()):
+        is_lost = name not in waiting and not any(map(queue.event_ids_to_events.get, events))
+        if not events or is_lost:
+            waiting.pop(name, None)
+            queue.pending_event_ids_session.pop(name, None)
+
+
 async def _forget_once(queue: Any, since: dict[str, float]) -> dict[str, float]:
+    _forget_answered(queue)
     waiting, now = queue.pending_messages_per_session, asyncio.get_running_loop().time()
     unheard = [name for name, messages in list(waiting.items()) if not messages.empty()]
     since = {name: since.get(name, now) for name in unheard}

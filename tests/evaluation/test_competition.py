@@ -14,6 +14,7 @@ from cft.labels import CHEXPERT_5
 from tests.evaluation.conftest import evaluate, rewrite
 from train.evaluate import main
 from train.evaluation import competition
+from train.evaluation.essential_tables import reader_benefit_parts
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.protocol import Settings, evaluate_models
 from train.metrics.roc import roc_vertices
@@ -248,3 +249,12 @@ def test_the_majority_of_three_readers_is_a_reader_of_its_own():
     assert majority == {"sensitivity": 0.5, "false_positive_rate": 0.5}
     assert results["models"]["m"]["radiologists_below"] == {"Edema": 3, "mean": 3.0}
     assert "leaderboard" not in results["models"]["m"]  # these are not the competition's studies
+    title, table = reader_benefit_parts(results["reader_net_benefit"])
+    assert title.startswith("Net benefit")
+    # Of four films one is found and one a false alarm: (1 - t / (1 - t)) / 4.
+    found = ["+0.2368", "+0.2222", "+0.1875", "+0.1429", "+0.0000"]
+    assert table.rows[1] == ["Edema", "majority", *found]
+    # The third calls the two without it: -2 t / (1 - t) / 4.
+    alarms = ["-0.0263", "-0.0556", "-0.1250", "-0.2143", "-0.5000"]
+    assert table.rows[-1] == ["Edema", "r2", *alarms]
+    assert reader_benefit_parts({}) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 from train.tables import Table, figure_cell, interval_cell
 
-__all__ = ["essential_parts"]
+__all__ = ["essential_parts", "reader_benefit_parts"]
 
 # Thresholds that a table of net benefit shows, in hundredths; the plot shows all.
 _SHOWN = (5, 10, 20, 30, 50)
@@ -57,6 +57,19 @@ def _calibration(label: str, row: Mapping[str, Any]) -> list[str]:
 
 def _benefit_header() -> list[str]:
     return ["Category", *(f"t = {shown / 100:g}" for shown in _SHOWN), "Useful"]
+
+
+def reader_benefit_parts(readers: Mapping[str, Mapping[str, Any]]) -> list[str | Table]:
+    """A table of the net benefit of readers' decisions; `readers`: ``reader_net_benefit``."""
+    rows = [
+        [label, reader, *(f"{points[place - 1][1]:+.4f}" for place in _SHOWN)]
+        for reader, by_label in readers.items()
+        for label, points in by_label.items()
+    ]
+    if not rows:
+        return []
+    header = ["Category", "Reader", *_benefit_header()[1:-1]]
+    return ["Net benefit, as of the models above:", Table([header, *sorted(rows)])]
 
 
 def _benefit(label: str, row: Mapping[str, Any]) -> list[str]:

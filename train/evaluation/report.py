@@ -11,7 +11,7 @@ from typing import Any
 from train.evaluation.against_readers import reader_parts
 from train.evaluation.checklist import checklist_parts
 from train.evaluation.coverage_tables import coverage_parts
-from train.evaluation.essential_tables import essential_parts
+from train.evaluation.essential_tables import essential_parts, reader_benefit_parts
 from train.evaluation.further_tables import gap_parts, localisation_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
@@ -122,6 +122,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
         parts += sample_parts(result, explain=i == 0)
     if results["radiologists"]:
         parts += [f"{heading} Radiologists", size, _reader_table(results)]
+        parts += reader_benefit_parts(results.get("reader_net_benefit", {}))
     if results["comparisons"]:
         parts += [f"{heading} Comparisons", size]
         for comparison in results["comparisons"]:
