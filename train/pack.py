@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="side of the network's input (default: %(default)s)",
     )
     parser.add_argument("--cache", type=Path, default=Path("runs/pixels"), help="folder of packs")
-    parser.add_argument("--workers", type=POSITIVE, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=POSITIVE, help="films at once (default: one a core)")
     parser.add_argument("--seed", type=WHOLE, default=0, help="as in training (default: 0)")
     add_options(parser.add_argument_group("data"), DataOptions)
     options = parser.parse_args(argv)

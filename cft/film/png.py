@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL.ImageFile import ImageFile
 
 __all__ = ["plain_grey"]
 
@@ -17,7 +17,7 @@ __all__ = ["plain_grey"]
 _PLAIN = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"sBIT", b"tEXt", b"tIME"}
 
 
-def plain_grey(data: bytes, image: Image.Image) -> np.ndarray | None:
+def plain_grey(data: bytes, image: ImageFile) -> np.ndarray | None:
     """The pixels of a PNG file of 8 bits of grey, (H, W) uint8, as Pillow reads them.
 
     Parameters

@@ -173,7 +173,7 @@ def pack(
         Folder of packs. The pack's own folder in it is named by a hash of the geometry and of
         every file's path, size and time of change, so a pack is never used for other films.
     workers
-        Number of processes; None: one a core.
+        How many films are decoded at once, by threads or processes; None: one a core.
     progress
         Whether to show a progress bar.
 
