@@ -118,3 +118,18 @@ def test_damaged_files_are_refused_in_the_same_words(monkeypatch):
             assert found[0] == found[1]
         else:
             np.testing.assert_array_equal(*found)
+
+
+def test_a_panic_of_the_decoder_is_pillows_turn(monkeypatch):
+    """pyo3 raises it as no `Exception`."""
+
+    class PanicError(BaseException):
+        pass
+
+    def panics(*_):
+        raise PanicError
+
+    monkeypatch.setattr(png, "_decoder", lambda: panics)
+    pixels = film()
+    found = read_radiograph(saved(Image.fromarray(pixels))).pixels
+    np.testing.assert_allclose(found, pixels / 255, atol=1e-6)

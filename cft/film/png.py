@@ -38,7 +38,9 @@ def plain_grey(data: bytes, image: ImageFile) -> np.ndarray | None:
         return None
     try:
         pixels = decode(data, (image.height, image.width), "mono")
-    except Exception:  # it raises no other
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # a panic of Rust's is no Exception
         return None
     return pixels[..., 0]
 
