@@ -7,7 +7,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from train.frozen import logistic
+from train.frozen import design, lbfgs
+from train.frozen import rows as rows_module
 from train.frozen.logistic import Films, fit
 
 pytestmark = pytest.mark.slow
@@ -152,14 +153,15 @@ def test_rows_and_blocks_are_read_as_one_array(monkeypatch):
     y = labels(z)
     films = Films([z], np.arange(N))
     whole = fit(films, y, 5.0).folded(films)
-    monkeypatch.setattr(logistic, "_BLOCK", 64)
-    monkeypatch.setattr(logistic, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(rows_module, "BLOCK", 64)
+    monkeypatch.setattr(design, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(lbfgs, "LOGITS", 2 * N)  # two regressions at once
     scattered = np.full((2 * N, D), np.nan, np.float32)
     rows = np.random.default_rng(4).permutation(2 * N)[:N]
     scattered[rows] = z
     films = Films([scattered], rows)
     parts = fit(films, y, 5.0).folded(films)
-    assert films._kept is None
+    assert films.design._kept is None
     for c in range(3):
         check(z, parts[0][0, c], parts[1][0, c], (whole[0][0, c], whole[1][0, c]))
 

@@ -23,21 +23,32 @@ Why so, measured in docs/fine-tuning.md:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
-from train.frozen.lbfgs import minimise
+from train.frozen.design import Design
+from train.frozen.lbfgs import LOGITS, Labels, Regressions
+from train.frozen.rows import Matrix, Stacked, places
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
 from train.precision import full_precision, symmetric_eigen
 
-__all__ = ["FOLDS", "STRENGTHS", "Choice", "Path", "Refitter", "Starts", "basis_of", "choose"]
+__all__ = [
+    "FOLDS",
+    "STRENGTHS",
+    "Choice",
+    "Path",
+    "Refitter",
+    "Starts",
+    "basis_of",
+    "choose",
+    "groups_of",
+]
 
 #: Strengths of the penalty, strongest first: precisions of the prior on a change of the logit by
 #: one direction of unit spread.
@@ -53,10 +64,7 @@ _FLAT = 1e-6
 _MIN_SLOPE = 0.1
 
 # A fit ends when a further step would gain less than this in log-likelihood: far below one film.
-_TOLERANCE = 1e-3
-
-# Films that a product with the features takes at once.
-_BLOCK = 4096
+_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ class Choice:
 
 
 class Refitter:
-    """Fits paths, category by category.
+    """Fits paths, several categories at a time.
 
     The penalty on a change ``d`` of the weights is ``strength / 2 * d' S^(1/2) d`` with the
     features' covariance S: half-way between the distance in the features' metric, where a direction
@@ -158,10 +166,12 @@ class Refitter:
     + d'z``; the slope is that of Platt's scaling, the bias is free, and the result is divided by
     the slope, so that it keeps the trained logits' scale.
 
+    Features are read when they are needed, block by block: they may be memory-mapped.
+
     Parameters
     ----------
     z, z_valid
-        (N, D) and (M, D) float32 features of training and validation films.
+        (N, D) and (M, D) features of training and validation films.
     patients_valid
         (M,) patients of the validation films; the folds go by them.
     weights, biases
@@ -178,8 +188,8 @@ class Refitter:
 
     def __init__(
         self,
-        z: np.ndarray,
-        z_valid: np.ndarray,
+        z: Matrix,
+        z_valid: Matrix,
         patients_valid: np.ndarray,
         weights: np.ndarray,
         biases: np.ndarray,
@@ -188,17 +198,13 @@ class Refitter:
         power: float = 0.25,
         starts: Starts | None = None,
     ):
-        films = torch.from_numpy(np.concatenate([z, z_valid])).to(device)
-        self._mean = films[: len(z)].mean(0)
-        films -= self._mean
-        self._basis = basis_of(films[: len(z)], power)
+        self._z, self._device = Stacked([z, z_valid]), torch.device(device)
+        mean, covariance = self._moments(z)
+        basis, variances = _directions(covariance, power)
+        numbers = torch.float64 if self._z.dtype == np.float64 else torch.float32
+        self._mean, self._basis, self._variances = (x.to(numbers) for x in (mean, basis, variances))
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
         self._starts = starts
-        # Of the films, only their places along the directions of the basis are needed from here on,
-        # and the logits of the trained regressions: for each category (N + M, 1 or 1 + F).
-        self._trained = [films @ self._begin(c)[0].T for c in range(len(self._weights))]
-        self._x = films @ self._basis
-        self._spread = self._x[: len(z)].square().mean(0)  # (R,)
         if starts is None:
             folds = patient_folds(patients_valid, FOLDS, seed)
             # Films of training are in no fold: -2.
@@ -207,125 +213,143 @@ class Refitter:
             self._fold = starts.fold
 
     def path(self, category: int, y: np.ndarray, y_valid: np.ndarray) -> Path:
-        """Refit one category at every strength, whole and once without each fold.
+        """`paths` of one category, with (N,) and (M,) labels."""
+        (path,) = self.paths([category], y[:, None], y_valid[:, None])
+        return path
+
+    def paths(self, categories: Sequence[int], y: np.ndarray, y_valid: np.ndarray) -> list[Path]:
+        """Refit some categories at every strength, whole and once without each fold.
+
+        The films that any of them knows are read; so it is for categories that know much the same
+        films (see `groups_of`). But for rounding, a path does not depend on which others there are.
 
         Parameters
         ----------
-        category
-            Row of the trained weights.
+        categories
+            (G,) rows of the trained weights.
         y, y_valid
-            (N,) and (M,) labels of the category in {1, 0, NaN}, with both classes in each.
+            (N, G) and (M, G) labels of these in {1, 0, NaN}, of both classes in each column.
         """
         labels = np.concatenate([y, y_valid])
-        known = np.flatnonzero(~np.isnan(labels))
+        known = np.flatnonzero(~np.isnan(labels).all(axis=1))
         # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
         counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
-        trained, own = self._begin(category)  # (1 or 1 + F, D), and the biases
-        place = torch.from_numpy(known).to(self._x.device)
-        changes = _fit(
-            self._x[place],
-            torch.from_numpy(labels[known]).to(self._x),
-            torch.from_numpy(counted).to(self._x),
-            self._trained[category][place],
-            self._spread,
-        )  # (1 + F, S, R)
-        # The features were centred to fit; their mean goes back into the biases.
-        biases = [float(b) + float(self._mean @ w) for w, b in zip(trained, own, strict=True)]
+        trained, biases = self._begin(categories)  # (1 + FOLDS, G, D) and (1 + FOLDS, G)
+        with full_precision(), torch.inference_mode():
+            design = Design([self._z], known, self._mean, self._basis, self._variances)
+            changes = _fit(design, labels[known], counted, trained.flatten(0, 1))
+            weights = trained + (changes @ self._basis.T).unflatten(1, trained.shape[:2])
+            # The features were centred to fit; their mean goes back into the biases.
+            centred = biases + trained @ self._mean
+            scores = self._scores(design, weights[:, 1:], centred[1:])
+            whole = weights[:, 0]
+            found = whole, centred[0] - whole @ self._mean, scores
+            return [Path(*(x[:, g].cpu().numpy() for x in found)) for g in range(len(categories))]
+
+    def _scores(self, design: Design, weights: Tensor, biases: Tensor) -> Tensor:
+        """(S, G, J) logits of the films that choose, each by the (S, FOLDS, G, D) weights without
+        its fold.
+        """
+        steps, _, categories, _ = weights.shape
         judges = np.flatnonzero(self._fold >= 0)
-        scores = np.empty((len(STRENGTHS), len(judges)), np.float32)
+        scores = torch.empty(steps, categories, len(judges), dtype=weights.dtype)
         for fold in range(FOLDS):
-            places = np.flatnonzero(self._fold[judges] == fold)
-            left_out = torch.from_numpy(judges[places]).to(self._x.device)
-            column = 0 if len(own) == 1 else 1 + fold
-            moved = (
-                changes[1 + fold] @ self._x[left_out].T + self._trained[category][left_out, column]
-            )
-            scores[:, places] = moved.cpu().numpy() + np.float32(biases[column])
-        weights = trained[0] + changes[0] @ self._basis.T  # (S, D)
-        return Path(weights.cpu().numpy(), (biases[0] - weights @ self._mean).cpu().numpy(), scores)
+            left_out = np.flatnonzero(self._fold[judges] == fold)
+            own = weights[:, fold].flatten(0, 1)
+            for place in places(len(left_out)):
+                some = left_out[place]
+                found = own @ design.read(self._z, judges[some]).T
+                found = found.unflatten(0, (steps, categories)) + biases[fold, :, None]
+                scores[..., torch.from_numpy(some)] = found.cpu()
+        return scores
 
-    def _begin(self, category: int) -> tuple[Tensor, np.ndarray]:
-        """Weights from which the fits of a category begin, (1, D) or those of each set; biases."""
-        weights, biases = self._weights[[category]], self._biases[[category]]
-        if self._starts is not None:
-            weights = np.concatenate([weights, self._starts.weights[:, category]])
-            biases = np.concatenate([biases, self._starts.biases[:, category]])
-        return torch.from_numpy(weights).to(self._mean), biases
+    def _begin(self, categories: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Weights and biases of the trained regressions, first and without each fold."""
+        weights, biases = (x[None, categories] for x in (self._weights, self._biases))
+        if self._starts is None:
+            weights, biases = (np.repeat(x, 1 + FOLDS, axis=0) for x in (weights, biases))
+        else:
+            weights = np.concatenate([weights, self._starts.weights[:, categories]])
+            biases = np.concatenate([biases, self._starts.biases[:, categories]])
+        return torch.from_numpy(weights).to(self._mean), torch.from_numpy(biases).to(self._mean)
+
+    def _moments(self, z: Matrix) -> tuple[Tensor, Tensor]:
+        """(D,) mean and (D, D) covariance of the features, float64."""
+
+        def blocks() -> Iterator[Tensor]:
+            return (torch.from_numpy(z[place]).to(self._device) for place in places(len(z)))
+
+        mean = torch.stack([x.sum(0, dtype=torch.float64) for x in blocks()]).sum(0) / len(z)
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=self._device)
+        with full_precision():
+            for x in blocks():
+                centred = x - mean.to(x)
+                covariance += centred.T @ centred
+        return mean, covariance / len(z)
 
 
-def _fit(x: Tensor, y: Tensor, counted: Tensor, trained: Tensor, spread: Tensor) -> Tensor:
-    """Penalised logistic regressions of one category, at every strength, for several sets of films.
+def groups_of(y: np.ndarray) -> list[list[int]]:
+    """Columns of (n, C) labels in groups that are worth fitting side by side.
+
+    A group reads the films that any of its columns knows, and at least half of what it then
+    computes is of known labels. No group has more films and columns than there is room for.
+    """
+    known = ~np.isnan(y)
+    groups: list[list[int]] = []
+    for c in range(y.shape[1]):
+        with_it = [*groups[-1], c] if groups else [c]
+        read = int(known[:, with_it].any(axis=1).sum()) * len(with_it)
+        if groups and 2 * known[:, with_it].sum() >= read and read * (1 + FOLDS) <= LOGITS:
+            groups[-1] = with_it
+        else:
+            groups.append([c])
+    return groups
+
+
+def _fit(design: Design, y: np.ndarray, counted: np.ndarray, trained: Tensor) -> Tensor:
+    """Penalised logistic regressions of G categories, at every strength, for F sets of films.
 
     Parameters
     ----------
-    x, y
-        (n, R) places of the known films along the directions of the basis, and their (n,) labels.
+    design
+        The n films that any of the categories knows.
+    y
+        (n, G) labels.
     counted
-        (n, F) 1 for the films of each set.
+        (n, F) bool: the films of each set.
     trained
-        (n, 1 or F) logits of the trained regressions, from which changes count.
-    spread
-        (R,) mean square of x over the training films.
+        (F * G, D) weights of the trained regressions, from which changes count.
 
     Returns
     -------
     Tensor
-        (F, S, R) changes of the weights along the directions, on the scale of the trained logits.
+        (S, F * G, R) changes of the weights along the directions, on the scale of the trained
+        logits.
     """
-    refits = _Refits(x, y, counted, trained, spread)
-    theta = torch.zeros(x.shape[1] + 1, len(refits.slopes)).to(x)
-    theta[-1] = refits.biases
-    with full_precision():
-        minimise(refits, theta, torch.arange(theta.shape[1], device=x.device), _TOLERANCE)
-    return (theta[:-1] / refits.slopes).T.reshape(-1, len(STRENGTHS), x.shape[1])
-
-
-class _Refits:
-    """One category's regressions: an `Objective`, whose columns are sets x strengths.
-
-    The logit of a film is ``slope * trained logit + x . theta + bias``, the bias being the last of
-    theta. The parameters are those of `_fit`.
-
-    Attributes
-    ----------
-    slopes, biases
-        (K,) of each column: slope and first bias, from Platt's scaling of its set.
-    """
-
-    def __init__(self, x: Tensor, y: Tensor, counted: Tensor, trained: Tensor, spread: Tensor):
-        self._x, self._y, self._counted, self._spread = x, y, counted, spread
-        self._trained = trained.expand(-1, counted.shape[1])  # (n, F)
-        pairs = zip(self._trained.T, counted.T, strict=True)
-        platt = torch.tensor([_slope_and_bias(logits, y, films) for logits, films in pairs]).to(x)
-        self.slopes, self.biases = platt.repeat_interleave(len(STRENGTHS), dim=0).T
-        self._strengths = torch.tensor(STRENGTHS).to(x).repeat(counted.shape[1])
-
-    def loss(self, theta: Tensor, live: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """See `train.frozen.lbfgs.Objective`."""
-        sets, slopes, strengths = live // len(STRENGTHS), self.slopes[live], self._strengths[live]
-        loss = torch.zeros(len(live), dtype=torch.float64, device=theta.device)
-        bend, gradient = torch.zeros_like(loss), torch.zeros_like(theta)
-        for start in range(0, len(self._x), _BLOCK):  # so that what is between stays in the cache
-            rows = slice(start, start + _BLOCK)
-            x, y = self._x[rows], self._y[rows, None]
-            logits = torch.addmm(theta[-1], x, theta[:-1])
-            logits += slopes * self._trained[rows][:, sets]
-            mask = self._counted[rows][:, sets]
-            p = torch.sigmoid(logits)
-            loss += ((softplus(logits) - y * logits) * mask).double().sum(0)
-            bend += (p * (1 - p) * mask).double().sum(0)
-            residual = (p - y) * mask
-            gradient[:-1] += x.T @ residual
-            gradient[-1] += residual.sum(0)
-        loss += 0.5 * strengths * theta[:-1].double().square().sum(0)
-        gradient[:-1] += strengths * theta[:-1]
-        return loss, gradient, bend.clamp(min=1e-6)
-
-    def preconditioned(self, q: Tensor, bend: Tensor, live: Tensor) -> Tensor:
-        """The directions are uncorrelated over all films, so that their curvature is diagonal."""
-        bend = bend.float()
-        curvature = bend * self._spread[:, None] + self._strengths[live]
-        return torch.cat([q[:-1] / curvature, (q[-1] / bend)[None]])
+    labels = Labels.of(y, counted, design.mean)
+    sets, categories = torch.cartesian_prod(
+        *(torch.arange(len(x), device=trained.device) for x in (labels.counted, labels.targets))
+    ).unbind(1)
+    logits = trained.new_empty(len(trained), len(design))
+    for block in design.plain():
+        logits[:, block.rows] = trained @ block.x.T
+    platt = [
+        _slope_and_bias(own, labels.targets[c], labels.known[c] & labels.counted[f])
+        for own, f, c in zip(logits, sets, categories, strict=True)
+    ]
+    slopes, biases = torch.tensor(platt, device=trained.device).to(trained).T
+    theta = trained.new_zeros(len(trained), design.directions + 1)
+    theta[:, -1] = biases
+    regressions = Regressions(design, labels, sets, categories, theta, logits.mul_(slopes[:, None]))
+    path: list[Tensor] = []
+    for strength in STRENGTHS:
+        if (
+            len(path) > 1
+        ):  # the steps are about as long as the ones before, on a scale of logarithms
+            regressions.move(path[-1] - path[-2])
+        regressions.minimise(strength, _TOLERANCE)
+        path.append(regressions.theta)
+    return torch.stack(path)[..., :-1] / slopes[:, None]
 
 
 def choose(
@@ -416,12 +440,17 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
 
     `power` 0 is the plain distance, 1/2 the features' metric.
     """
-    variances, directions = symmetric_eigen((z.T @ z).double() / len(z))
+    return _directions((z.T @ z).double() / len(z), power)[0].to(z.dtype)
+
+
+def _directions(covariance: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """See `basis_of`: (D, R) float64 directions, and (R,) the variance along each."""
+    variances, directions = symmetric_eigen(covariance)
     kept = variances > _FLAT * variances.max()
     variances, directions = variances[kept], directions[:, kept]
     scale = variances**-power
     scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
-    return (directions * scale).to(z.dtype)
+    return directions * scale, variances * scale**2
 
 
 def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, float]:
