@@ -30,6 +30,7 @@ import torch
 
 from train.command import Stop
 from train.errors import CheckpointError
+from train.frozen.rows import places
 from train.losses import loss_named
 from train.stage2.finished import Finished
 from train.stage2.genetic import Evolution, Genetic
@@ -150,8 +151,13 @@ def refitted(task: Task) -> tuple[dict[int, Path], History]:
         bar.update(len(task.columns) - len(left))
         for group in groups_of(np.concatenate([y, y_valid])[:, left]):
             refitter = refitter or Refitter(
-                *(task.train.z, task.valid.z, task.valid.groups),
-                *(task.head.weights, task.head.biases, task.settings.seed, task.device),
+                task.train.z,
+                task.valid.z,
+                task.valid.groups,
+                task.head.weights,
+                task.head.biases,
+                seed=task.settings.seed,
+                device=task.device,
                 starts=task.judges.starts,
             )
             own = [left[place] for place in group]
@@ -229,10 +235,10 @@ class Search:
         def passed(lineage: Lineage) -> torch.Tensor:
             return torch.stack([lineage.path[place] for place in GENERATIONS])
 
-        paths, history = {}, {}
+        paths, history, z_valid = {}, {}, np.asarray(task.valid.z)
         for c, arrays in self._searched(task, "ga-path", passed).items():
             weights, bias = arrays["weights"], task.head.biases[c]
-            paths[c] = Path(weights, np.full(len(weights), bias), weights @ task.valid.z.T + bias)
+            paths[c] = Path(weights, np.full(len(weights), bias), weights @ z_valid.T + bias)
             history[task.head.label_names[c]] = arrays["history"]
         return paths, history
 
@@ -378,8 +384,9 @@ def _hash_of(train: Films, valid: Films, head: Head, settings: TuneSettings) -> 
     """Names everything that decides the result."""
     digest = hashlib.sha256(repr((settings, head.label_names)).encode())
     for films in (train, valid):
-        for array in (films.z, films.y):
-            digest.update(np.ascontiguousarray(array).data)
+        for place in places(len(films.z)):
+            digest.update(np.ascontiguousarray(films.z[place]).data)
+        digest.update(np.ascontiguousarray(films.y).data)
         digest.update(repr(films.groups.tolist()).encode())
     for array in (head.weights, head.biases):
         digest.update(np.ascontiguousarray(array).data)
