@@ -47,10 +47,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         z, labels = written(Path(folder) / "features.f32", options)
-        size = z.size * 4 / 1e6
-        print(
-            f"{len(z):,} films x {z.shape[1]} features, {labels.shape[1]} categories: {size:,.0f} MB"
-        )
+        print(f"{len(z):,} films x {z.shape[1]} features, {labels.shape[1]} categories, ", end="")
+        print(f"{z.size * 4 / 1e6:,.0f} MB")
         train, valid = np.split(np.arange(len(z)), [len(z) * 4 // 5])
         recipe = Recipe(logistic.Films([z], train), np.nan_to_num(labels[train]), options.strength)
         with Watch() as watch:
