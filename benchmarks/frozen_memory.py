@@ -18,6 +18,7 @@ import argparse
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,10 +33,11 @@ from train.stage2.finished import Finished
 from train.stage2.methods import method_of
 from train.stage2.task import Films, Head, Task, Tuned
 
-_BLOCK = 50_000
+# Films of a patient; films that are drawn at once.
+_FILMS, _BLOCK = 4, 50_000
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--films", type=int, default=1_000_000)
     parser.add_argument("--features", type=int, default=768)
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--strength", type=float, default=100.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="folder of the file (default: a temporary one)")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         z, labels = written(Path(folder) / "features.f32", options)
@@ -56,7 +58,7 @@ def main() -> None:
         names = tuple(f"category {c}" for c in range(labels.shape[1]))
         head = Head(*(x[0] for x in fitted), names)
         print(f"stage 1: {watch}, AUROC {found(head, z, labels)}", flush=True)
-        films = [Films(Rows(z, rows), labels[rows], rows // 2) for rows in (train, valid)]
+        films = [Films(Rows(z, rows), labels[rows], rows // _FILMS) for rows in (train, valid)]
         task = Task(*films, head, finished=Finished(Path(folder) / "kept"), recipe=recipe)
         with Watch() as watch:
             tuned = method_of(task.settings).tune(task)

@@ -170,7 +170,7 @@ class Regressions:
         result = change.new_empty(len(change), len(self._design))
         inner = self._design.inner(change[:, :-1])
         for block in self._design.blocks():
-            result[:, block.rows] = torch.addmm(change[:, -1:], inner, block.x.T)
+            torch.addmm(change[:, -1:], inner, block.x.T, out=result[:, block.rows])
         return result
 
     def _gradient(
