@@ -36,7 +36,7 @@ _STEEP, _FLAT = 0.9, 0.1
 _STRETCH = 8.0
 
 #: Up to how many logits are kept at once, and as many changes of them.
-LOGITS = 2**24
+LOGITS = 2**25
 
 # Logits that are worked on at once: what is between stays in a processor's cache.
 _ELEMENTS = 2**17

@@ -63,8 +63,9 @@ _FLAT = 1e-6
 # is all but wrong on its known labels would otherwise become a fresh fit to these few.
 _MIN_SLOPE = 0.1
 
-# A fit ends when a further step would gain less than this in log-likelihood: far below one film.
-_TOLERANCE = 1e-5
+# A fit ends when a further step would gain less log-likelihood than this per film: then logits are
+# within some thousandths of those at the minimum.
+_TOLERANCE = 5e-9
 
 
 @dataclass(frozen=True)
@@ -347,7 +348,7 @@ def _fit(design: Design, y: np.ndarray, counted: np.ndarray, trained: Tensor) ->
             len(path) > 1
         ):  # the steps are about as long as the ones before, on a scale of logarithms
             regressions.move(path[-1] - path[-2])
-        regressions.minimise(strength, _TOLERANCE)
+        regressions.minimise(strength, _TOLERANCE * len(design))
         path.append(regressions.theta)
     return torch.stack(path)[..., :-1] / slopes[:, None]
 
