@@ -51,16 +51,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         z, labels = written(Path(folder) / "features.f32", options)
         print(f"{len(z):,} films x {z.shape[1]} features, {labels.shape[1]} categories, ", end="")
         print(f"{z.size * 4 / 1e6:,.0f} MB")
+        before = resident("RssAnon")
         train, valid = np.split(np.arange(len(z)), [len(z) * 4 // 5])
         recipe = Recipe(logistic.Films([z], train), np.nan_to_num(labels[train]), options.strength)
-        with Watch() as watch:
+        with Watch(before) as watch:
             fitted = recipe(np.ones((len(train), 1), bool))
         names = tuple(f"category {c}" for c in range(labels.shape[1]))
         head = Head(*(x[0] for x in fitted), names)
         print(f"stage 1: {watch}, AUROC {found(head, z, labels)}", flush=True)
         films = [Films(Rows(z, rows), labels[rows], rows // _FILMS) for rows in (train, valid)]
         task = Task(*films, head, finished=Finished(Path(folder) / "kept"), recipe=recipe)
-        with Watch() as watch:
+        with Watch(before) as watch:
             tuned = method_of(task.settings).tune(task)
         print(f"stage 2: {watch}, AUROC {found(tuned.head, z, labels)}, {chosen(tuned)}")
 
@@ -97,10 +98,17 @@ def written(path: Path, options: argparse.Namespace) -> tuple[np.ndarray, np.nda
 
 
 class Watch:
-    """The time of a block, and the most memory that the process has in it beyond what it had."""
+    """The time of a block, and the most memory that the process has in it, in MB.
+
+    It is counted from what the process had before all blocks, since an allocator that keeps what
+    one block has freed has it at hand for the next.
+    """
+
+    def __init__(self, before: float):
+        self._before = before
 
     def __enter__(self) -> Watch:
-        self._before = self._most = resident("RssAnon")
+        self._most = resident("RssAnon")
         self._began = time.perf_counter(), time.process_time()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)

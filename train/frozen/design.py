@@ -110,7 +110,8 @@ class Design:
 
     def read(self, view: Matrix, rows: np.ndarray) -> Tensor:
         """(m, D) features of some rows, less their mean, on the device."""
-        return torch.from_numpy(np.ascontiguousarray(view[rows])).to(self.mean) - self.mean
+        # Numbers of rows, unlike a slice, make a copy, which may be changed.
+        return torch.from_numpy(view[rows]).to(self.mean).sub_(self.mean)
 
     @cached_property
     def _kept(self) -> list[Block] | None:

@@ -91,8 +91,10 @@ class Stacked(_Readable):
         result = np.empty((len(rows), self.shape[1]), self.dtype)
         start = 0
         for part in self.parts:
-            inside = np.flatnonzero((rows >= start) & (rows < start + len(part)))
-            if len(inside):
+            inside = (rows >= start) & (rows < start + len(part))
+            if inside.all() and len(rows):  # as a rule: then nothing is copied twice
+                return part[rows - start]
+            if inside.any():
                 result[inside] = part[rows[inside] - start]
             start += len(part)
         return result
