@@ -159,6 +159,7 @@ def refitted(task: Task) -> tuple[dict[int, Path], History]:
                 seed=task.settings.seed,
                 device=task.device,
                 starts=task.judges.starts,
+                between=task.stop_if_asked,
             )
             own = [left[place] for place in group]
             found = zip(own, refitter.paths(own, y[:, own], y_valid[:, own]), strict=True)

@@ -23,7 +23,7 @@ Why so, measured in docs/fine-tuning.md:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,6 +185,8 @@ class Refitter:
         Of the covariance in the penalty, see `basis_of`; other values are for comparison.
     starts
         None: training films are in no fold, and every fit begins at the trained regressions.
+    between
+        Called before each strength; what it raises ends the fits.
     """
 
     def __init__(
@@ -198,6 +200,7 @@ class Refitter:
         device: str | torch.device = "cpu",
         power: float = 0.25,
         starts: Starts | None = None,
+        between: Callable[[], None] = lambda: None,
     ):
         self._z, self._device = Stacked([z, z_valid]), torch.device(device)
         mean, covariance = self._moments(z)
@@ -205,7 +208,7 @@ class Refitter:
         numbers = torch.float64 if self._z.dtype == np.float64 else torch.float32
         self._mean, self._basis, self._variances = (x.to(numbers) for x in (mean, basis, variances))
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
-        self._starts = starts
+        self._starts, self._between = starts, between
         if starts is None:
             folds = patient_folds(patients_valid, FOLDS, seed)
             # Films of training are in no fold: -2.
@@ -238,7 +241,7 @@ class Refitter:
         trained, biases = self._begin(categories)  # (1 + FOLDS, G, D) and (1 + FOLDS, G)
         with full_precision(), torch.inference_mode():
             design = Design([self._z], known, self._mean, self._basis, self._variances)
-            changes = _fit(design, labels[known], counted, trained.flatten(0, 1))
+            changes = _fit(*(design, labels[known], counted, trained.flatten(0, 1)), self._between)
             weights = trained + (changes @ self._basis.T).unflatten(1, trained.shape[:2])
             # The features were centred to fit; their mean goes back into the biases.
             centred = biases + trained @ self._mean
@@ -307,7 +310,13 @@ def groups_of(y: np.ndarray) -> list[list[int]]:
     return groups
 
 
-def _fit(design: Design, y: np.ndarray, counted: np.ndarray, trained: Tensor) -> Tensor:
+def _fit(
+    design: Design,
+    y: np.ndarray,
+    counted: np.ndarray,
+    trained: Tensor,
+    between: Callable[[], None],
+) -> Tensor:
     """Penalised logistic regressions of G categories, at every strength, for F sets of films.
 
     Parameters
@@ -320,6 +329,8 @@ def _fit(design: Design, y: np.ndarray, counted: np.ndarray, trained: Tensor) ->
         (n, F) bool: the films of each set.
     trained
         (F * G, D) weights of the trained regressions, from which changes count.
+    between
+        See `Refitter`.
 
     Returns
     -------
@@ -344,6 +355,7 @@ def _fit(design: Design, y: np.ndarray, counted: np.ndarray, trained: Tensor) ->
     regressions = Regressions(design, labels, sets, categories, theta, logits.mul_(slopes[:, None]))
     path: list[Tensor] = []
     for strength in STRENGTHS:
+        between()
         if (
             len(path) > 1
         ):  # the steps are about as long as the ones before, on a scale of logarithms
