@@ -356,9 +356,7 @@ def _fit(
     path: list[Tensor] = []
     for strength in STRENGTHS:
         between()
-        if (
-            len(path) > 1
-        ):  # the steps are about as long as the ones before, on a scale of logarithms
+        if len(path) > 1:  # strengths are evenly spaced, so that the next change is about the last
             regressions.move(path[-1] - path[-2])
         regressions.minimise(strength, _TOLERANCE * len(design))
         path.append(regressions.theta)
