@@ -283,8 +283,14 @@ class Refitter:
         def blocks() -> Iterator[Tensor]:
             return (torch.from_numpy(z[place]).to(self._device) for place in places(len(z)))
 
-        mean = torch.stack([x.sum(0, dtype=torch.float64) for x in blocks()]).sum(0) / len(z)
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=self._device)
+        # Sums are added to where they are: small results that are kept lie between the blocks, whose
+        # memory then is not used again.
+        width = z.shape[1]
+        mean = torch.zeros(width, dtype=torch.float64, device=self._device)
+        for x in blocks():
+            mean += x.sum(0, dtype=torch.float64)
+        mean /= len(z)
+        covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
         with full_precision():
             for x in blocks():
                 centred = x - mean.to(x)
