@@ -283,8 +283,6 @@ class Refitter:
         def blocks() -> Iterator[Tensor]:
             return (torch.from_numpy(z[place]).to(self._device) for place in places(len(z)))
 
-        # Sums are added to where they are: small results that are kept lie between the blocks, whose
-        # memory then is not used again.
         width = z.shape[1]
         mean = torch.zeros(width, dtype=torch.float64, device=self._device)
         for x in blocks():
