@@ -33,22 +33,30 @@ def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     The data goes to a temporary file in the same folder, is flushed to disk and renamed. What a
     process leaves that is killed meanwhile, `remove_leftovers` removes.
     """
+    with atomic_path(path) as temporary, open(temporary, "w+b") as file:
+        yield file
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
+    """`atomic_file` for what writes a file by its name: the name of the temporary one."""
     path = Path(path)
     try:
-        handle, temporary = tempfile.mkstemp(".part", f".{path.name}.{os.getpid()}-", path.parent)
+        handle, name = tempfile.mkstemp(".part", f".{path.name}.{os.getpid()}-", path.parent)
     except OSError as error:  # of the temporary file, whose name nobody asked for
         raise OSError(error.errno, error.strerror, str(path)) from None
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 would hide the file from others
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

@@ -14,6 +14,7 @@ from benchmarks import (
     drawn_maps,
     evaluation,
     follow_up,
+    frozen_memory,
     gate,
     gpu,
     growth,
@@ -50,6 +51,20 @@ def test_every_row_of_the_table_is_measured(capsys):
         (number,) = re.match(r"([\d,.]+) (?:films/s|s|ms)\b", result).groups()
         assert float(number.replace(",", "")) > 0
     assert lines[0].startswith("CPU, ")
+
+
+@pytest.mark.slow
+def test_features_on_disk_go_through_both_stages(capsys, tmp_path):
+    words = ["--films", "3000", "--features", "16", "--categories", "2", "--threads", "1"]
+    frozen_memory.main([*words, "--work", str(tmp_path)])
+    sizes, *stages = capsys.readouterr().out.splitlines()
+    assert sizes == "3,000 films x 16 features, 2 categories, 0 MB"
+    assert [line.split(":")[0] for line in stages] == ["stage 1", "stage 2"]
+    for line in stages:
+        lowest = re.search(r"of processors\), [-\d,]+ MB, AUROC ([\d.]+) to", line)[1]
+        assert float(lowest) > 0.8
+    assert stages[1].endswith("of 3,000 films")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_machine_without_a_gpu_is_told_so(capsys, monkeypatch):

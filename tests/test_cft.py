@@ -20,6 +20,7 @@ from cft.model.folder import CONFIG, WEIGHTS, read_model_folder
 from train import cft, negative
 from train.command import Stop
 from train.errors import TrainingError
+from train.frozen import lbfgs
 from train.stage2 import finished, methods, refit
 from train.stage2.genetic import Evolution
 from train.stage2.refit import STRENGTHS, Choice
@@ -500,18 +501,20 @@ def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
     parent, data, tmp_path, monkeypatch, capsys, a_gain
 ):
     assert cft.main(words(parent, data, tmp_path / "whole")) == 0
-    fit, fitted = refit.Refitter.path, []
+    monkeypatch.setattr(methods, "groups_of", lambda y: [[c] for c in range(y.shape[1])])
+    fit, fitted = refit.Refitter.paths, []
 
-    def stop_after_one(self, category, *labels):
-        fitted.append(category)
+    def stop_after_one(self, categories, *labels):
+        fitted.extend(categories)
+        found = fit(self, categories, *labels)
         if len(fitted) == 1:
             cft_stop[0].asked = True
-        return fit(self, category, *labels)
+        return found
 
     cft_stop = []
     enter = Stop.__enter__
     monkeypatch.setattr(Stop, "__enter__", lambda self: cft_stop.append(self) or enter(self))
-    monkeypatch.setattr(refit.Refitter, "path", stop_after_one)
+    monkeypatch.setattr(refit.Refitter, "paths", stop_after_one)
     out = tmp_path / "out"
     assert cft.main(words(parent, data, out)) == 1
     assert "what is finished is kept" in capsys.readouterr().err
@@ -519,6 +522,24 @@ def test_a_stopped_run_keeps_what_is_finished_and_goes_on(
     assert cft.main(words(parent, data, out, "--resume")) == 0
     assert fitted == [0, 1]  # neither twice
     assert (out / WEIGHTS).read_bytes() == (tmp_path / "whole" / WEIGHTS).read_bytes()
+
+
+def test_a_stop_is_heard_while_many_categories_are_fitted_together(
+    parent, data, tmp_path, monkeypatch, capsys
+):
+    strengths, stops = [], []
+    minimise, enter = lbfgs.Regressions.minimise, Stop.__enter__
+
+    def asked_meanwhile(self, strength, tolerance):
+        strengths.append(strength)
+        stops[0].asked = True
+        return minimise(self, strength, tolerance)
+
+    monkeypatch.setattr(Stop, "__enter__", lambda self: stops.append(self) or enter(self))
+    monkeypatch.setattr(lbfgs.Regressions, "minimise", asked_meanwhile)
+    assert cft.main(words(parent, data, tmp_path / "out")) == 1
+    assert "what is finished is kept" in capsys.readouterr().err
+    assert strengths == [refit.STRENGTHS[0]]
 
 
 # --- The searches -------------------------------------------------------------------------------

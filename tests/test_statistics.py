@@ -15,6 +15,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
+from train.metrics import bootstrap as bootstrap_module
 from train.metrics.bootstrap import (
     bootstrap_auroc,
     bootstrap_average_precision,
@@ -85,6 +86,16 @@ class TestRefusals:
     def test_no_replicates(self, bootstrap):
         with pytest.raises(ValueError, match="at least one replicate"):
             bootstrap(np.ones((2, 1)), np.array([[0], [1]]), np.arange(2), replicates=0)
+
+
+@pytest.mark.parametrize("name", BOOTSTRAPS)
+def test_many_films_are_drawn_a_few_replicates_at_a_time_and_no_differently(
+    films, name, monkeypatch
+):
+    expected = BOOTSTRAPS[name][0](*films, replicates=20, seed=3).replicates
+    monkeypatch.setattr(bootstrap_module, "_MOST", 3 * len(films[0]))
+    found = BOOTSTRAPS[name][0](*films, replicates=20, seed=3).replicates
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", BOOTSTRAPS)

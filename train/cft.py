@@ -47,6 +47,7 @@ from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
 from train.frozen.features import Features, FrozenNetwork, features_of, linear_head
+from train.frozen.rows import Rows
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
 from train.processes import processes
@@ -274,7 +275,7 @@ def work_through(argv: Sequence[str] | None) -> None:
             )
         tables = {side: table.subset(r) for side, r in rows.items()}
         films = {
-            side: Films(features.z[r], tables[side].y, tables[side].patients)
+            side: Films(Rows(features.z, r), tables[side].y, tables[side].patients)
             for side, r in rows.items()
         }
         settings = TuneSettings(

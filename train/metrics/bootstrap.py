@@ -25,8 +25,9 @@ __all__ = [
     "percentiles",
 ]
 
-# Weights handled at once, (films x replicates): small enough to stay in a processor's cache.
-_BLOCK = 2**18
+# Weights handled at once, (films x replicates): small enough to stay in a processor's cache; with
+# many films 64 replicates, or as many as have room.
+_BLOCK, _MOST = 2**18, 2**23
 
 # With fewer films, starting threads costs more than it saves.
 _WORTH_THREADS = 2**12
@@ -158,7 +159,7 @@ def _bootstrap(
     presorted = {c: _presort(scores[:, c], labels[:, c], group_index) for c in columns}
     values = np.full((replicates, len(estimate)), np.nan)
     done = 0
-    for counts in _draws(n_groups, replicates, seed, block=max(64, _BLOCK // len(scores))):
+    for counts in _draws(n_groups, replicates, seed, block=_at_once(len(scores))):
         block = slice(done, done + len(counts))
 
         def work(column: int, block: slice = block, counts: np.ndarray = counts) -> None:
@@ -202,6 +203,11 @@ def _draws(n_groups: int, replicates: int, seed: int, block: int) -> Iterator[np
         drawn += np.arange(size)[:, None] * n_groups
         counts = np.bincount(drawn.ravel(), minlength=size * n_groups)
         yield counts.reshape(size, n_groups).astype(np.int32)
+
+
+def _at_once(films: int) -> int:
+    """How many replicates are handled together."""
+    return min(max(64, _BLOCK // films), max(1, _MOST // films))
 
 
 def _check(
@@ -316,7 +322,7 @@ def bootstrap_totals(
     by_group = np.empty((len(names), values.shape[1]))
     for k, column in enumerate(values.T):
         by_group[:, k] = np.bincount(index, column, minlength=len(names))
-    blocks = _draws(len(names), replicates, seed, block=max(64, _BLOCK // len(names)))
+    blocks = _draws(len(names), replicates, seed, block=_at_once(len(names)))
     return np.concatenate([counts.astype(np.float64) @ by_group for counts in blocks])
 
 
@@ -346,7 +352,7 @@ def bootstrap_bins(
         by_bin.append((index[order], np.searchsorted(column[order], np.arange(n_bins + 1))))
     result = np.zeros((len(by_bin), replicates, n_bins), np.float32)
     done = 0
-    for counts in _draws(len(names), replicates, seed, block=max(64, _BLOCK // len(index))):
+    for counts in _draws(len(names), replicates, seed, block=_at_once(len(index))):
         block = slice(done, done + len(counts))
 
         def work(c: int, block: slice = block, counts: np.ndarray = counts) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from cft.files import atomic_write
+from cft.files import atomic_path
 from train.errors import CheckpointError
 
 
@@ -62,4 +62,5 @@ class Finished:
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(self._path, safetensors.numpy.save(self._arrays, self._facts))
+        with atomic_path(self._path) as path:  # by its name: without a copy of it all in memory
+            safetensors.numpy.save_file(self._arrays, path, self._facts)

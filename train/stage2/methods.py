@@ -30,12 +30,13 @@ import torch
 
 from train.command import Stop
 from train.errors import CheckpointError
+from train.frozen.rows import places
 from train.losses import loss_named
 from train.stage2.finished import Finished
 from train.stage2.genetic import Evolution, Genetic
 from train.stage2.gradient import Descent, descend
 from train.stage2.lineage import Lineage
-from train.stage2.refit import STRENGTHS, Path, Refitter, basis_of, choose
+from train.stage2.refit import STRENGTHS, Path, Refitter, basis_of, choose, groups_of
 from train.stage2.task import Films, Head, Method, Task, Tuned, TuneSettings
 
 # Generations of the genetic search that all categories choose among: every one at first, where a
@@ -143,25 +144,31 @@ class BestByValidation:
 
 def refitted(task: Task) -> tuple[dict[int, Path], History]:
     """The penalised refits of each category; see `train.stage2.refit`."""
-    paths, refitter = {}, None
-    for c in task.shown(task.columns, "auto"):
-        found = task.finished.get(f"auto/{c}")
-        if found is None:
+    y, y_valid = task.train.y, task.valid.y
+    left = [c for c in task.columns if task.finished.get(f"auto/{c}") is None]
+    refitter: Refitter | None = None
+    with task.shown(task.columns, "auto") as bar:
+        bar.update(len(task.columns) - len(left))
+        for group in groups_of(np.concatenate([y, y_valid])[:, left]):
             refitter = refitter or Refitter(
                 task.train.z,
                 task.valid.z,
                 task.valid.groups,
                 task.head.weights,
                 task.head.biases,
-                task.settings.seed,
-                task.device,
+                seed=task.settings.seed,
+                device=task.device,
                 starts=task.judges.starts,
+                between=task.stop_if_asked,
             )
-            found = vars(refitter.path(c, task.train.y[:, c], task.valid.y[:, c]))
-            task.finished.keep(f"auto/{c}", found)
-        paths[c] = Path(**found)
-        task.stop_if_asked()
-    return paths, {}
+            own = [left[place] for place in group]
+            found = zip(own, refitter.paths(own, y[:, own], y_valid[:, own]), strict=True)
+            kept = {f"{c}/{name}": x for c, path in found for name, x in vars(path).items()}
+            task.finished.keep("auto", kept)
+            bar.update(len(own))
+            task.stop_if_asked()
+    paths = {c: task.finished.get(f"auto/{c}") for c in task.columns}
+    return {c: Path(**found) for c, found in paths.items() if found is not None}, {}
 
 
 @dataclass(frozen=True)
@@ -229,10 +236,10 @@ class Search:
         def passed(lineage: Lineage) -> torch.Tensor:
             return torch.stack([lineage.path[place] for place in GENERATIONS])
 
-        paths, history = {}, {}
+        paths, history, z_valid = {}, {}, np.asarray(task.valid.z)
         for c, arrays in self._searched(task, "ga-path", passed).items():
             weights, bias = arrays["weights"], task.head.biases[c]
-            paths[c] = Path(weights, np.full(len(weights), bias), weights @ task.valid.z.T + bias)
+            paths[c] = Path(weights, np.full(len(weights), bias), weights @ z_valid.T + bias)
             history[task.head.label_names[c]] = arrays["history"]
         return paths, history
 
@@ -378,8 +385,9 @@ def _hash_of(train: Films, valid: Films, head: Head, settings: TuneSettings) -> 
     """Names everything that decides the result."""
     digest = hashlib.sha256(repr((settings, head.label_names)).encode())
     for films in (train, valid):
-        for array in (films.z, films.y):
-            digest.update(np.ascontiguousarray(array).data)
+        for place in places(len(films.z)):
+            digest.update(np.ascontiguousarray(films.z[place]).data)
+        digest.update(np.ascontiguousarray(films.y).data)
         digest.update(repr(films.groups.tolist()).encode())
     for array in (head.weights, head.biases):
         digest.update(np.ascontiguousarray(array).data)

@@ -23,20 +23,32 @@ Why so, measured in docs/fine-tuning.md:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
+from train.frozen.design import Design
+from train.frozen.lbfgs import LOGITS, Labels, Regressions
+from train.frozen.rows import Matrix, Stacked, places
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
 from train.precision import full_precision, symmetric_eigen
-from train.stage2.penalised import fit_path
-from train.threads import Map, parts_of, side_by_side
 
-__all__ = ["FOLDS", "STRENGTHS", "Choice", "Path", "Refitter", "Starts", "basis_of", "choose"]
+__all__ = [
+    "FOLDS",
+    "STRENGTHS",
+    "Choice",
+    "Path",
+    "Refitter",
+    "Starts",
+    "basis_of",
+    "choose",
+    "groups_of",
+]
 
 #: Strengths of the penalty, strongest first: precisions of the prior on a change of the logit by
 #: one direction of unit spread.
@@ -46,6 +58,14 @@ _REPLICATES = 400
 
 # Directions with less than this share of the largest variance are rounding errors, not features.
 _FLAT = 1e-6
+
+# The slope of the trained logit in the new one is not below this: a category whose trained ranking
+# is all but wrong on its known labels would otherwise become a fresh fit to these few.
+_MIN_SLOPE = 0.1
+
+# A fit ends when a further step would gain less log-likelihood than this per film: then logits are
+# within some thousandths of those at the minimum.
+_TOLERANCE = 5e-9
 
 
 @dataclass(frozen=True)
@@ -137,7 +157,7 @@ class Choice:
 
 
 class Refitter:
-    """Fits paths, category by category.
+    """Fits paths, several categories at a time.
 
     The penalty on a change ``d`` of the weights is ``strength / 2 * d' S^(1/2) d`` with the
     features' covariance S: half-way between the distance in the features' metric, where a direction
@@ -147,10 +167,12 @@ class Refitter:
     + d'z``; the slope is that of Platt's scaling, the bias is free, and the result is divided by
     the slope, so that it keeps the trained logits' scale.
 
+    Features are read when they are needed, block by block: they may be memory-mapped.
+
     Parameters
     ----------
     z, z_valid
-        (N, D) and (M, D) float32 features of training and validation films.
+        (N, D) and (M, D) features of training and validation films.
     patients_valid
         (M,) patients of the validation films; the folds go by them.
     weights, biases
@@ -163,12 +185,14 @@ class Refitter:
         Of the covariance in the penalty, see `basis_of`; other values are for comparison.
     starts
         None: training films are in no fold, and every fit begins at the trained regressions.
+    between
+        Called before each strength; what it raises ends the fits.
     """
 
     def __init__(
         self,
-        z: np.ndarray,
-        z_valid: np.ndarray,
+        z: Matrix,
+        z_valid: Matrix,
         patients_valid: np.ndarray,
         weights: np.ndarray,
         biases: np.ndarray,
@@ -176,24 +200,15 @@ class Refitter:
         device: str | torch.device = "cpu",
         power: float = 0.25,
         starts: Starts | None = None,
+        between: Callable[[], None] = lambda: None,
     ):
-        where = torch.device(device)
-        weights, biases = np.asarray(weights)[:, None], np.asarray(biases)[:, None]
-        if starts is not None:
-            weights = np.concatenate([weights, starts.weights.transpose(1, 0, 2)], axis=1)
-            biases = np.concatenate([biases, starts.biases.T], axis=1)
-        # Where the fits of each category begin, all the same or each set's: (C, 1 or 1 + F, D).
-        self._weights, self._biases = torch.from_numpy(weights).to(where), biases
-        self._mean = torch.from_numpy(z.mean(0)).to(where)
-        films = len(z) + len(z_valid)
-        with full_precision(), side_by_side(where) as share:
-            self._basis = _basis(_covariance(z, self._mean, share), power).to(self._mean)
-            # Of the films, only their places along the directions of the basis are needed from here
-            # on, and the logits of the trained regressions: for each category (1 or 1 + F, N + M).
-            self._x = torch.empty(films, self._basis.shape[1], device=where)
-            self._trained = torch.empty(*weights.shape[:2], films, device=where)
-            self._spread = (self._place(z, 0, share) / len(z)).to(self._x)  # (R,)
-            self._place(z_valid, len(z), share)
+        self._z, self._device = Stacked([z, z_valid]), torch.device(device)
+        mean, covariance = self._moments(z)
+        basis, variances = _directions(covariance, power)
+        numbers = torch.float64 if self._z.dtype == np.float64 else torch.float32
+        self._mean, self._basis, self._variances = (x.to(numbers) for x in (mean, basis, variances))
+        self._weights, self._biases = np.asarray(weights), np.asarray(biases)
+        self._starts, self._between = starts, between
         if starts is None:
             folds = patient_folds(patients_valid, FOLDS, seed)
             # Films of training are in no fold: -2.
@@ -202,61 +217,154 @@ class Refitter:
             self._fold = starts.fold
 
     def path(self, category: int, y: np.ndarray, y_valid: np.ndarray) -> Path:
-        """Refit one category at every strength, whole and once without each fold.
+        """`paths` of one category, with (N,) and (M,) labels."""
+        (path,) = self.paths([category], y[:, None], y_valid[:, None])
+        return path
+
+    def paths(self, categories: Sequence[int], y: np.ndarray, y_valid: np.ndarray) -> list[Path]:
+        """Refit some categories at every strength, whole and once without each fold.
+
+        The films that any of them knows are read; so it is for categories that know much the same
+        films (see `groups_of`). But for rounding, a path does not depend on which others there are.
 
         Parameters
         ----------
-        category
-            Row of the trained weights.
+        categories
+            (G,) rows of the trained weights.
         y, y_valid
-            (N,) and (M,) labels of the category in {1, 0, NaN}, with both classes in each.
+            (N, G) and (M, G) labels of these in {1, 0, NaN}, of both classes in each column.
         """
-        with full_precision(), side_by_side(self._x.device) as share:
-            return self._path(category, np.concatenate([y, y_valid]), share)
+        labels = np.concatenate([y, y_valid])
+        known = np.flatnonzero(~np.isnan(labels).all(axis=1))
+        # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
+        counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
+        trained, biases = self._begin(categories)  # (1 + FOLDS, G, D) and (1 + FOLDS, G)
+        with full_precision(), torch.inference_mode():
+            design = Design([self._z], known, self._mean, self._basis, self._variances)
+            changes = _fit(*(design, labels[known], counted, trained.flatten(0, 1)), self._between)
+            weights = trained + (changes @ self._basis.T).unflatten(1, trained.shape[:2])
+            # The features were centred to fit; their mean goes back into the biases.
+            centred = biases + trained @ self._mean
+            scores = self._scores(design, weights[:, 1:], centred[1:])
+            whole = weights[:, 0]
+            found = whole, centred[0] - whole @ self._mean, scores
+            return [Path(*(x[:, g].cpu().numpy() for x in found)) for g in range(len(categories))]
 
-    def _path(self, category: int, labels: np.ndarray, share: Map) -> Path:
-        known = np.flatnonzero(~np.isnan(labels))
-        # Row 0 of the films to count: all of them; row 1 + f: those outside fold f.
-        counted = np.stack([self._fold[known] != fold for fold in range(-1, FOLDS)])
-        trained, own = self._weights[category], self._biases[category]
-        place = torch.from_numpy(known).to(self._x.device)
-        changes = fit_path(
-            self._x[place],
-            torch.from_numpy(labels[known]).to(self._x),
-            torch.from_numpy(counted).to(self._x),
-            self._trained[category][:, place],
-            self._spread,
-            STRENGTHS,
-            share,
-        )  # (1 + F, S, R)
-        # The features were centred to fit; their mean goes back into the biases.
-        biases = [float(b) + float(self._mean @ w) for w, b in zip(trained, own, strict=True)]
+    def _scores(self, design: Design, weights: Tensor, biases: Tensor) -> Tensor:
+        """(S, G, J) logits of the films that choose, each by the (S, FOLDS, G, D) weights without
+        its fold.
+        """
+        steps, _, categories, _ = weights.shape
         judges = np.flatnonzero(self._fold >= 0)
-        scores = np.empty((len(STRENGTHS), len(judges)), np.float32)
+        scores = torch.empty(steps, categories, len(judges), dtype=weights.dtype)
         for fold in range(FOLDS):
-            places = np.flatnonzero(self._fold[judges] == fold)
-            left_out = torch.from_numpy(judges[places]).to(self._x.device)
-            own_set = 0 if len(own) == 1 else 1 + fold
-            moved = changes[1 + fold] @ self._x[left_out].T
-            moved += self._trained[category, own_set, left_out]
-            scores[:, places] = moved.cpu().numpy() + np.float32(biases[own_set])
-        weights = trained[0] + changes[0] @ self._basis.T  # (S, D)
-        return Path(weights.cpu().numpy(), (biases[0] - weights @ self._mean).cpu().numpy(), scores)
+            left_out = np.flatnonzero(self._fold[judges] == fold)
+            own = weights[:, fold].flatten(0, 1)
+            for place in places(len(left_out)):
+                some = left_out[place]
+                found = own @ design.read(self._z, judges[some]).T
+                found = found.unflatten(0, (steps, categories)) + biases[fold, :, None]
+                scores[..., torch.from_numpy(some)] = found.cpu()
+        return scores
 
-    def _place(self, z: np.ndarray, first: int, share: Map) -> Tensor:
-        """Fill in films from row `first` on; the sum of the squares of their places, (R,)."""
+    def _begin(self, categories: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Weights and biases of the trained regressions, first and without each fold."""
+        weights, biases = (x[None, categories] for x in (self._weights, self._biases))
+        if self._starts is None:
+            weights, biases = (np.repeat(x, 1 + FOLDS, axis=0) for x in (weights, biases))
+        else:
+            weights = np.concatenate([weights, self._starts.weights[:, categories]])
+            biases = np.concatenate([biases, self._starts.biases[:, categories]])
+        return torch.from_numpy(weights).to(self._mean), torch.from_numpy(biases).to(self._mean)
 
-        def place(part: Sequence[slice]) -> Tensor:
-            squares = torch.zeros(self._x.shape[1], dtype=torch.float64, device=self._x.device)
-            for rows in part:
-                here = slice(first + rows.start, first + rows.stop)
-                centred = torch.from_numpy(z[rows]).to(self._mean) - self._mean
-                x = torch.mm(centred, self._basis, out=self._x[here])
-                self._trained[..., here] = self._weights @ centred.T
-                squares += x.square().sum(0, dtype=torch.float64)
-            return squares
+    def _moments(self, z: Matrix) -> tuple[Tensor, Tensor]:
+        """(D,) mean and (D, D) covariance of the features, float64."""
 
-        return torch.stack(list(share(place, parts_of(len(z), self._x.device)))).sum(0)
+        def blocks() -> Iterator[Tensor]:
+            return (torch.from_numpy(z[place]).to(self._device) for place in places(len(z)))
+
+        width = z.shape[1]
+        mean = torch.zeros(width, dtype=torch.float64, device=self._device)
+        for x in blocks():
+            mean += x.sum(0, dtype=torch.float64)
+        mean /= len(z)
+        covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
+        with full_precision():
+            for x in blocks():
+                centred = x - mean.to(x)
+                covariance += centred.T @ centred
+        return mean, covariance / len(z)
+
+
+def groups_of(y: np.ndarray) -> list[list[int]]:
+    """Columns of (n, C) labels in groups that are worth fitting side by side.
+
+    A group reads the films that any of its columns knows, and at least half of what it then
+    computes is of known labels. No group has more films and columns than there is room for.
+    """
+    known = ~np.isnan(y)
+    groups: list[list[int]] = []
+    for c in range(y.shape[1]):
+        with_it = [*groups[-1], c] if groups else [c]
+        read = int(known[:, with_it].any(axis=1).sum()) * len(with_it)
+        if groups and 2 * known[:, with_it].sum() >= read and read * (1 + FOLDS) <= LOGITS:
+            groups[-1] = with_it
+        else:
+            groups.append([c])
+    return groups
+
+
+def _fit(
+    design: Design,
+    y: np.ndarray,
+    counted: np.ndarray,
+    trained: Tensor,
+    between: Callable[[], None],
+) -> Tensor:
+    """Penalised logistic regressions of G categories, at every strength, for F sets of films.
+
+    Parameters
+    ----------
+    design
+        The n films that any of the categories knows.
+    y
+        (n, G) labels.
+    counted
+        (n, F) bool: the films of each set.
+    trained
+        (F * G, D) weights of the trained regressions, from which changes count.
+    between
+        See `Refitter`.
+
+    Returns
+    -------
+    Tensor
+        (S, F * G, R) changes of the weights along the directions, on the scale of the trained
+        logits.
+    """
+    labels = Labels.of(y, counted, design.mean)
+    sets, categories = torch.cartesian_prod(
+        *(torch.arange(len(x), device=trained.device) for x in (labels.counted, labels.targets))
+    ).unbind(1)
+    logits = trained.new_empty(len(trained), len(design))
+    for block in design.plain():
+        logits[:, block.rows] = trained @ block.x.T
+    platt = [
+        _slope_and_bias(own, labels.targets[c], labels.known[c] & labels.counted[f])
+        for own, f, c in zip(logits, sets, categories, strict=True)
+    ]
+    slopes, biases = torch.tensor(platt, device=trained.device).to(trained).T
+    theta = trained.new_zeros(len(trained), design.directions + 1)
+    theta[:, -1] = biases
+    regressions = Regressions(design, labels, sets, categories, theta, logits.mul_(slopes[:, None]))
+    path: list[Tensor] = []
+    for strength in STRENGTHS:
+        between()
+        if len(path) > 1:  # strengths are evenly spaced, so that the next change is about the last
+            regressions.move(path[-1] - path[-2])
+        regressions.minimise(strength, _TOLERANCE * len(design))
+        path.append(regressions.theta)
+    return torch.stack(path)[..., :-1] / slopes[:, None]
 
 
 def choose(
@@ -347,30 +455,21 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
 
     `power` 0 is the plain distance, 1/2 the features' metric.
     """
-    return _basis((z.T @ z).double() / len(z), power).to(z.dtype)
+    return _directions((z.T @ z).double() / len(z), power)[0].to(z.dtype)
 
 
-def _covariance(z: np.ndarray, mean: Tensor, share: Map) -> Tensor:
-    """(D, D) float64 covariance of features z (N, D) about their mean."""
-
-    def products(part: Sequence[slice]) -> Tensor:
-        total = torch.zeros(len(mean), len(mean), device=mean.device)
-        for rows in part:
-            centred = torch.from_numpy(z[rows]).to(mean) - mean
-            total.addmm_(centred.T, centred)
-        return total
-
-    total = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
-    for each in share(products, parts_of(len(z), mean.device)):
-        total += each
-    return total / len(z)
-
-
-def _basis(covariance: Tensor, power: float) -> Tensor:
-    """See `basis_of`; float64 of float64."""
+def _directions(covariance: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """See `basis_of`: (D, R) float64 directions, and (R,) the variance along each."""
     variances, directions = symmetric_eigen(covariance)
     kept = variances > _FLAT * variances.max()
     variances, directions = variances[kept], directions[:, kept]
     scale = variances**-power
     scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
-    return directions * scale
+    return directions * scale, variances * scale**2
+
+
+def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, float]:
+    """Of the labels on the trained logits, over the films that count."""
+    films = counted.bool()
+    slope, bias = fit_platt(logits[films].cpu().numpy(), y[films].cpu().numpy()) or (1.0, 0.0)
+    return max(slope, _MIN_SLOPE), bias

@@ -17,6 +17,7 @@ from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence, with_training
 from train.evaluation.scores import compare_scores
 from train.frozen.features import linear_head
+from train.frozen.rows import Matrix
 from train.metrics.bootstrap import bootstrap_auroc
 from train.metrics.decisions import finite_or_none
 from train.stage2.task import Head, Task, Tuned
@@ -46,7 +47,7 @@ def outcome_of(
     tuned: Tuned,
     valid: LabelTable,
     test: LabelTable,
-    z_test: np.ndarray,
+    z_test: Matrix,
     others: Sequence[LabelTable] = (),
 ) -> Outcome:
     """Calibrate both stages on validation films and measure them on test films.

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from train.command import Stop
 from train.datasets.splits import patient_folds
 from train.errors import Stopped
+from train.frozen.rows import Matrix, places
 from train.metrics.ranking import METRICS
 from train.stage2.finished import Finished
 from train.stage2.refit import FOLDS, Starts
@@ -26,14 +27,14 @@ class Films:
     Attributes
     ----------
     z
-        (n, D) float32 features.
+        (n, D) float32 features: an array, or rows of one that are read when they are needed.
     y
         (n, C) float32 labels in {1, 0, NaN}; NaN is unknown.
     patients
         (n,) whose film each is; None: every film is another patient's.
     """
 
-    z: np.ndarray
+    z: Matrix
     y: np.ndarray
     patients: np.ndarray | None = None
 
@@ -59,9 +60,10 @@ class Head:
     biases: np.ndarray
     label_names: tuple[str, ...]
 
-    def logits(self, z: np.ndarray) -> np.ndarray:
-        """(n, D) features -> (n, C) float32."""
-        return z @ self.weights.T + self.biases
+    def logits(self, z: Matrix) -> np.ndarray:
+        """(n, D) features -> (n, C) float32, some rows at a time."""
+        parts = [z[place] @ self.weights.T + self.biases for place in places(len(z))]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.biases)), np.float32)
 
     def copy(self) -> Head:
         """The same in arrays of its own."""
@@ -238,7 +240,8 @@ class Task:
             head = Head(starts.weights[f], starts.biases[f], self.head.label_names)
             for place, films in ((0, train), (len(train.z), valid)):
                 rows = np.flatnonzero(fold[place : place + len(films.z)] == f)
-                scores[place + rows] = head.logits(films.z[rows])
+                for some in (rows[part] for part in places(len(rows))):
+                    scores[place + some] = head.logits(films.z[some])
         y = np.concatenate([train.y, valid.y])
         return Judges(scores, y, patients, slice(len(train.z), None), starts)
 
@@ -257,7 +260,7 @@ class Task:
         """(M, D) features of the validation films, on the device."""
         return self.tensor(self.valid.z)
 
-    def tensor(self, array: np.ndarray) -> torch.Tensor:
+    def tensor(self, array: Matrix) -> torch.Tensor:
         """An array on the device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
