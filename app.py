@@ -2,10 +2,11 @@
 
 import sys
 
-from cft.threads import wait_briefly
+from cft.threads import one_thread_in_numpy, wait_briefly
 
 if __name__ == "__main__":
     wait_briefly()
-    from cft.page.start import main  # which imports torch
+    one_thread_in_numpy()
+    from cft.page.start import main  # which imports numpy
 
     sys.exit(main(sys.argv[1:]))

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cft.threads import wait_briefly
+from cft.threads import one_thread_in_numpy, wait_briefly
 
 #: First word -> the module with its ``main``, and the line of the help.
 COMMANDS = {
@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     wait_briefly()
+    one_thread_in_numpy()
     try:
         status = _run(words)
         sys.stdout.flush()

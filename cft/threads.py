@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["limit_threads", "processors", "set_threads", "threads", "wait_briefly"]
+__all__ = [
+    "limit_threads",
+    "one_thread_in_numpy",
+    "processors",
+    "set_threads",
+    "threads",
+    "wait_briefly",
+]
 
 # A free Space has two cores; more threads than cores make every film slower.
 _THREADS = 2
@@ -25,6 +32,15 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def one_thread_in_numpy() -> None:
+    """Let numpy's products be worked out by the thread that asks, unless the environment says else.
+
+    To be called before numpy is imported, which reads it once. OpenBLAS's other threads would wait
+    in a loop for the next product, and take the processor from the network.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def limit_threads() -> None:

@@ -180,3 +180,17 @@ def test_padding_is_grey_and_nothing_is_cut_off():
     seen = preprocess(np.ones((200, 100), np.float32))[0]
     np.testing.assert_allclose(seen[:, :15], 0.0, atol=1e-6)  # the mean itself
     np.testing.assert_allclose(seen[:, 17:47], 0.7, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1024, 1024), (2500, 3000), (64, 20_000)])
+def test_no_product_of_resizing_is_shared_among_threads(shape, monkeypatch):
+    """OpenBLAS keeps one of up to 2^18 multiplications in the thread that asks."""
+    sizes, multiply = [], np.matmul
+
+    def counted(a, b, out):
+        sizes.append(a.size * b.shape[1])
+        return multiply(a, b, out=out)
+
+    monkeypatch.setattr("cft.film.resample.np.matmul", counted)
+    resampled(np.zeros(shape, np.float32), 224, 224, "bicubic")
+    assert 0 < max(sizes) <= 2**18

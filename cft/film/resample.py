@@ -7,6 +7,7 @@ times faster than a loop over the pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -15,7 +16,11 @@ __all__ = ["resampled"]
 
 # Lines of the result that one product makes: few, so that little of its matrix is zero, and enough
 # for a BLAS to be fast.
-_LINES = 32
+_LINES = 16
+
+# Multiplications of one product. Up to so many OpenBLAS works them out in the thread that asks; its
+# others would wait in a loop for the next one, and take the processor from the network.
+_SMALL = 2**18
 
 # How far each filter reaches on either side, in pixels of the result or of the film, whichever are
 # larger.
@@ -43,11 +48,21 @@ def resampled(values: np.ndarray, height: int, width: int, interpolation: str) -
     """
     lines = np.empty((height, values.shape[1]), np.float32)
     for made, read, matrix in _blocks(values.shape[0], height, interpolation):
-        np.matmul(matrix, values[read].astype(np.float32, copy=False), out=lines[made])
+        for part in _parts(values.shape[1], matrix.size):
+            some = values[read, part].astype(np.float32, copy=False)
+            np.matmul(matrix, some, out=lines[made, part])
     turned = np.empty((width, height), np.float32)
     for made, read, matrix in _blocks(values.shape[1], width, interpolation):
-        np.matmul(matrix, lines[:, read].T, out=turned[made])
+        for part in _parts(height, matrix.size):
+            np.matmul(matrix, lines[part, read].T, out=turned[made, part])
     return np.ascontiguousarray(turned.T)
+
+
+def _parts(length: int, size: int) -> Iterator[slice]:
+    """Parts of so many columns that a matrix of that size times each is a small product."""
+    step = max(1, _SMALL // size)
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
 
 
 @lru_cache(64)
