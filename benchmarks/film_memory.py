@@ -1,19 +1,22 @@
-"""The most memory that the reader takes for a film, above what it takes for a small one.
+"""The most memory and the processor time that the reader takes for a film.
 
     python -m benchmarks.film_memory [NAME...]
 
-Each film has 64 megapixels, the most that is read, and as a rule the same value everywhere; each is
-read in a process of its own. The figure is that of Linux (``VmHWM`` of ``/proc/self/status``), in
-MB, with the bytes of the file among it.
+Each film has as many pixels as are read of its kind, and as a rule the same value everywhere; each
+is read in a process of its own. The memory is above that for a small film, as Linux says it
+(``VmHWM`` of ``/proc/self/status``), in MB, with the bytes of the file among it; the time is of all
+threads.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import math
 import multiprocessing
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,19 +26,25 @@ import numpy as np
 from PIL import Image
 
 from cft.errors import RadiographError
+from cft.film.radiograph import MAX_PIXELS
 from cft.film.read import read_radiograph
 from tests import films
 
-SIDE = 8000
+
+def side(size: int = 1) -> int:
+    """Pixels of the largest square that is read, for a picture of so many bytes a pixel."""
+    return math.isqrt(min(MAX_PIXELS, 2 * MAX_PIXELS // size))
 
 
 def png(mode: int, depth: int, interlaced: bool = False) -> bytes:
     """A PNG file of ones, of a colour type (2 RGB, 4 grey and alpha, 6 RGBA) and a bit depth."""
-    row = b"\0" + b"\1" * (SIDE * {0: 1, 2: 3, 4: 2, 6: 4}[mode] * depth // 8)
+    size = {0: 1, 2: 3, 4: 2, 6: 4}[mode] * depth // 8
+    pixels = side(size)
+    row = b"\0" + b"\1" * (pixels * size)
     packer = zlib.compressobj(6)
-    rows = 2 * SIDE if interlaced else SIDE  # of the seven passes, more than enough
+    rows = 2 * pixels if interlaced else pixels  # of the seven passes, more than enough
     data = b"".join(packer.compress(row) for _ in range(rows)) + packer.flush()
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, depth, mode, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", pixels, pixels, depth, mode, 0, 0, interlaced)
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -45,7 +54,8 @@ def png(mode: int, depth: int, interlaced: bool = False) -> bytes:
 
 def saved(mode: str, kind: str, exif: bool = False, **options) -> bytes:
     """A file that Pillow writes."""
-    image = Image.new(mode, (SIDE, SIDE))
+    pixels = side(4 if mode in ("I", "F") else len(mode))
+    image = Image.new(mode, (pixels, pixels))
     if mode in ("RGBA", "LA"):
         image.putpixel((0, 0), (9,) * (len(mode) - 1) + (200,))
     if exif:
@@ -58,13 +68,13 @@ def saved(mode: str, kind: str, exif: bool = False, **options) -> bytes:
 
 
 def jpeg_ls() -> bytes:
-    return _dicom(np.zeros((SIDE, SIDE), np.uint16), "80", imagecodecs.jpegls_encode)
+    return _dicom(np.zeros((side(), side()), np.uint16), "80", imagecodecs.jpegls_encode)
 
 
 def jpeg_2000() -> bytes:
     """Of noise: of zeros, the decoder would find nothing to do."""
     drawn = np.random.default_rng(0)
-    coarse = drawn.integers(0, 60_000, (SIDE // 8, SIDE // 8), dtype=np.uint16)
+    coarse = drawn.integers(0, 60_000, (side() // 8, side() // 8), dtype=np.uint16)
     pixels = np.kron(coarse, np.ones((8, 8), np.uint16))
     pixels += drawn.integers(0, 8, pixels.shape, dtype=np.uint16)
     return _dicom(pixels, "91", lambda p: imagecodecs.jpeg2k_encode(p, level=60, reversible=False))
@@ -89,10 +99,10 @@ FILMS: dict[str, Callable[[], bytes]] = {
     "WebP, lossless, transparent": lambda: saved("RGBA", "WEBP", lossless=True, method=0),
     "WebP, lossy": lambda: saved("RGB", "WEBP", method=0),
     "TIFF, RGBA, one strip": lambda: saved(
-        "RGBA", "TIFF", compression="tiff_deflate", tiffinfo={278: SIDE}
+        "RGBA", "TIFF", compression="tiff_deflate", tiffinfo={278: side(4)}
     ),
     "TIFF, floating point, one strip": lambda: saved(
-        "F", "TIFF", compression="tiff_deflate", tiffinfo={278: SIDE}
+        "F", "TIFF", compression="tiff_deflate", tiffinfo={278: side(4)}
     ),
     "TIFF, 32 bits, LZW": lambda: saved("I", "TIFF", compression="tiff_lzw"),
     "DICOM, JPEG-LS": jpeg_ls,
@@ -109,24 +119,26 @@ def main() -> None:
         with context.Pool(1) as pool:
             data = pool.apply(made, (name,))
         with context.Pool(1) as pool:
-            above, said = pool.apply(measure, (data,))
-        print(f"{name:36}{len(data) / 1e6:8.1f} MB{above:8.0f} MB  {said}", flush=True)
+            above, seconds, said = pool.apply(measure, (data,))
+        size = f"{len(data) / 1e6:8.1f} MB"
+        print(f"{name:36}{size}{above:8.0f} MB{seconds:7.2f} s  {said}", flush=True)
 
 
 def made(name: str) -> bytes:
     return FILMS[name]()
 
 
-def measure(data: bytes) -> tuple[float, str]:
-    """MB above what a small film took, and the size of the film or the reason against it."""
+def measure(data: bytes) -> tuple[float, float, str]:
+    """MB above what a small film took, seconds, and the film's size or the reason against it."""
     for film in films.every_film().values():  # imports every decoder
         read_radiograph(film.data)
     before = resident("VmRSS") - len(data) / 1e6
+    start = time.process_time()
     try:
         said = str(read_radiograph(data).pixels.shape)
     except RadiographError as error:
         said = str(error)
-    return resident("VmHWM") - before, said
+    return resident("VmHWM") - before, time.process_time() - start, said
 
 
 def resident(entry: str) -> float:

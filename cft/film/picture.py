@@ -17,6 +17,10 @@ from cft.film.radiograph import MAX_PIXELS, Radiograph, check_size, damaged, too
 
 _BITS_PER_SAMPLE, _TILE_WIDTH, _TILE_LENGTH = 258, 322, 323
 
+# Bytes of a decoded picture: the largest film in 16 bits of grey. Colour has fewer pixels, so that
+# time and memory have a bound that films need not share with what is none.
+_MAX_DECODED = 2 * MAX_PIXELS
+
 # How Pillow unpacks 16-bit colour of PNG -> how to unpack it without a loss, and its channels.
 _DEEP_COLOUR = {
     "RGB;16B": (("RGB;16B", "RGB;16L"), 3),
@@ -37,6 +41,7 @@ def read_picture(data: bytes, name: str) -> Radiograph:
     try:
         with Image.open(io.BytesIO(data), formats=(name,)) as image:
             check_size(image.height, image.width)
+            _check_decoded(image)
             _refuse_several(image)
             if name == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
                 raise RadiographError("the JPEG file has too many scans for a picture")
@@ -51,7 +56,7 @@ def read_picture(data: bytes, name: str) -> Radiograph:
 
 
 def _decode(data: bytes, image: ImageFile) -> Grey:
-    if image.format == "PNG" and image.tile and image.tile[0].args in _DEEP_COLOUR:
+    if _is_deep_colour(image):
         return grey_from_uint16(_decode_deep_colour(data, image))
     if image.format == "PNG":
         pixels = plain_grey(data, image)
@@ -60,6 +65,32 @@ def _decode(data: bytes, image: ImageFile) -> Grey:
     if image.format == "WEBP":
         return grey_from_pil(image, _decode_webp(data, image.size))
     return grey_from_pil(image)
+
+
+def _check_decoded(image: ImageFile) -> None:
+    """Refuse a picture in colour, or of 32 bits, that would take too long to decode."""
+    size = _bytes_per_pixel(image)
+    if image.height * image.width * size > _MAX_DECODED:
+        raise RadiographError(
+            f"the picture of {image.width} x {image.height} pixels has {8 * size} bits a pixel; "
+            f"such pictures are read up to {_MAX_DECODED // size // 1_000_000} megapixels, grey "
+            f"ones of 8 or 16 bits up to {MAX_PIXELS // 1_000_000}"
+        )
+
+
+def _bytes_per_pixel(image: ImageFile) -> int:
+    """Of what the decoder makes, or of the colours that it is turned into on the way to grey."""
+    if _is_deep_colour(image):
+        return 2 * _DEEP_COLOUR[image.tile[0].args][1]
+    if image.mode.startswith("I;16"):
+        return 2
+    if image.mode in ("I", "F", "CMYK") or image.has_transparency_data:
+        return 4
+    return 1 if image.mode in ("1", "L") else 3
+
+
+def _is_deep_colour(image: ImageFile) -> bool:
+    return image.format == "PNG" and bool(image.tile) and image.tile[0].args in _DEEP_COLOUR
 
 
 def _refuse_several(image: Image.Image) -> None:

@@ -16,7 +16,11 @@ from tests import films
 from tests.fuzzing import jpeg
 from tests.fuzzing.png import SIGNATURE
 
-_SIZES = ((8000, 8000), (4000, 4000), (2000, 3000), (32, 2_000_000), (60_000, 1000), (33, 65_500))
+# The largest of each number of bytes a pixel, and other shapes.
+_SIZES = (
+    *((8000, 8000), (6531, 6531), (5656, 5656), (4618, 4618), (4000, 4000)),
+    *((2000, 3000), (32, 2_000_000), (60_000, 1000), (33, 65_500)),
+)
 
 
 def make(random: Random) -> tuple[str, bytes]:

@@ -32,10 +32,8 @@ LIMIT_MEGABYTES = 1000.0
 #: MB that a process may keep of all files that it has read; allocators keep some, a leak all.
 LIMIT_LEFT = 200.0
 
-#: The limit of CPU time. A whole film of 64 megapixels, RGBA of 16 bits, takes 4 s; so pictures of
-#: more than 16 megapixels have more time, in proportion.
+#: The limit of CPU time.
 LIMIT_SECONDS = 2.0
-_MEGAPIXELS_IN_LIMIT = 16.0
 
 READY = "ready"
 
@@ -72,7 +70,7 @@ class Verdict:
         """What is wrong, in words; None where nothing is."""
         if self.outcome not in ("read", "refused"):
             return f"{self.outcome}: {self.detail}"
-        if self.seconds > LIMIT_SECONDS * max(1.0, self.megapixels / _MEGAPIXELS_IN_LIMIT):
+        if self.seconds > LIMIT_SECONDS:
             picture = f" for {self.megapixels:.1f} megapixels" if self.megapixels else ""
             return f"took {self.seconds:.1f} s{picture}"
         if self.megabytes > LIMIT_MEGABYTES or "more memory than there is" in self.detail:
