@@ -89,7 +89,12 @@ def test_nothing_but_left_and_right_changes(gated_folder, gate, phantoms):  # no
     found = adapted(gated_folder, flipped[:60], flipped[60:110])
     assert (found.others, found.checked) == (60, 50)
     same = replace(
-        found, side=gate.side, mirrored=gate.mirrored, checked=gate.checked, others=gate.others
+        found,
+        side=gate.side,
+        mirrored=gate.mirrored,
+        again=gate.again,
+        checked=gate.checked,
+        others=gate.others,
     )
     assert json.dumps(same.to_config()) == json.dumps(gate.to_config())
     assert found.side.shape == gate.side.shape

@@ -281,19 +281,22 @@ class Classifier:
         self, films: Sequence[Prepared]
     ) -> tuple[np.ndarray, Iterable[np.ndarray | None], list[Gate]]:
         """N films -> scores (N, K), local scores (N, K, h, w) and gates, from one pass."""
-        seen = self.engine(np.stack([film.input for film in films]))
-        gates = self._gates(films, seen.fields)
+        batch = np.stack([film.input for film in films])
+        seen = self.engine(batch)
+        gates = self._gates(films, batch, seen.fields)
         return seen.logits, [None] * len(films) if seen.maps is None else seen.maps, gates
 
-    def _gates(self, films: Sequence[Prepared], fields: Mapping[str, np.ndarray]) -> list[Gate]:
-        """The gates of films with all evidence; `fields`: of this network's pass over them."""
+    def _gates(
+        self, films: Sequence[Prepared], batch: np.ndarray, fields: Mapping[str, np.ndarray]
+    ) -> list[Gate]:
+        """The gates of films with all evidence; `fields`: of this network's pass over `batch`."""
         if self.gatekeeper is None:
             return [film.gate for film in films]
         if self.gatekeeper.engine is self.engine:
-            every = self.gatekeeper.judge(fields)
+            every = self.gatekeeper.judge(batch, fields)
         else:
-            batch = [film.seen_by_gate for film in films if film.seen_by_gate is not None]
-            answers = iter(self.gatekeeper.look(np.stack(batch)) if batch else ())
+            others = [film.seen_by_gate for film in films if film.seen_by_gate is not None]
+            answers = iter(self.gatekeeper.look(np.stack(others)) if others else ())
             every = [next(answers) if film.seen_by_gate is not None else Gate() for film in films]
         return [
             film.gate if film.seen_by_gate is None else film.gate & gate

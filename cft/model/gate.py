@@ -6,6 +6,8 @@ each depth are from those of films (the Mahalanobis distance of the fields' comp
 components leave over); what a regression on all of it says that the picture looks like: an upright
 film, one that is turned or inverted, or something else; and whether it is mirrored, by a regression
 on the differences between left and right alone. All are taken from the pass that gives the scores.
+Where left and right leave a doubt, the network looks at the film a second time, mirrored: what it
+takes for a side in both counts for neither.
 
 One distance at one depth finds little, see arXiv 2309.01488 and 2603.11269; that turned copies
 teach what is no film of the kind, is from Hendrycks et al., NeurIPS 2019 (arXiv 1906.12340).
@@ -14,7 +16,7 @@ teach what is no film of the kind, is from Hendrycks et al., NeurIPS 2019 (arXiv
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -29,7 +31,7 @@ from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics
 from cft.model.heads import with_one_head
 from cft.model.preprocess import Preprocess
 
-__all__ = ["Gatekeeper", "depths_in", "evidence", "probabilities", "verdicts"]
+__all__ = ["Gatekeeper", "depths_in", "evidence", "probabilities", "side_of", "verdicts"]
 
 # What a look is called, and what makes the film upright again.
 _TURNED: dict[str, tuple[str, Turn]] = {
@@ -61,13 +63,25 @@ class Gatekeeper:
     def __init__(self, statistics: GateStatistics, preprocess: Preprocess, engine: Engine):
         self.statistics, self.preprocess, self.engine = statistics, preprocess, engine
 
-    def judge(self, fields: Mapping[str, np.ndarray]) -> list[Gate]:
-        """The ``fields`` of a `cft.model.engine.Pass` of this network -> a gate for each film."""
-        return verdicts(self.statistics, fields)
+    def judge(self, batch: np.ndarray, fields: Mapping[str, np.ndarray]) -> list[Gate]:
+        """A gate for each film.
+
+        Parameters
+        ----------
+        batch
+            (N, C, H, W) inputs of this network.
+        fields
+            Those of its `cft.model.engine.Pass` over them.
+        """
+
+        def mirrored(rows: np.ndarray) -> Mapping[str, np.ndarray]:
+            return self.engine(np.ascontiguousarray(batch[rows, ..., ::-1])).fields
+
+        return verdicts(self.statistics, fields, mirrored)
 
     def look(self, batch: np.ndarray) -> list[Gate]:
         """(N, C, H, W) inputs of this network -> a gate each, by a pass of its own."""
-        return self.judge(self.engine(batch).fields)
+        return self.judge(batch, self.engine(batch).fields)
 
 
 def depths_in(statistics: GateStatistics | None) -> tuple[Depth, ...]:
@@ -203,15 +217,38 @@ def differences(depths: tuple[DepthStatistics, ...], table: np.ndarray) -> np.nd
     return np.concatenate(parts, 1)
 
 
-def verdicts(statistics: GateStatistics, features: Mapping[str, np.ndarray]) -> list[Gate]:
-    """Features, module -> (N, GRID * GRID, C), -> a gate for each picture."""
+def side_of(statistics: GateStatistics, table: np.ndarray) -> np.ndarray:
+    """(N, D) of `evidence` -> (N,) sums, above 0 where a film looks mirrored."""
+    return differences(statistics.depths, table) @ statistics.side
+
+
+def verdicts(
+    statistics: GateStatistics,
+    features: Mapping[str, np.ndarray],
+    mirrored: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+) -> list[Gate]:
+    """A gate for each picture.
+
+    Parameters
+    ----------
+    statistics
+        What the gate has learnt.
+    features
+        Module -> (N, GRID * GRID, C).
+    mirrored
+        Gives the features of some of the pictures, mirrored, by their numbers.
+    """
     table, distance = evidence(statistics.depths, features)
-    sides = differences(statistics.depths, table) @ statistics.side
+    looks, sides = probabilities(statistics, table), side_of(statistics, table)
+    if statistics.again is not None:
+        upright = looks[:, LOOKS.index("upright")] >= statistics.passes
+        doubtful = np.flatnonzero(upright & (sides >= statistics.again))
+        if len(doubtful):
+            other, _ = evidence(statistics.depths, mirrored(doubtful))
+            sides[doubtful] = (sides[doubtful] - side_of(statistics, other)) / 2
     return [
         verdict(statistics, dict(zip(LOOKS, row, strict=True)), side, far)
-        for row, side, far in zip(
-            *(x.tolist() for x in (probabilities(statistics, table), sides, distance)), strict=True
-        )
+        for row, side, far in zip(looks.tolist(), sides.tolist(), distance.tolist(), strict=True)
     ]
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from cft.model.gate import depths_in, differences, evidence
-from cft.model.gate_fit import FEWEST, Features, Pictures, Progress, both_ways
+from cft.model.gate_fit import FEWEST, Features, Pictures, Progress, both_ways, limits_of_sides
 from cft.model.gate_statistics import GateStatistics, as_stored
 from cft.model.preprocess import Preprocess
 
@@ -28,8 +28,8 @@ __all__ = ["adapt_gate", "pictures_to_adapt"]
 
 # Of the penalty on what the weights move by, relative to the loss of one film.
 _STRENGTH = 30.0
-# Of the films that check, so many are not to be called mirrored, and so many to be if they are.
-_PASSING, _CAUGHT = 0.99, 0.90
+# Of the films that check, so many are to be called mirrored if they are.
+_CAUGHT = 0.95
 _STEPS = 80
 
 
@@ -72,11 +72,10 @@ def adapt_gate(
     learnt, checked = (both_ways(pictures, some) for some in (films, checks))
     side = _moved(statistics.side, *_differences(statistics, learnt))
     right_way, wrong_way = (table @ side for table in _differences(statistics, checked))
-    passing = max(float(np.quantile(right_way, _PASSING)), 0.0)
     return replace(
         statistics,
         side=side,
-        mirrored=max(passing, float(np.quantile(wrong_way, 1 - _CAUGHT))),
+        **limits_of_sides(right_way, wrong_way, _CAUGHT),
         checked=len(checks),
         others=len(films),
     )

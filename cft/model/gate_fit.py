@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from cft.model.counterexamples import TURNS, disturbed, spoilt
 from cft.model.depths import Depth
 from cft.model.drawings import drawn
-from cft.model.gate import differences, distances_at, evidence, probabilities
+from cft.model.gate import differences, distances_at, evidence, probabilities, side_of
 from cft.model.gate_statistics import LOOKS, DepthStatistics, GateStatistics, as_stored
 from cft.model.listening import depths_of, listening
 from cft.model.preprocess import Preprocess
@@ -43,6 +43,8 @@ _PASSING = 0.99
 # Of those that checked, so many are to be called mirrored if they are: more, and films of other
 # hospitals were called so that are not.
 _CAUGHT = 0.94
+# Of the mirrored ones that checked, so many are looked at a second time.
+_LOOKED_AT_AGAIN = 0.99
 # Least chance of "upright" that a film needs, whatever the films that checked needed.
 _LEAST, _MOST_NEEDED = 0.1, 0.5
 _CERTAIN = 0.9
@@ -255,21 +257,39 @@ def statistics_of(
     )
     table, distance = evidence(found, checked[0])
     upright = probabilities(statistics, table)[:, LOOKS.index("upright")]
-    right_way, wrong_way = (
-        differences(found, evidence(found, x)[0]) @ statistics.side for x in checked
-    )
+    right_way, wrong_way = (side_of(statistics, evidence(found, x)[0]) for x in checked)
     return replace(
         statistics,
         passes=float(np.clip(np.quantile(upright, 1 - _PASSING), _LEAST, _MOST_NEEDED)),
-        mirrored=_limit_of_mirrored(right_way, wrong_way),
+        **limits_of_sides(right_way, wrong_way, _CAUGHT),
         far=float(_MARGIN * max(1, np.quantile(distance, _PASSING))),
     )
 
 
-def _limit_of_mirrored(right_way: np.ndarray, wrong_way: np.ndarray) -> float:
-    """From which sum on a film is called mirrored; of films as they are, and of mirrored ones."""
-    passing = max(float(np.quantile(right_way, _PASSING)), 0.0)
-    return max(passing, float(np.quantile(wrong_way, 1 - _CAUGHT)))
+def limits_of_sides(
+    right_way: np.ndarray, wrong_way: np.ndarray, caught: float
+) -> dict[str, float]:
+    """When a film is called mirrored, and when it is looked at a second time.
+
+    Parameters
+    ----------
+    right_way, wrong_way
+        (N,) sums of `cft.model.gate.side_of`, of films as they are and mirrored.
+    caught
+        Share of the mirrored ones that is to be called so, if `_PASSING` of the others are not.
+
+    Returns
+    -------
+    dict
+        ``mirrored`` and ``again`` of `GateStatistics`.
+    """
+    both = (right_way - wrong_way) / 2  # of the films as they are; mirrored, the negative
+    passing = max(float(np.quantile(both, _PASSING)), 0.0)
+    limit = max(passing, float(np.quantile(-both, 1 - caught)))
+    return {
+        "mirrored": limit,
+        "again": min(limit, float(np.quantile(wrong_way, 1 - _LOOKED_AT_AGAIN))),
+    }
 
 
 def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:

@@ -88,6 +88,9 @@ class GateStatistics:
         Least probability that a film is turned or inverted, or is not upright, for a refusal.
     mirrored
         Least such sum of a film that is called mirrored.
+    again
+        From which sum on a film is looked at a second time, mirrored; half the difference of the
+        two sums then stands for the first. None: no film is.
     far
         Largest distance of a film that passes.
     fitted, checked
@@ -110,6 +113,7 @@ class GateStatistics:
     checked: int
     others: int = 0
     credit: str = ""
+    again: float | None = None
 
     def to_config(self) -> dict[str, Any]:
         """The entry ``cft.gate`` of ``config.json``."""
@@ -133,6 +137,7 @@ class GateStatistics:
             "passes": round(self.passes, 6),
             "certain": round(self.certain, 6),
             "mirrored": round(self.mirrored, 6),
+            **({} if self.again is None else {"again": round(self.again, 6)}),
             "far": round(self.far, 6),
             "fitted": self.fitted,
             "checked": self.checked,
@@ -168,6 +173,7 @@ class GateStatistics:
             passes=stored.needed("passes", 0, 1),
             certain=stored.needed("certain", 0, 1),
             mirrored=stored.needed("mirrored", -1e9, 1e9),
+            again=stored.number("again", -1e9, 1e9),
             far=stored.needed("far", 0, 1e9),
             fitted=stored.whole("fitted") or 0,
             checked=stored.whole("checked") or 0,
