@@ -28,6 +28,9 @@ _DEEP_COLOUR = {
     "LA;16B": (("RGBA",), 2),
 }
 
+# Pillow decodes them in Python, pixel by pixel: a small file could keep it busy for half a minute.
+_RUN_LENGTHS = "bmp_rle"
+
 # A progressive JPEG may repeat scans of a few bytes, each of which costs the decoder a pass over
 # the whole picture. Real ones have about ten.
 _MAX_JPEG_SCANS = 32
@@ -43,6 +46,8 @@ def read_picture(data: bytes, name: str) -> Radiograph:
             check_size(image.height, image.width)
             _check_decoded(image)
             _refuse_several(image)
+            if any(tile.codec_name == _RUN_LENGTHS for tile in image.tile):
+                raise RadiographError("the BMP file is run-length encoded; save the film as PNG")
             if name == "JPEG" and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
                 raise RadiographError("the JPEG file has too many scans for a picture")
             with DECODING.of(image.height * image.width):
