@@ -202,6 +202,17 @@ def test_a_run_length_encoded_bmp_is_refused(compression, depth):
     assert said == "the BMP file is run-length encoded; save the film as PNG"
 
 
+@pytest.mark.parametrize("side", [322, 323])
+def test_a_tile_of_which_one_side_is_said_and_is_endless_is_refused(side):
+    """libtiff prepared a tile of a gigabyte for a file of a hundred bytes."""
+    entries = [(256, 56), (257, 72), (258, 8), (259, 8), (262, 1), (side, 2**24), (324, 8)]
+    tags = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    at = 8 + 64
+    data = b"II*\0" + struct.pack("<I", at) + bytes(64)
+    data += struct.pack("<H", len(entries)) + tags + bytes(4)
+    assert message(data) == "the TIFF file has tiles larger than any film"
+
+
 def test_a_jpeg_of_endlessly_many_scans_is_refused():
     data = films.by_pillow(phantom(8).astype(np.uint8), "JPEG", progressive=True)
     last_scan = data[data.rindex(b"\xff\xda") : -2]

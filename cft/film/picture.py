@@ -108,8 +108,11 @@ def _refuse_several(image: Image.Image) -> None:
 
 
 def _refuse_pages(image: TiffImageFile) -> None:
-    # A tile's buffer is allocated whole, however small the picture.
-    if image.tag_v2.get(_TILE_WIDTH, 1) * image.tag_v2.get(_TILE_LENGTH, 1) > MAX_PIXELS:
+    # A tile's buffer is allocated whole, however small the picture. A side that is not said counts
+    # as the picture's.
+    tags = image.tag_v2
+    width, height = tags.get(_TILE_WIDTH, image.width), tags.get(_TILE_LENGTH, image.height)
+    if (_TILE_WIDTH in tags or _TILE_LENGTH in tags) and width * height > MAX_PIXELS:
         raise RadiographError("the TIFF file has tiles larger than any film")
     if max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) > 8 and image.mode.startswith("RGB"):
         raise RadiographError("the TIFF file is in 16-bit colour; save the film as 16-bit grey")
