@@ -593,14 +593,13 @@ def test_the_environment_names_a_model_of_the_hub(hub, published, monkeypatch):
 
 
 def test_the_page_falls_back_only_if_told_to_and_says_so(hub, monkeypatch, capsys):
-    from cft.page import render
-    from cft.page import start as app
+    from cft.page import loading, render
 
     monkeypatch.setenv("CFT_MODEL", "hf-hub:tester/absent")
     with pytest.raises(ModelFolderError):
-        app.load_model()
+        loading.load_model()
     monkeypatch.setenv("CFT_FALLBACK", "bundled")
-    classifier, reason = app.load_model()
+    classifier, reason = loading.load_model()
     assert classifier.commit is None
     assert "tester/absent" in render.fallback_notice(reason)
     assert "The bundled model is used instead" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from cft.model.folder import WEIGHTS
 from cft.model.predictive import predictive_values
 from cft.model.selftest import EXAMPLE, SelfTest, self_test
 from cft.model.sentence import first_sentence
-from cft.page import render, server
+from cft.page import loading, render, server
 from cft.page.gate import Gate
 from cft.page.picture import Picture
 from cft.page.uploads import Refused
@@ -356,11 +356,11 @@ def test_a_model_passes_until_its_calibration_or_another_thing_changes(copied, c
 def test_the_page_says_that_its_model_failed(copied, capsys, monkeypatch):
     classifier = cft.load(copied, "cpu")
     assert self_test(classifier).passed is None
-    assert server.self_tested(classifier).passed is None
+    assert loading.self_tested(classifier).passed is None
     assert capsys.readouterr().err == ""
     failed = SelfTest(False, "3 of 3 figures <b>differ</b>")
-    monkeypatch.setattr(server, "self_test", lambda model: failed)
-    assert server.self_tested(classifier) is failed
+    monkeypatch.setattr(loading, "self_test", lambda model: failed)
+    assert loading.self_tested(classifier) is failed
     assert "THE SELF-TEST FAILED: 3 of 3" in capsys.readouterr().err
     notice = render.self_test_notice(failed)
     assert 'role="alert"' in notice
@@ -370,8 +370,8 @@ def test_the_page_says_that_its_model_failed(copied, capsys, monkeypatch):
     def broken(model):
         raise cft.RadiographError("the network's scores of this film are not finite")
 
-    monkeypatch.setattr(server, "self_test", broken)
-    assert server.self_tested(classifier).passed is False
+    monkeypatch.setattr(loading, "self_test", broken)
+    assert loading.self_tested(classifier).passed is False
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ import inspect
 import subprocess
 import sys
 
+import httpx
 import pytest
 
-from cft.page.stubs import no_stubs
+import cft
+from cft.page.stubs import no_applications, no_stubs
 from tests.conftest import ROOT
 
 
@@ -26,6 +28,37 @@ def test_the_function_is_put_back_when_something_fails():
     with pytest.raises(KeyError), no_stubs():
         raise KeyError
     assert inspect.getfile is before
+
+
+def test_one_application_is_made_and_it_is_the_one_that_serves(monkeypatch):
+    pytest.importorskip("gradio")
+    from gradio.routes import App
+
+    from cft.page import server
+
+    made, create = [], App.create_app
+
+    def counted(*arguments, **options):
+        made.append(create(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(App, "create_app", staticmethod(counted))
+    before = App.__dict__["create_app"]
+    with server.serve(cft.load(None, "cpu")) as address:
+        assert httpx.get(f"{address}health").status_code == 200
+        assert len(made) == 1
+        assert made[0].get_blocks()._queue.max_size == server._WAITING
+    assert App.__dict__["create_app"] is before
+
+
+def test_gradio_makes_applications_again_when_something_fails():
+    pytest.importorskip("gradio")
+    from gradio.routes import App
+
+    before = App.__dict__["create_app"]
+    with pytest.raises(KeyError), no_applications(App):
+        raise KeyError(App.create_app("anything"))
+    assert App.__dict__["create_app"] is before
 
 
 @pytest.mark.slow

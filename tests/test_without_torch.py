@@ -82,7 +82,8 @@ def test_the_page_answers(kept, films):
     """Everything that a film's answer is made of."""
     code = (
         "from cft.page import answers, api, batch\n"
-        "from cft.page.start import load_model, with_gradio\n"
+        "from cft.page.loading import load_model\n"
+        "from cft.page.start import with_gradio\n"
         "model, _ = load_model()\n"
         f"film = ('a film', {str(films[0])!r})\n"
         "with_gradio()\n"

@@ -86,7 +86,7 @@ def _check_decoded(image: ImageFile) -> None:
 def _bytes_per_pixel(image: ImageFile) -> int:
     """Of what the decoder makes, or of the colours that it is turned into on the way to grey."""
     if _is_deep_colour(image):
-        return 2 * _DEEP_COLOUR[image.tile[0].args][1]
+        return 2 * _DEEP_COLOUR[str(image.tile[0].args)][1]
     if image.mode.startswith("I;16"):
         return 2
     if image.mode in ("I", "F", "CMYK") or image.has_transparency_data:

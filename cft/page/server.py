@@ -14,17 +14,15 @@ import asyncio
 import contextlib
 import functools
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.route_utils import GradioMultiPartParser
-from gradio.routes import file_upload_statuses
+from gradio.routes import App, file_upload_statuses
 
-import cft
 from cft.film.radiograph import MAX_BYTES
-from cft.model.selftest import SelfTest, self_test
+from cft.model.selftest import SelfTest
 from cft.page import intake, render, upkeep
 from cft.page.addresses import Addresses
 from cft.page.answers import check_point, example_film, predict, show, show_together
@@ -32,6 +30,8 @@ from cft.page.calls import Calls
 from cft.page.folders import upload_folder
 from cft.page.gate import Gate
 from cft.page.line import Line
+from cft.page.loading import self_tested
+from cft.page.stubs import no_applications
 from cft.page.uploads import MAX_FILMS, Refused, Uploads
 from cft.threads import limit_threads
 
@@ -44,7 +44,6 @@ __all__ = [
     "check_point",
     "example_film",
     "predict",
-    "self_tested",
     "serve",
     "show",
     "show_together",
@@ -111,7 +110,7 @@ def build(
 ) -> Page:
     """The page, wired to one model; nothing is started.
 
-    `fallback`: see `cft.page.start.load_model`.
+    `fallback`: see `cft.page.loading.load_model`.
     """
     calls = Calls(classifier, uploads, line)
 
@@ -184,29 +183,23 @@ def theme() -> gr.themes.Base:
     )
 
 
-def self_tested(classifier: Model) -> SelfTest:
-    """Whether the model gives its reference figures here; it says so loudly if it does not."""
-    try:
-        result = self_test(classifier)
-    except cft.RadiographError as error:
-        result = SelfTest(False, f"the example film has no figures ({error})")
-    if result.passed is False:
-        print(f"THE SELF-TEST FAILED: {result.sentence}.", file=sys.stderr, flush=True)
-    return result
-
-
 @contextlib.contextmanager
-def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
+def serve(
+    classifier: Model, fallback: str = "", tested: SelfTest | None = None, **place: Any
+) -> Iterator[str]:
     """Serve the page; gives its address. Uploads live in a folder that goes with it.
 
-    `place` is Gradio's ``server_name`` and ``server_port``; without them its variables of the
+    `tested` is what `self_tested` says of the model, which is tried if it is not given. `place` is
+    Gradio's ``server_name`` and ``server_port``; without them its variables of the
     environment decide (``GRADIO_SERVER_NAME``, ``GRADIO_SERVER_PORT``).
     """
     limit_threads()
     listening = place.get("server_name") or os.environ.get("GRADIO_SERVER_NAME")
     with upload_folder() as folder:
-        uploads, line, tested = Uploads(folder), Line(), self_tested(classifier)
-        demo = build(classifier, uploads, line, fallback, tested)
+        uploads, line = Uploads(folder), Line()
+        tested = tested or self_tested(classifier)
+        with no_applications(App):
+            demo = build(classifier, uploads, line, fallback, tested)
 
         @contextlib.asynccontextmanager
         async def gated(app: Any) -> AsyncIterator[None]:

@@ -1,11 +1,10 @@
-"""How the page starts: the model is loaded while Gradio, which takes seconds, is imported."""
+"""How the page starts: the model is loaded and tried while Gradio is imported."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import gc
-import os
 import signal
 import sys
 import threading
@@ -15,14 +14,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import cft
-from cft.model.bundled import BUNDLED
+from cft.page.loading import load_model, self_tested
 from cft.page.stubs import no_stubs
-from cft.threads import limit_threads
 
 if TYPE_CHECKING:
+    from cft.model.selftest import SelfTest
     from cft.results import Model
 
-__all__ = ["load_model", "main", "with_gradio"]
+__all__ = ["main", "with_gradio"]
 
 
 def with_gradio() -> ModuleType:
@@ -39,20 +38,9 @@ def with_gradio() -> ModuleType:
     return server
 
 
-def load_model() -> tuple[Model, str]:
-    """The model that ``CFT_MODEL`` names, else the bundled one.
-
-    With ``CFT_FALLBACK=bundled`` in the environment also where the named one cannot be had; the
-    reason is then the second value, for the page to show, and otherwise it is empty.
-    """
-    limit_threads()  # an engine takes as many as torch when a model is loaded
-    try:
-        return cft.load(), ""
-    except cft.ModelFolderError as error:
-        if os.environ.get("CFT_FALLBACK") != "bundled":
-            raise
-        print(f"The bundled model is used instead: {error}", file=sys.stderr)
-        return cft.load(BUNDLED), str(error)
+def _loaded_and_tested() -> tuple[Model, str, SelfTest]:
+    classifier, fallback = load_model()
+    return classifier, fallback, self_tested(classifier)
 
 
 def main(arguments: Sequence[str] = (), program: str | None = None) -> int:
@@ -76,13 +64,13 @@ def main(arguments: Sequence[str] = (), program: str | None = None) -> int:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the uploads' folder goes, too
     try:
-        with ThreadPoolExecutor(1) as beside:  # the model is loaded while Gradio is imported
-            loading = beside.submit(load_model)
+        with ThreadPoolExecutor(1) as beside:
+            loading = beside.submit(_loaded_and_tested)
             server = with_gradio()
-            classifier, fallback = loading.result()
+            loaded = loading.result()
         place = {"server_name": options.host, "server_port": options.port}
         with (
-            server.serve(classifier, fallback, **place) as address,
+            server.serve(*loaded, **place) as address,
             contextlib.suppress(KeyboardInterrupt),
         ):
             print(f"Chest X-ray findings: {address}  (Ctrl+C to stop)", flush=True)

@@ -1,4 +1,4 @@
-"""Gradio without the stubs that it writes for type checkers each time it is imported."""
+"""Gradio without what it makes at each start and nobody uses: stubs, and applications."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["no_stubs"]
+__all__ = ["no_applications", "no_stubs"]
 
 
 @contextlib.contextmanager
@@ -30,3 +30,23 @@ def no_stubs() -> Iterator[None]:
         yield
     finally:
         setattr(inspect, "getfile", getfile)  # noqa: B010
+
+
+@contextlib.contextmanager
+def no_applications(kind: type) -> Iterator[None]:
+    """Inside, Gradio makes no web application of a page.
+
+    It makes one when a page is begun, one at its end and one when it gets a queue, of some eighty
+    routes each. The one that serves is made by `launch`.
+
+    Parameters
+    ----------
+    kind
+        Gradio's ``App``.
+    """
+    create = kind.__dict__["create_app"]
+    setattr(kind, "create_app", staticmethod(lambda *_, **__: None))  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(kind, "create_app", create)  # noqa: B010
