@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -268,6 +269,18 @@ def test_what_a_damaged_film_must_not_do_is_a_fault_of_the_fuzzer():
     assert "1001 MB" in Verdict("read", "", 0, 1001).fault
     assert "took" in Verdict("refused", "the PNG file needs more memory than there is").fault
     assert "grown by 201 MB" in Verdict("refused", "", left=201).fault
+
+
+def test_what_took_too_long_only_because_it_was_watched_is_no_fault(tmp_path):
+    (tmp_path / "slow").write_bytes(films.by_pillow(phantom(8).astype(np.uint8), "PNG"))
+    (tmp_path / "half").write_bytes(b"BM")
+    (tmp_path / "crash").write_bytes(b"")
+    faults = {"slow": "took 2.3 s", "half": "took 1200 MB", "crash": "crashed: exit code -11"}
+    counts = Counter(read=5, faults=3)
+    guided._without_instruments(tmp_path, counts, faults)
+    assert faults == {"crash": "crashed: exit code -11"}
+    assert counts == Counter(read=6, refused=1, faults=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["crash"]
 
 
 @pytest.mark.slow
