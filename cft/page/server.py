@@ -80,6 +80,15 @@ class Page(gr.Blocks):
         """Whether a request of the queue, by its id, waits or runs."""
         return request in self._queue.event_ids_to_events
 
+    def has_answer(self, name: str) -> bool:
+        """Whether the queue has, or will have, an answer for a session or a request, by its id."""
+        queue = self._queue
+        return (
+            name in queue.pending_messages_per_session  # a program's session is its request
+            or self.is_alive(name)
+            or any(name in requests for requests in queue.pending_event_ids_session.values())
+        )
+
     async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().preprocess_data(*args, **kwargs)
@@ -219,6 +228,7 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 _take,
                 demo.refusers,
                 queue_runs=lambda: not demo._queue.stopped,
+                has_answer=demo.has_answer,
                 self_test_passed=tested.passed,
             )
             forgetting = asyncio.create_task(upkeep.forget_unheard(demo, file_upload_statuses))
