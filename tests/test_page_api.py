@@ -22,7 +22,8 @@ from PIL import Image
 
 import cft
 from cft.heatmap import overlay
-from cft.page import render, server
+from cft.page import render, server, study
+from cft.page.uploads import Refused
 from tests.conftest import ROOT
 from tests.films import dataset, dicom, phantom
 
@@ -162,6 +163,11 @@ def test_studies_that_cannot_be_are_refused_in_a_sentence(client, films):
         client.predict([], film, api_name="/compare")
     with pytest.raises(AppError, match="There is no film"):
         client.predict([], api_name="/predict_study")
+
+
+def test_a_name_of_a_study_that_no_answer_can_hold_is_refused(classifier, films):
+    with pytest.raises(Refused, match="names each film's study"):
+        study.predict_study(classifier, [("a.png", films[0])], ["\ud800"])
 
 
 def test_a_comparison_is_what_python_says_it_is(client, classifier, films):
