@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,9 @@ __all__ = ["Fields", "check_values", "shown"]
 _DEEPEST = 48
 _LARGEST = 2**63  # of a whole number: beyond it arithmetic in floats can overflow
 _LONGEST_SHOWN = 60
+
+# Halves of characters, which cannot be written, and what a terminal would obey; lines may end.
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def shown(value: Any) -> str:
@@ -26,7 +30,7 @@ def shown(value: Any) -> str:
 
 
 def check_values(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse JSON that holds NaN, infinity, absurd numbers, or is nested absurdly deep.
+    """Refuse JSON with NaN, infinity, absurd numbers or texts, or that is nested absurdly deep.
 
     Raises
     ------
@@ -36,11 +40,17 @@ def check_values(value: Any, where: str, depth: int = 0) -> None:
     if depth > _DEEPEST:
         raise ModelFolderError(f"{where} is nested deeper than {_DEEPEST} levels")
     if isinstance(value, dict):
-        for item in value.values():
+        for key, item in value.items():
+            check_values(key, where, depth + 1)
             check_values(item, where, depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
             check_values(item, where, depth + 1)
+    elif isinstance(value, str):
+        if _NOT_SHOWN.search(value):
+            raise ModelFolderError(
+                f"{where} holds a text with characters that cannot be shown: {shown(value)}"
+            )
     elif isinstance(value, float) and not math.isfinite(value):
         raise ModelFolderError(f"{where} holds {value}, which is no number")
     elif isinstance(value, int) and abs(value) > _LARGEST:
