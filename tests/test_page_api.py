@@ -149,14 +149,14 @@ def test_studies_are_grouped_by_dicom_by_name_and_by_the_caller(client, films, t
 
 def test_studies_that_cannot_be_are_refused_in_a_sentence(client, films):
     film = handle_file(films[0])
-    for study, sentence in (
+    for asked, sentence in (
         ("age", "Films are grouped by one, auto, dicom, name, or by a list"),
         (["a", "b"], "2 names of studies for 1 films"),
         ([1], "or by a list that names each film's study"),
         ({"path": "a"}, "or by a list that names each film's study"),
     ):
         with pytest.raises(AppError, match=sentence):
-            client.predict(film, study, api_name="/predict_study")
+            client.predict(film, asked, api_name="/predict_study")
     with pytest.raises(AppError, match="no operating points of that name"):
         client.predict(film, "one", "gentle", api_name="/predict_study")
     with pytest.raises(AppError, match="needs a prior film and a current one"):
