@@ -9,7 +9,7 @@ from typing import Any
 
 from cft.errors import ModelFolderError
 
-__all__ = ["Fields", "check_values", "shown"]
+__all__ = ["Fields", "can_be_shown", "check_values", "shown"]
 
 _DEEPEST = 48
 _LARGEST = 2**63  # of a whole number: beyond it arithmetic in floats can overflow
@@ -27,6 +27,11 @@ def shown(value: Any) -> str:
         return "a number of far too many digits"
     text = repr(value[: 2 * _LONGEST_SHOWN] if isinstance(value, str) else value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def can_be_shown(text: str) -> bool:
+    """Whether a text can be written, and makes no terminal do something."""
+    return not _NOT_SHOWN.search(text)
 
 
 def check_values(value: Any, where: str, depth: int = 0) -> None:
@@ -47,7 +52,7 @@ def check_values(value: Any, where: str, depth: int = 0) -> None:
         for item in value:
             check_values(item, where, depth + 1)
     elif isinstance(value, str):
-        if _NOT_SHOWN.search(value):
+        if not can_be_shown(value):
             raise ModelFolderError(
                 f"{where} holds a text with characters that cannot be shown: {shown(value)}"
             )
