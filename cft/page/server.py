@@ -251,6 +251,8 @@ def serve(classifier: Model, fallback: str = "", **place: Any) -> Iterator[str]:
                 max_file_size=2 * MAX_BYTES,  # what the browser refuses before it sends
                 # Gradio remembers the last answer of so many visitors, films and all.
                 state_session_capacity=1,
+                # It would ask for the front page and, if that took three seconds, refuse to start.
+                _frontend=False,
                 # Gradio's own: "settings" offers to record the screen, "api" shows snippets that
                 # do not run here, and a server for MCP that there is not.
                 footer_links=[],
