@@ -118,8 +118,25 @@ async def _gone(client: httpx.AsyncClient) -> int:
     return 400
 
 
+async def _endless(client: httpx.AsyncClient) -> int:
+    """The beginning of a film whose end never comes, though the request is whole."""
+    head = f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{_NAME}"\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=cut"}
+    body = head.encode() + bytes(2**20)
+    return (await client.post("/gradio_api/upload", content=body, headers=headers)).status_code
+
+
+async def _no_answer(client: httpx.AsyncClient) -> int:
+    """Asks for an answer that there is not; broken off, it would be a traceback in the log."""
+    try:
+        return (await client.get(f"/gradio_api/call/predict/{random.random()}")).status_code
+    except httpx.TransportError:
+        return 200
+
+
 HOSTILE: tuple[Callable[[httpx.AsyncClient], Awaitable[int]], ...] = (
     _large_json, _other_route, _other_host, _broken_film, _bomb, _nonsense, _foreign_path, _gone,
+    _endless, _no_answer,
 )  # fmt: skip
 
 

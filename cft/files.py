@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 #: Bytes of a disk that `reserve` leaves for everything else, such as the next checkpoint.
 LEFT_FREE = 256 * 2**20
@@ -58,6 +59,21 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def from_json(text: str | bytes) -> Any:
+    """What JSON says.
+
+    Raises
+    ------
+    ValueError
+        If it is none. What is nested deeper than Python reads is none either, whereas `json.loads`
+        raises a RecursionError, which no reader of damaged files expects.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

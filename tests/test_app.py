@@ -421,6 +421,13 @@ def test_an_option_that_there_is_not_is_refused(capsys):
     assert "--prot" in capsys.readouterr().err
 
 
+def test_the_page_starts_on_a_machine_too_busy_to_show_it_within_seconds(classifier, monkeypatch):
+    """Gradio asks for the front page once, with three seconds for it, and would give up."""
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)
+    with server.serve(classifier) as address:
+        assert httpx.get(address, timeout=60).is_success
+
+
 def test_the_port_can_be_chosen(classifier):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

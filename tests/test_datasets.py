@@ -845,6 +845,7 @@ def test_coco_labels_are_known_with_the_probability_asked_for(tmp_path):
     ("text", "message"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "is not a COCO instances file"),
         ("{}", "is not a COCO instances file"),
         (coco(0, 1), "an annotation refers to image 1, which is not listed"),

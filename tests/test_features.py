@@ -248,10 +248,11 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_an_unreadable_index_is_the_same_as_none(classifier, pixels, tmp_path):
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_an_unreadable_index_is_the_same_as_none(classifier, pixels, tmp_path, content):
     whole = np.array(compute(classifier, pixels, tmp_path).z)
     (index,) = tmp_path.glob("*/index.json")
-    index.write_text("{")
+    index.write_text(content)
     np.testing.assert_array_equal(compute(classifier, pixels, tmp_path).z, whole)
 
 

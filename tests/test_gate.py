@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +43,10 @@ META = {"_type": "gradio.FileData"}
         ("evil", "http://evil"),
         ("localhost.evil.com", None),
         ("[::1", None),
+        ("127.0.0.1/evil", None),
+        ("127.0.0.1#@evil", None),
+        ("evil@localhost", None),
+        ("local\thost", None),
         ("127.0.0.1:7860", "http://evil"),
         ("127.0.0.1:7860", "null"),
         ("127.0.0.1:7860", "http://127.0.0.1:3000"),
@@ -422,6 +427,55 @@ def test_a_field_that_is_no_file_is_refused(served):
     assert files_in(served) == []
 
 
+BOUNDARY = "multipart/form-data; boundary=cut"
+
+
+def send(served, body: bytes, content_type: str = BOUNDARY) -> httpx.Response:
+    place = f"{served.address}gradio_api/upload"
+    return served.client.post(place, content=body, headers={"Content-Type": content_type})
+
+
+def part(data: bytes, name: str = "a.png") -> bytes:
+    head = f'--cut\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    return head.encode() + data + b"\r\n"
+
+
+@pytest.mark.slow
+def test_an_upload_without_its_end_is_refused_and_leaves_nothing(served):
+    cut = part(bytes(100_000))[:-2]
+    for body in (b"", b"--cut--\r\n", cut):
+        answer = send(served, body)
+        assert (answer.status_code, "no whole file" in answer.text) == (400, True)
+        assert list(next(iter(served.folder.iterdir())).iterdir()) == []
+    whole_and_cut = send(served, part(b"no film") + cut)
+    assert whole_and_cut.status_code == 200
+    assert [file.read_bytes() for file in files_in(served)] == [b"no film"]
+    join(served, named(whole_and_cut))
+    answer_of(served)
+    assert is_empty(served)
+
+
+@pytest.mark.slow
+def test_an_upload_that_cannot_be_taken_apart_is_refused_in_a_sentence(served, capfd):
+    long = send(served, b"--cut--\r\n", "multipart/form-data; boundary=" + "x" * 1000)
+    noise = send(served, b"noise" * 100)
+    assert (long.status_code, noise.status_code) == (400, 400)
+    assert "could not be read" in long.text
+    assert "Traceback" not in "".join(capfd.readouterr())
+    assert files_in(served) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["..", ".", "", "/", "../..", "..\\.."])
+def test_a_file_may_be_called_as_folders_are(served, name):
+    answer = send(served, part(b"no film", name) + b"--cut--\r\n")
+    assert answer.status_code == 200, answer.text
+    assert len(files_in(served)) == 1
+    join(served, named(answer))
+    assert answer_of(served)["success"]
+    assert is_empty(served)
+
+
 @pytest.mark.slow
 def test_uploads_beyond_the_limit_get_a_sentence_and_the_page_lives(served, monkeypatch):
     monkeypatch.setattr(uploads_module, "MAX_WAITING_OF_ONE", 3 * 2**20)
@@ -521,6 +575,41 @@ def test_nothing_is_kept_of_a_visitor_who_has_every_answer(served, monkeypatch):
         time.sleep(0.1)
     join(served, named(upload(served)), session_hash="visitor 0")  # who comes back
     assert answer_of(served, "visitor 0")["success"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [
+        "queue/data?session_hash=nobody",
+        "queue/data?session_hash=%ff&session_hash=nobody",
+        "call/predict/nothing",
+        "call/models/%ff",
+    ],
+)
+def test_an_answer_that_there_is_not_is_a_sentence_and_nothing_in_the_log(served, capfd, path):
+    answer = served.client.get(f"{served.address}gradio_api/{path}")
+    assert answer.status_code == 404
+    assert "no such request" in answer.json()["detail"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.slow
+def test_an_answer_that_two_ask_for_ends_for_both_and_leaves_nothing_in_the_log(
+    served, monkeypatch, capfd
+):
+    """One of them gets it; for the other one the session is forgotten while it listens."""
+    monkeypatch.setattr(upkeep, "UNHEARD_SECONDS", 3.0)  # looked after four times a second
+    place = f"{served.address}gradio_api/queue/data"
+    join(served, named(upload(served)), session_hash="shared")
+    with ThreadPoolExecutor(2) as both:
+        asked = [
+            both.submit(served.client.get, place, params={"session_hash": "shared"})
+            for _ in range(2)
+        ]
+        heard = sorted(answer.result().text for answer in asked)
+    assert sum("process_completed" in text for text in heard) == 1
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 @pytest.mark.slow

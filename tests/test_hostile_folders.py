@@ -20,7 +20,8 @@ import torch
 
 import cft
 from cft.errors import LONGEST, ModelFolderError
-from cft.model.folder import read_model_folder, read_regular
+from cft.model.config import ModelConfig
+from cft.model.folder import open_model_folder, read_model_folder, read_regular
 from cft.model.network import build_network, limited, new_network
 from tests import fuzz_folders
 from tests.conftest import ROOT, random_model_config
@@ -111,6 +112,31 @@ def config_with(place: str, value: object) -> dict:
     if place.startswith("cft.metrics.nih."):
         config["cft"]["metrics"]["nih"].setdefault("categories", {})
     return config
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x1b[2J", "\x9b2J", "\0", "a\x7f", "\udfffb"])
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("label_names", lambda text: [f"A{text}", "B", "C"]),
+        ("label_descriptions", lambda text: {"Effusion": f"About{text}"}),
+        ("cft.provenance.trained_on", lambda text: text),
+        ("cft.metrics", lambda text: {f"nih{text}": {}}),
+        ("unknown_to_us", lambda text: [{"a": [text]}]),
+    ],
+)
+def test_a_text_that_would_break_whoever_shows_it_is_refused(place, value, text):
+    """Half a character, which nothing can write, and what makes a terminal do something."""
+    with pytest.raises(ModelFolderError, match="characters that cannot be shown"):
+        ModelConfig.read(config_with(place, value(text)), "config.json")
+
+
+def test_texts_of_any_language_and_of_several_lines_are_read():
+    config = config_with("cft.provenance.trained_on", "films\tof\r\n two sites, \N{GRINNING FACE}")
+    config["label_names"] = ["Épanchement", "\u0646\u06cc\u0645\u200c\u0641\u0627", "胸水"]
+    config["label_descriptions"], config["cft"]["categories"] = {}, {}
+    config["cft"].pop("reference", None)
+    assert ModelConfig.read(config, "config.json").label_names == tuple(config["label_names"])
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +359,23 @@ def test_a_sparse_file_without_a_header_is_refused_unread(tmp_path):
     with pytest.raises(ModelFolderError, match="stop"):
         read_regular(tmp_path / "model.safetensors", 2**32, check)
     assert asked == [(bytes(8), 2**31)]
+
+
+def test_a_header_longer_than_its_tensors_can_need_is_refused_unread(tiny_model_folder, tmp_path):
+    """A hundred megabytes of it took 20 s and 2 GB to take apart."""
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "folder")
+    (folder / "config.json").write_text(json.dumps(config_with("cft.weights_sha256", None)))
+    header = b'{"a": [' + b"[]," * 4_000_000 + b"[]]}"
+    weights = len(header).to_bytes(8, "little") + header
+    (folder / "model.safetensors").write_bytes(weights)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFolderError, match="header is missing or too long"):
+            open_model_folder(folder)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * 10**6
 
 
 def test_no_more_memory_is_asked_for_than_a_file_has_bytes(tmp_path):

@@ -65,6 +65,9 @@ def policy(*words: str) -> LabelPolicy:
             "uncertain and given",
         ),
         ({"label_names": ("Edema", "Edema")}, "a category is there twice"),
+        # What no model folder may have, which would be seen when all is trained.
+        ({"label_names": ("Edema", "x" * 201)}, "has a label of 201 characters, more than 200"),
+        ({"label_names": ("Edema", "\x1b[2J")}, "has a label with characters that cannot be shown"),
         ({"split": np.array(["train"] * 5 + ["dev"])}, "unknown split 'dev'"),
         ({"names": np.array(["same"] * 6)}, "two films have the same name"),
     ],

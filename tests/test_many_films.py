@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import cft
 from cft.__main__ import main
 from cft.commands.films import parse_arguments
 from cft.model import gate, parallel
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +55,38 @@ def run(tiny_model_folder, folder, capsys):
 def rows(path: Path) -> list[list[str]]:
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.reader(file))
+
+
+# --- Names --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+@pytest.mark.parametrize("way", ["text", "--plain", "--json", "--study", "--csv"])
+def test_a_film_whose_name_is_no_text_is_answered_in_every_way(
+    tiny_model_folder, films, tmp_path, way
+):
+    """As of an archive that was packed in another encoding; the bytes are written as such."""
+    place, table = tmp_path / "films", tmp_path / "table.csv"
+    place.mkdir()
+    shutil.copy(films[0], os.fsencode(place) + b"/\xff_pa.png")
+    Path(os.fsdecode(os.fsencode(place) + b"/\xfe.png")).write_bytes(b"no film")
+    words = {"text": [], "--study": ["--study", "auto", "--json"], "--csv": ["--csv", str(table)]}
+    command = [sys.executable, "-m", "cft", str(place), "--model", str(tiny_model_folder)]
+    done = subprocess.run(
+        [*command, "--device", "cpu", *words.get(way, [way])],
+        cwd=ROOT, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert rb"/\xfe.png: the file is" in done.stderr
+    assert b"Traceback" not in done.stderr
+    if way == "--csv":
+        assert [row[0] for row in rows(table)[1:]] == [
+            rf"{place}/\xfe.png",
+            rf"{place}/\xff_pa.png",
+        ]
+        return
+    said = done.stdout.decode()
+    assert ("\\\\xff_pa.png" if "--json" in words.get(way, [way]) else r"\xff_pa.png") in said
 
 
 # --- Several batches at once --------------------------------------------------------------------

@@ -327,7 +327,7 @@ def test_a_second_run_in_the_folder_ends_at_once_and_the_first_is_not_disturbed(
     assert weights(tmp_path / "run") == weights(trained)
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", "\x00"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "\x00", "[" * 100_000])
 def test_a_damaged_record_of_the_run_is_one_sentence(
     trained, data, tmp_path, monkeypatch, capsys, content
 ):

@@ -22,7 +22,8 @@ from PIL import Image
 
 import cft
 from cft.heatmap import overlay
-from cft.page import render, server
+from cft.page import render, server, study
+from cft.page.uploads import Refused
 from tests.conftest import ROOT
 from tests.films import dataset, dicom, phantom
 
@@ -148,20 +149,25 @@ def test_studies_are_grouped_by_dicom_by_name_and_by_the_caller(client, films, t
 
 def test_studies_that_cannot_be_are_refused_in_a_sentence(client, films):
     film = handle_file(films[0])
-    for study, sentence in (
+    for asked, sentence in (
         ("age", "Films are grouped by one, auto, dicom, name, or by a list"),
         (["a", "b"], "2 names of studies for 1 films"),
         ([1], "or by a list that names each film's study"),
         ({"path": "a"}, "or by a list that names each film's study"),
     ):
         with pytest.raises(AppError, match=sentence):
-            client.predict(film, study, api_name="/predict_study")
+            client.predict(film, asked, api_name="/predict_study")
     with pytest.raises(AppError, match="no operating points of that name"):
         client.predict(film, "one", "gentle", api_name="/predict_study")
     with pytest.raises(AppError, match="needs a prior film and a current one"):
         client.predict([], film, api_name="/compare")
     with pytest.raises(AppError, match="There is no film"):
         client.predict([], api_name="/predict_study")
+
+
+def test_a_name_of_a_study_that_no_answer_can_hold_is_refused(classifier, films):
+    with pytest.raises(Refused, match="names each film's study"):
+        study.predict_study(classifier, [("a.png", films[0])], ["\ud800"])
 
 
 def test_a_comparison_is_what_python_says_it_is(client, classifier, films):

@@ -181,6 +181,7 @@ def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_pack(images, tmp_path
     [
         ("index.json", b""),
         ("index.json", b"{"),
+        ("index.json", b"[" * 100_000),
         ("index.json", b"[]"),
         ("index.json", b"{}"),
         ("index.json", b'{"unreadable": {"99": "no film"}}'),

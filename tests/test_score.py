@@ -336,9 +336,10 @@ def test_other_films_or_another_model_are_refused(run, archive, films, tmp_path,
     assert "was begun with 6 films, not with these 7" in said
 
 
-def test_a_run_file_of_something_else_is_refused(run, tmp_path):
+@pytest.mark.parametrize("content", ["[]", "[" * 100_000])
+def test_a_run_file_of_something_else_is_refused(run, tmp_path, content):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "_run.json").write_text("[]")
+    (tmp_path / "out" / "_run.json").write_text(content)
     status, said = run()
     assert status == 2
     assert "is no file of cft score" in said

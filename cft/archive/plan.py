@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from cft.archive.errors import ArchiveError
 from cft.archive.sources import Film
-from cft.files import atomic_file, atomic_write, remove_leftovers
+from cft.files import atomic_file, atomic_write, from_json, remove_leftovers
 
 __all__ = ["Done", "Plan", "begin"]
 
@@ -91,7 +91,7 @@ class Plan:
         """The part if it is finished; None if it is not there, or not of this run."""
         try:
             facts = pq.read_schema(self._path(part)).metadata or {}
-            stated = json.loads(facts.get(_KEY, b"{}"))
+            stated = from_json(facts.get(_KEY, b"{}"))
         except (OSError, pa.ArrowException, ValueError):  # damaged: it is written anew
             return None
         if (stated.get("run"), stated.get("part")) != (self.run, part):
@@ -157,7 +157,7 @@ def begin(folder: Path, films: Iterable[Film], facts: Mapping[str, Any], part_si
 def _begun(folder: Path) -> dict[str, Any] | None:
     """What an earlier run says of itself; None if there was none."""
     try:
-        found = json.loads((folder / _RUN).read_text(encoding="utf-8"))
+        found = from_json((folder / _RUN).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except ValueError:

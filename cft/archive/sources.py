@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from cft.archive.errors import ArchiveError
 from cft.film.find import find_films
+from cft.names import written
 
 __all__ = ["COLUMNS", "Film", "films_of"]
 
@@ -73,8 +74,7 @@ def films_of(sources: Iterable[Path], column: str | None = None) -> Iterator[Fil
 
 
 def _film(name: str, path: Path) -> Film:
-    shown = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return Film(shown, os.fsencode(os.path.abspath(path)))
+    return Film(written(name), os.fsencode(os.path.abspath(path)))
 
 
 def _of_csv(source: Path, wanted: str | None) -> Iterator[tuple[str, str]]:

@@ -25,6 +25,7 @@ from cft.commands.model import (
 from cft.commands.prevalence import check_prevalences, prevalences
 from cft.commands.table import TableError
 from cft.film.find import find_films
+from cft.names import written
 from cft.study import RULES, group, seen_as_named
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ class _Run:
         gate, found = self.options.gate, list(self._results(paths))
         studies = [
             (each.name, Study.of([found[place] for place in each.films], gate))
-            for each in group([(str(path), path) for path in paths], self.options.study)
+            for each in group([(written(path), path) for path in paths], self.options.study)
         ]
         # A lateral film beside a frontal one is no failure.
         unread = sum(isinstance(result, RadiographError) for _, result in found)
@@ -211,7 +212,7 @@ class _Run:
 
         films: Iterable[Any] = paths
         if self.options.study:
-            films = map(seen_as_named, map(str, paths), paths)
+            films = map(seen_as_named, map(written, paths), paths)
         predicted = (
             result if isinstance(result, RadiographError) else self._asked(result)
             for result in stream(self.classifier, films, self.options.batch_size, self.options.jobs)
@@ -221,24 +222,25 @@ class _Run:
             disable=len(paths) == 1 or not sys.stderr.isatty(),
         )  # fmt: skip
         for number, (path, result) in enumerate(progress, start=1):
+            name = written(path)
             if isinstance(result, RadiographError):
                 self.failed += 1
-                tqdm.write(f"{path}: {result}", file=sys.stderr)
-                yield str(path), result
+                tqdm.write(f"{name}: {result}", file=sys.stderr)
+                yield name, result
                 continue
             refused = results.withheld(result, self.options.gate)
             if refused:
                 self.failed += 1
-            self._say_gate(path, result)
+            self._say_gate(name, result)
             if self.options.heatmaps and not refused:
                 self._write_heatmaps(number, path, result)
-            yield str(path), result
+            yield name, result
 
     def _asked(self, findings: Findings) -> Findings:
         """At the operating points and among the patients that the options name."""
         return findings.at(self.options.operating_point).among(self.options.prevalence)
 
-    def _say_gate(self, path: Path, findings: Findings) -> None:
+    def _say_gate(self, name: str, findings: Findings) -> None:
         """The reasons of the gate on stderr, unless the text that is printed has them."""
         from tqdm import tqdm
 
@@ -247,7 +249,7 @@ class _Run:
         printed = not (self.options.json or self.options.csv or self.options.plain)
         lines = results.gate_lines(findings)
         if lines and self.options.gate != "off" and not printed:
-            tqdm.write(f"{path}: {' '.join(lines)}", file=sys.stderr)
+            tqdm.write(f"{name}: {' '.join(lines)}", file=sys.stderr)
 
     def _print_text(self, named_results: Iterable[tuple[str, Result]], several: bool) -> None:
         from cft import results
@@ -281,7 +283,7 @@ class _Run:
         begun = Unfinished(table, header, labels)
         begun.check(self._read)
         self.failed += begun.failed
-        left = [path for path in paths if str(path) not in begun.names]
+        left = [path for path in paths if written(path) not in begun.names]
         rows = results.csv_rows(labels, self._results(left), gate, weights, among)
         begun.go_on(islice(rows, 1, None))
 

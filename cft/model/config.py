@@ -8,7 +8,7 @@ project are let through unread, so that what is written again still has them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 from cft.errors import ModelFolderError
 from cft.model.averaging import AVERAGES
 from cft.model.category import Category, read_categories
-from cft.model.fields import Fields, check_values, shown
+from cft.model.fields import Fields, can_be_shown, check_values, shown
 from cft.model.gate_statistics import GateStatistics
 from cft.model.measured import TestSet, read_test_sets
 from cft.model.preprocess import Preprocess
 
-__all__ = ["Member", "ModelConfig", "Reference"]
+__all__ = ["Member", "ModelConfig", "Reference", "fault_in_labels"]
 
 #: Version of the ``"cft"`` block that this code writes, and the newest that it reads.
 FORMAT = 1
@@ -186,18 +186,26 @@ def _label_names(root: Fields, pretrained: Fields) -> tuple[str, ...]:
         names = [names.get(str(i)) for i in range(min(len(names), _MAX_LABELS))]
     if not isinstance(names, list) or not names or not all(isinstance(x, str) for x in names):
         raise ModelFolderError(f'{root.where} has no "label_names", so its outputs have no meaning')
-    if len(names) > _MAX_LABELS:
-        raise ModelFolderError(f"{root.where} names more than {_MAX_LABELS:,} labels")
-    long = next((name for name in names if len(name) > _LONGEST_LABEL), None)
-    if long:
-        raise ModelFolderError(f"{root.where} has a label of {len(long):,} characters")
-    if len(set(names)) != len(names):
-        raise ModelFolderError(f"{root.where} names a label twice")
+    if fault := fault_in_labels(names):
+        raise ModelFolderError(f"{root.where} {fault}")
     stated = root.whole("num_classes")
     stated = pretrained.whole("num_classes") if stated is None else stated
     if stated is not None and stated != len(names):
         raise ModelFolderError(f"{root.where} names {len(names)} labels for {stated} outputs")
     return tuple(names)
+
+
+def fault_in_labels(names: Sequence[str]) -> str:
+    """Why no model folder may have these labels, such as "names a label twice"; empty if it may."""
+    if len(names) > _MAX_LABELS:
+        return f"names more than {_MAX_LABELS:,} labels"
+    long = next((name for name in names if len(name) > _LONGEST_LABEL), None)
+    if long:
+        return f"has a label of {len(long):,} characters, more than {_LONGEST_LABEL}"
+    strange = next((name for name in names if not can_be_shown(name)), None)
+    if strange:
+        return f"has a label with characters that cannot be shown: {shown(strange)}"
+    return "names a label twice" if len(set(names)) != len(names) else ""
 
 
 def _descriptions(root: Fields) -> dict[str, str]:

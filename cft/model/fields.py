@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cft.errors import ModelFolderError
 
-__all__ = ["Fields", "check_values", "shown"]
+__all__ = ["Fields", "can_be_shown", "check_values", "shown"]
 
 _DEEPEST = 48
 _LARGEST = 2**63  # of a whole number: beyond it arithmetic in floats can overflow
 _LONGEST_SHOWN = 60
+
+# Halves of characters, which cannot be written, and what a terminal would obey; lines may end.
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def shown(value: Any) -> str:
@@ -25,8 +29,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
+def can_be_shown(text: str) -> bool:
+    """Whether a text can be written, and makes no terminal do something."""
+    return not _NOT_SHOWN.search(text)
+
+
 def check_values(value: Any, where: str, depth: int = 0) -> None:
-    """Refuse JSON that holds NaN, infinity, absurd numbers, or is nested absurdly deep.
+    """Refuse JSON with NaN, infinity, absurd numbers or texts, or that is nested absurdly deep.
 
     Raises
     ------
@@ -36,11 +45,17 @@ def check_values(value: Any, where: str, depth: int = 0) -> None:
     if depth > _DEEPEST:
         raise ModelFolderError(f"{where} is nested deeper than {_DEEPEST} levels")
     if isinstance(value, dict):
-        for item in value.values():
+        for key, item in value.items():
+            check_values(key, where, depth + 1)
             check_values(item, where, depth + 1)
     elif isinstance(value, (list, tuple)):
         for item in value:
             check_values(item, where, depth + 1)
+    elif isinstance(value, str):
+        if not can_be_shown(value):
+            raise ModelFolderError(
+                f"{where} holds a text with characters that cannot be shown: {shown(value)}"
+            )
     elif isinstance(value, float) and not math.isfinite(value):
         raise ModelFolderError(f"{where} holds {value}, which is no number")
     elif isinstance(value, int) and abs(value) > _LARGEST:

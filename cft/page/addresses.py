@@ -19,6 +19,9 @@ VARIABLE = "CFT_HOSTS"
 #: Where a Space is shown in a frame.
 _HUB = frozenset({"huggingface.co", "hf.co"})
 
+# What no host and port has, but an address around them, or what would be passed over in one.
+_NO_HOST = frozenset("/\\?#@ \t\r\n")
+
 
 @dataclass(frozen=True)
 class Addresses:
@@ -46,7 +49,7 @@ class Addresses:
 
     def refusal(self, host: str | None, origin: str | None) -> str:
         """The sentence against a request with these headers; empty if nothing is."""
-        asked = _host(f"//{host}") if host else ""
+        asked = _host(f"//{host}") if host and not _NO_HOST.intersection(host) else ""
         if not asked or not (asked in self.hosts or _is_ip(asked)):
             return (
                 "The page is not served at this address; who runs it can allow the name in "

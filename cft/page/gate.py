@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
+from urllib.parse import parse_qs
 
 from cft.page.addresses import Addresses
 from cft.page.line import Line
@@ -31,6 +32,7 @@ Intake = Callable[[Scope, Receive, Transfer], Awaitable[tuple[int, Any]]]
 
 _API = "/gradio_api"
 UPLOAD, JOIN, _CALL = f"{_API}/upload", f"{_API}/queue/join", f"{_API}/call"
+_ANSWERS = f"{_API}/queue/data"
 HEALTH = "/health"
 
 #: What programs may call, by its path -> its last inputs, as they are if nothing is asked for, and
@@ -59,7 +61,7 @@ ALLOWED = frozenset(
         ("GET", "/assets/*"), ("GET", "/static/*"), ("GET", "/svelte/*"),
         ("GET", f"{_API}/info"), ("GET", f"{_API}/info/"), ("GET", f"{_API}/startup-events"),
         ("GET", f"{_API}/theme.css"), ("GET", f"{_API}/heartbeat/*"), ("POST", UPLOAD),
-        ("GET", f"{_API}/upload_progress"), ("POST", JOIN), ("GET", f"{_API}/queue/data"),
+        ("GET", f"{_API}/upload_progress"), ("POST", JOIN), ("GET", _ANSWERS),
         ("POST", f"{_API}/cancel"), ("POST", f"{_API}/reset"),
         *(("POST", call) for call in CALLS), *(("GET", f"{call}/*") for call in CALLS),
     }
@@ -114,6 +116,8 @@ class Gate:
         Event of the page -> the event that shows a sentence in the same place.
     queue_runs
         Whether what has joined the queue is still being answered.
+    has_answer
+        Whether there is, or will be, an answer for a session or a request, by its id.
     self_test_passed
         Whether the model gives its reference figures here; None if it has none.
     """
@@ -125,6 +129,7 @@ class Gate:
     intake: Intake
     refusers: dict[int, int]
     queue_runs: Callable[[], bool]
+    has_answer: Callable[[str], bool]
     self_test_passed: bool | None = None
     _open: int = 0
 
@@ -164,6 +169,8 @@ class Gate:
             await self._upload(scope, receive, send, headers)
         elif scope["method"] == "POST":
             await self._json(scope, receive, send)
+        elif scope["path"].startswith((_ANSWERS, _CALL)):
+            await self._stream(scope, receive, send)
         else:
             await self.app(scope, receive, self._with_cookie(scope, headers, send))
 
@@ -218,6 +225,24 @@ class Gate:
         if not is_whole:
             await _drain(body)
         await _reply(send, status, document, later)
+
+    # --------------------------------------------------------------------------- answers
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An answer that comes in pieces.
+
+        Gradio would break it off, with some hundred lines in the log, where there is nothing to
+        answer, and where a session is forgotten while a second one listens to it.
+        """
+        asked = _asked_for(scope)
+        if asked is not None and not self.has_answer(asked):
+            raise _Stop(404, "There is no such request, or its answer was fetched or forgotten.")
+        try:
+            await self.app(scope, receive, send)
+        except RuntimeError as error:  # Starlette's: the answer had begun
+            if getattr(error.__cause__, "status_code", None) != 404:
+                raise
+            await send({"type": "http.response.body", "body": b""})
 
     # ------------------------------------------------------------------- requests of JSON
 
@@ -291,6 +316,14 @@ def _cookie(headers: dict[str, str]) -> str:
     except CookieError:
         return ""
     return cookies[_COOKIE].value[:64] if _COOKIE in cookies else ""
+
+
+def _asked_for(scope: Scope) -> str | None:
+    """The session or the request whose answer is asked for; None if none is named."""
+    if scope["path"] != _ANSWERS:
+        return scope["path"].rpartition("/")[2]
+    named = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return named.get("session_hash", [None])[-1]
 
 
 async def _reply(send: Send, status: int, document: Any, later: float | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradio_client.utils import strip_invalid_filename_characters  # type: ignore[import-untyped]
+from python_multipart.exceptions import FormParserError
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
@@ -43,6 +44,8 @@ async def take(
         ).parse()
     except MultiPartException as error:
         return (413 if "maximum" in error.message.lower() else 400), error.message
+    except FormParserError as error:  # of its header; those of the body are the ones above
+        return 400, f"The upload could not be read: {error}."
     except ClientDisconnect:
         return 400, "The upload broke off."
     finally:
@@ -56,7 +59,14 @@ async def take(
         film.file.close()
         place = transfer.place / str(number)
         place.mkdir()
-        name = strip_invalid_filename_characters(Path(film.filename or "").name) or "film"
-        files.append(Path(film.file.name).rename(place / name))
+        files.append(Path(film.file.name).rename(place / _name(film.filename)))
+    if not files:
+        return 400, "There is no whole file in the upload."
     transfer.complete(files)
     return 200, [str(path) for path in files]
+
+
+def _name(sent: str | None) -> str:
+    """What to call a file here that was sent under a name."""
+    name = strip_invalid_filename_characters(Path(sent or "").name)
+    return "film" if name in ("", "..") else name

@@ -79,6 +79,15 @@ class Page(gr.Blocks):
         """Whether a request of the queue, by its id, waits or runs."""
         return request in self._queue.event_ids_to_events
 
+    def has_answer(self, name: str) -> bool:
+        """Whether the queue has, or will have, an answer for a session or a request, by its id."""
+        queue = self._queue
+        return (
+            name in queue.pending_messages_per_session  # a program's session is its request
+            or self.is_alive(name)
+            or any(name in requests for requests in queue.pending_event_ids_session.values())
+        )
+
     async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().preprocess_data(*args, **kwargs)
@@ -212,6 +221,7 @@ def serve(
                 _take,
                 demo.refusers,
                 queue_runs=lambda: not demo._queue.stopped,
+                has_answer=demo.has_answer,
                 self_test_passed=tested.passed,
             )
             forgetting = asyncio.create_task(upkeep.forget_unheard(demo, file_upload_statuses))
@@ -234,6 +244,8 @@ def serve(
                 max_file_size=2 * MAX_BYTES,  # what the browser refuses before it sends
                 # Gradio remembers the last answer of so many visitors, films and all.
                 state_session_capacity=1,
+                # It would ask for the front page and, if that took three seconds, refuse to start.
+                _frontend=False,
                 # Gradio's own: "settings" offers to record the screen, "api" shows snippets that
                 # do not run here, and a server for MCP that there is not.
                 footer_links=[],

@@ -65,7 +65,7 @@ def _named_studies(
 
 def _rule(by: Any) -> str | list[str]:
     """What a caller says of the grouping, as `cft.study.group` takes it."""
-    if isinstance(by, list) and all(isinstance(x, str) and len(x) <= _LONGEST_NAME for x in by):
+    if isinstance(by, list) and all(map(_is_name, by)):
         return by
     if by in _RULES:
         return by
@@ -73,6 +73,13 @@ def _rule(by: Any) -> str | list[str]:
         f"Films are grouped by {', '.join(_RULES)}, or by a list that names each film's study. "
         "None was read."
     )
+
+
+def _is_name(name: Any) -> bool:
+    """Whether it is a text that is not long and that can be answered: a half of a character not."""
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def compare(

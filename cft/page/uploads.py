@@ -91,16 +91,25 @@ class Transfer:
         self._counted += size
 
     def complete(self, files: Iterable[Path]) -> None:
-        """The upload is there; its files wait from now on.
+        """The upload is there; its files wait from now on, and nothing else of it stays.
 
         Raises
         ------
         Refused
             If too many wait.
         """
+        files = list(files)
+        self._delete_all_but(files)
         self._give_back()
-        self._uploads._add(self._visitor, list(files))
+        self._uploads._add(self._visitor, files)
         self.is_complete = True
+
+    def _delete_all_but(self, files: list[Path]) -> None:
+        """Such as the beginning of a file whose end is missing, which nothing would count."""
+        for place, _, names in os.walk(self.place):
+            for path in (Path(place, name) for name in names):
+                if path not in files:
+                    path.unlink(missing_ok=True)
 
     def _give_back(self) -> None:
         self._uploads._reserve(self._visitor, -self._counted)

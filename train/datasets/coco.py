@@ -85,7 +85,7 @@ def _read_instances(path: Path) -> tuple[list[str], np.ndarray, list[str]]:
         names = [image["file_name"] for image in content["images"]]
         objects = [(a["image_id"], a["category_id"]) for a in content["annotations"]]
         label_names = [category["name"] for category in categories]
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DatasetError(f"{path} is not JSON ({error})") from error
     except (KeyError, TypeError) as error:
         raise DatasetError(

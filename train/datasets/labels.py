@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from cft.model.config import fault_in_labels
 from train.errors import DatasetError, UsageError
 
 SPLITS = ("train", "valid", "test")
@@ -135,6 +136,8 @@ class LabelTable:
             raise DatasetError("a label is marked uncertain and given at once")
         if len(set(self.label_names)) != len(self.label_names):
             raise DatasetError(f"a category is there twice: {', '.join(self.label_names)}")
+        if fault := fault_in_labels(self.label_names):  # it would be seen when all is trained
+            raise DatasetError(f"{self.dataset or 'the table'} {fault}")
         strange = sorted(set(self.split.tolist()) - set(SPLITS))
         if strange:
             raise DatasetError(f"unknown split {strange[0]!r}; choose from {', '.join(SPLITS)}")

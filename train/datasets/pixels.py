@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cft.errors import RadiographError
-from cft.files import atomic_write, reserve_all
+from cft.files import atomic_write, from_json, reserve_all
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
 from train.locks import locked
@@ -330,7 +330,7 @@ def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
     files = {"pixels.u8": int(np.prod(shape)), "done.u8": shape[0]}
     made_from = {**recipe, "films": shape[0]}
     try:
-        index = json.loads((folder / _INDEX).read_text())
+        index = from_json((folder / _INDEX).read_text())
         whole = all((folder / name).stat().st_size == size for name, size in files.items())
         rows = map(int, index["unreadable"])
         if (

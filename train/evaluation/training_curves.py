@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cft.files import from_json
 from train.evaluation.figure import COLOURS, STYLE, add_heading, save_figure
 from train.tables import counted
 
@@ -69,7 +69,7 @@ def _records(log: Path) -> list[dict[str, Any]]:
     records = []
     for line in log.read_text().splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(from_json(line))
         except ValueError:
             break
     return [record for record in records if "epoch" in record]  # a frozen network has none
