@@ -7,10 +7,12 @@ import gzip
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from train.errors import TableError
 from train.evaluation.boxes import Boxes, read_boxes
-from train.evaluation.localise import floor_of_boxes, localisation
+from train.evaluation.further_tables import localisation_parts
+from train.evaluation.localise import OVERLAPS, floor_of_boxes, localisation
 from train.metrics.localisation import (
     LEVELS,
     cross_fitted,
@@ -20,6 +22,7 @@ from train.metrics.localisation import (
     map_overlaps,
     peak,
 )
+from train.tables import Table
 
 
 def test_the_peak_is_the_centre_of_the_largest_pixel():
@@ -155,14 +158,18 @@ class TestReadBoxes:
             read_boxes(path)
 
 
-def figures_of(hits: int, misses: int):
-    """Films of one finding in the same place, of which a map finds so many."""
+def scene(hits: int, misses: int):
+    """Maps and boxes of one finding in the same place, of which a map finds so many."""
     heat, elsewhere = np.zeros((16, 16)), np.zeros((16, 16))
     heat[4:8, 4:8] = elsewhere[12:16, 12:16] = 1
     n = hits + misses
     boxes = Boxes("b", {(f"{i}_0", "Mass"): box(0.25, 0.25, 0.25, 0.25) for i in range(n)})
     maps = {(f"{i}_0", "Mass"): heat if i < hits else elsewhere for i in range(n)}
-    return localisation(maps, boxes, {}, replicates=200)["micro"]
+    return maps, boxes
+
+
+def figures_of(hits: int, misses: int, replicates: int = 200):
+    return localisation(*scene(hits, misses), {}, replicates=replicates)["micro"]
 
 
 def test_a_map_is_scored_beside_the_floor_with_their_difference():
@@ -179,6 +186,38 @@ def test_one_patient_has_no_interval():
     micro = figures_of(1, 0)
     assert micro["hit"] == 1
     assert micro["hit_low"] is None
+    assert micro["at_iou_interval"][0] == [0.1, None, None]
+    assert micro["at_iobb_difference"][0] == [0.1, 1, None, None]  # no floor without others
+
+
+def test_shares_of_overlaps_have_intervals_as_binomial_draws_have():
+    """Each of 20 patients has one film, so a replicate's count is a binomial draw."""
+    micro = figures_of(14, 6, replicates=4000)
+    low, high = binom.ppf([0.025, 0.975], 20, 0.7) / 20
+    for name in ("at_iou", "at_iobb"):
+        for place, overlap in enumerate(OVERLAPS):
+            assert micro[name][place] == pytest.approx([overlap, 0.7, 1])
+            assert micro[f"{name}_interval"][place] == pytest.approx([overlap, low, high])
+            assert micro[f"{name}_floor_interval"][place] == [overlap, 1, 1]
+            difference = [overlap, -0.3, low - 1, high - 1]
+            assert micro[f"{name}_difference"][place] == pytest.approx(difference)
+
+
+def test_the_report_has_the_shares_of_each_finding_beside_the_floor():
+    found = localisation(*scene(14, 6), {}, replicates=200)
+    result = {
+        "localisation": found["micro"],
+        "categories": {"Mass": {"localisation": found["categories"]["Mass"]}},
+    }
+    boxes = {"name": "b", "kind": "boxes", "floor": {"n": 20, "hit": 1.0, "at_iou": [[0.1, 1.0]]}}
+    shares = [x for x in localisation_parts(result, boxes) if isinstance(x, Table)][1].rows
+    for label in ("All together", "Mass"):
+        rows = [row for row in shares if row[0] == label]
+        assert [float(row[1]) for row in rows] == list(OVERLAPS)
+        _, low, high = found["micro"]["at_iobb_interval"][3]
+        assert rows[3][5] == f"0.7000 ({low:.4f} to {high:.4f})"
+        assert rows[3][6] == "1.0000 (1.0000 to 1.0000)"
+        assert rows[3][7] == f"-0.3000 ({low - 1:+.4f} to {high - 1:+.4f})"
 
 
 def test_films_that_are_not_scored_help_to_choose_the_floor():

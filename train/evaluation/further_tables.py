@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.evaluation.subgroup_gaps import GAPS
-from train.tables import Table, interval_cell, p_cell, range_cell
+from train.tables import Table, figure_cell, interval_cell, p_cell, range_cell
 
 __all__ = ["gap_parts", "localisation_parts"]
 
@@ -27,16 +27,12 @@ def localisation_parts(
         for name in ("hit", "iou"):
             cells += _beside_floor(row, name)
         table.append([label, *cells])
-    shares = [["Overlap of at least", *(f"{t:g}" for t, *_ in micro["at_iou"])]]
-    for name, title in (("at_iou", "IoU"), ("at_iobb", "IoBB")):
-        shares.append([f"{title}, map", *(f"{x:.3f}" for _, x, _ in micro[name])])
-        shares.append([f"{title}, floor", *(f"{x:.3f}" for *_, x in micro[name])])
     known = ", ".join(f"{x:.3f} (IoU {t:g})" for t, x in floor["at_iou"] if t in (0.1, 0.3, 0.5))
     return [
         f"Maps against the {kind} of {boxes['name']}:",
         Table(table),
-        "Share of the films with at least so much overlap, all findings together:",
-        Table(shares),
+        "Share of the films with at least so much overlap:",
+        _shares_table({"All together": micro} | {x: row for x, row in rows.items() if row}),
         f"Hit: the map's largest value lies in one of the {kind} (pointing game). IoU: mean "
         f"overlap of the map, cut at one level for each finding, with the {kind}. The floor sees "
         "no film: one point and one box for each finding. Level, point and box are those that are "
@@ -45,6 +41,24 @@ def localisation_parts(
         "floor shows no localisation.",
         *_kinds_of_maps(result),
     ]
+
+
+def _shares_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """T(IoU) and T(IoBB): a line for each finding and overlap, beside the floor."""
+    columns = (f"{x}{y}" for x in ("IoU", "IoBB") for y in _COLUMNS)
+    table = [["Finding", "Overlap of at least", *columns]]
+    for label, row in rows.items():
+        for place, (overlap, *_) in enumerate(row["at_iou"]):
+            cells = [label, f"{overlap:g}"]
+            for name in ("at_iou", "at_iobb"):
+                _, share, floor = row[name][place]
+                for value, of in ((share, "interval"), (floor, "floor_interval")):
+                    limits = range_cell(*row[f"{name}_{of}"][place][1:])
+                    cells.append(figure_cell(value) + (f" ({limits})" if limits else ""))
+                _, difference, low, high = row[f"{name}_difference"][place]
+                cells.append(_gap_cell({"difference": difference, "low": low, "high": high}))
+            table.append(cells)
+    return Table(table)
 
 
 def _kinds_of_maps(result: Mapping[str, Any]) -> list[str | Table]:
