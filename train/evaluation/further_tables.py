@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.evaluation.subgroup_gaps import GAPS
-from train.tables import Table, figure_cell, interval_cell, p_cell, range_cell
+from train.tables import (
+    Table,
+    figure_cell,
+    interval_cell,
+    p_cell,
+    range_cell,
+    without_empty_columns,
+)
 
-__all__ = ["gap_parts", "localisation_parts"]
+__all__ = ["gap_parts", "localisation_parts", "rate_parts"]
 
 
 def localisation_parts(
@@ -98,6 +105,43 @@ def _beside_floor(row: Mapping[str, Any], name: str) -> list[str]:
 
 
 _COLUMNS = ("", ", floor", ", difference")
+
+
+def rate_parts(subgroups: Mapping[str, Any], explain: bool = True) -> list[str | Table]:
+    """Rates at the operating points and calibration in the large of each subgroup."""
+    parts: list[str | Table] = []
+    for attribute, values in subgroups.items():
+        rows = [["Value", "Films", "Category", "Positive", *(GAPS[x] for x in _RATES)]]
+        for value, of in values.items():
+            for label, row in of["categories"].items():
+                cells = [
+                    interval_cell(row, "sensitivity", "sensitivity"),
+                    interval_cell(row, "specificity", "specificity"),
+                    _surplus_cell(row),
+                ]
+                if any(cells):
+                    count = f"{row['positives']:,}"
+                    rows.append([value, f"{of['films']:,}", label, count, *cells])
+        if len(rows) > 1:
+            parts += [f"Decisions and calibration in the large by {attribute}:"]
+            parts.append(Table(without_empty_columns(rows)))
+    if parts and explain:
+        parts.append(
+            "Observed minus stated share: calibration in the large; above 0 the probabilities are "
+            "too low on average."
+        )
+    return parts
+
+
+_RATES = ("sensitivity", "specificity", "in_the_large")
+
+
+def _surplus_cell(row: Mapping[str, Any]) -> str:
+    """Observed minus stated share, with its interval."""
+    name = "in_the_large"
+    return _gap_cell(
+        {end: row[f"{name}_{end}"] for end in ("low", "high")} | {"difference": row[name]}
+    )
 
 
 def gap_parts(result: Mapping[str, Any], explain: bool = True) -> list[str | Table]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from train.evaluation.localise import compare_maps, floor_of_boxes, localisation
 from train.evaluation.precision_of_films import add_detectable, films_needed
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
-from train.evaluation.subgroup_gaps import subgroup_gaps
+from train.evaluation.subgroup_gaps import add_in_the_large, subgroup_gaps
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
 from train.metrics.calibration import calibration_figures
 from train.metrics.decisions import finite_or_none
@@ -206,6 +206,12 @@ def _evaluate(
             attribute: {value: figures(rows) for value, rows in values.items()}
             for attribute, values in subgroups.items()
         }
+        for attribute, value, rows in _each(subgroups):
+            add_in_the_large(
+                result["subgroups"][attribute][value]["categories"],
+                *(model.scores[rows], labels[rows], truth.groups[rows]),
+                **settings.bootstrap,
+            )
         result["gaps"] = subgroup_gaps(
             *(model.scores, labels, truth.groups, names, subgroups),
             [points.get(label) for label in names],
@@ -397,6 +403,15 @@ def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
         if len(groups) > 1:
             found[attribute] = groups
     return found
+
+
+def _each(
+    subgroups: Mapping[str, Mapping[str, np.ndarray]],
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(attribute, value, rows) of every subgroup."""
+    for attribute, values in subgroups.items():
+        for value, rows in values.items():
+            yield attribute, value, rows
 
 
 def _few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[str]:

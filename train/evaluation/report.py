@@ -12,7 +12,7 @@ from train.evaluation.against_readers import reader_parts
 from train.evaluation.checklist import checklist_parts
 from train.evaluation.coverage_tables import coverage_parts
 from train.evaluation.essential_tables import essential_parts, reader_benefit_parts
-from train.evaluation.further_tables import gap_parts, localisation_parts
+from train.evaluation.further_tables import gap_parts, localisation_parts, rate_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
 from train.evaluation.shift_tables import shift_parts
@@ -117,6 +117,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
             parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
             for attribute, values in result["subgroups"].items():
                 parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+            parts += rate_parts(result["subgroups"], explain=i == 0)
         parts += reader_parts(result, explain=i == 0)
         parts += gap_parts(result, explain=i == 0)
         parts += sample_parts(result, explain=i == 0)
