@@ -195,8 +195,9 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--controls",
         action="store_true",
-        help="add what view, sex and age alone say of the films, learnt from the training films, "
-        "and runs with --shuffle-labels in folders beside the models'",
+        help="add what view, sex and age alone say of the films, learnt from the training films "
+        "or, without any, from the other patients that are scored; and runs with --shuffle-labels "
+        "in folders beside the models'. With tables of predictions --group-column names the facts",
     )
     figures.add_argument(
         "--shuffled",
@@ -290,8 +291,12 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             "--save-ensemble writes figures into a model card, so it does not go with "
             "--optimistic-thresholds"
         )
-    if args.controls and not args.model:
-        parser.error("--controls goes with --model: it needs the training films' labels")
+    facts = {"view", "sex", "age"}
+    if args.controls and not args.model and not facts & set(args.group_column):
+        parser.error(
+            "--controls needs view, sex or age of the films: with tables of predictions name such "
+            "columns with --group-column"
+        )
     if args.boxes and not args.model:
         parser.error("--boxes goes with --model: a table of predictions holds no maps")
     if args.shuffled and not args.model:

@@ -35,7 +35,12 @@ _OTHER_LABELS = {"nih": ("nih-experts", "expert_labels.csv")}
 def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     """Run the models on the data set, for every truth that its films have."""
     # Tables of predictions are scored without waiting for the import of networks.
-    from train.evaluation.controls import metadata_control, shuffled_control, shuffled_runs
+    from train.evaluation.controls import (
+        cross_fitted_control,
+        metadata_control,
+        shuffled_control,
+        shuffled_runs,
+    )
     from train.evaluation.inference import predictions_of, readable, run, truth_of
 
     names = model_names(args.model)
@@ -87,9 +92,17 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         rule = args.threshold_rule or "specificity"  # as a run chooses the points of its model
         scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
     if args.controls:
-        scored = [
-            replace(one, models=[*one.models, metadata_control(trained, of, args.films)])
+        # Of films that trained a control, and where none did, it guesses each from the others.
+        inside = not len(trained) or chosen.split in ("train", "all")
+        controls = [
+            cross_fitted_control(one.truth, _predicted(one))
+            if inside
+            else metadata_control(trained, of, args.films)
             for one, of in zip(scored, tables, strict=True)
+        ]
+        scored = [
+            replace(one, models=[*one.models, control])
+            for one, control in zip(scored, controls, strict=True)
         ]
     for reference in shuffled:
         add = shuffled_control(reference, tables, args.batch_size, args.films)
@@ -98,6 +111,11 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     patients = dict(zip(map(film_id, table.names), map(str, table.patients), strict=True))
     configs = [model.config for model in classifiers.values()]
     return Evaluated(scored, readers, weights, boxes, configs, patients, shifts)
+
+
+def _predicted(one: Scored) -> list[str]:
+    """The categories that some model predicts."""
+    return [label for model in one.models for label in model.label_names]
 
 
 def _on_another(

@@ -54,6 +54,12 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
     if validation:
         rule = args.threshold_rule or "youden"
         scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
+    if args.controls:
+        from train.evaluation.controls import cross_fitted_control
+
+        predicted = [label for model in scored[0].models for label in model.label_names]
+        control = cross_fitted_control(truth, predicted)
+        scored = [replace(scored[0], models=[*scored[0].models, control])]
     readers = read_readers(args.radiologists, truth, args.key)
     return Evaluated(scored, readers, weights, shifts=shifts)
 
