@@ -65,7 +65,7 @@ def _shares_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
                 _, difference, low, high = row[f"{name}_difference"][place]
                 cells.append(_gap_cell({"difference": difference, "low": low, "high": high}))
             table.append(cells)
-    return Table(table)
+    return Table(table, detail=True)
 
 
 def _kinds_of_maps(result: Mapping[str, Any]) -> list[str | Table]:
@@ -124,7 +124,7 @@ def rate_parts(subgroups: Mapping[str, Any], explain: bool = True) -> list[str |
                     rows.append([value, f"{of['films']:,}", label, count, *cells])
         if len(rows) > 1:
             parts += [f"Decisions and calibration in the large by {attribute}:"]
-            parts.append(Table(without_empty_columns(rows)))
+            parts.append(Table(without_empty_columns(rows), detail=True))
     if parts and explain:
         parts.append(
             "Observed minus stated share: calibration in the large; above 0 the probabilities are "
@@ -158,7 +158,7 @@ def gap_parts(result: Mapping[str, Any], explain: bool = True) -> list[str | Tab
                 if p:
                     cells = map(_gap_cell, gaps.values())
                     rows.append([name, f"{row['films']:,}", label, *cells, p_cell(min(p))])
-        parts += [f"Gaps by {attribute}:", Table(rows)]
+        parts += [f"Gaps by {attribute}:", Table(rows, detail=True)]
     if parts and explain:
         parts.append(
             "A gap is the figure of the subgroup minus that of the other films. Categories with "
