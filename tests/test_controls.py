@@ -17,6 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardSca
 from train import evaluate
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError
+from train.evaluation import plots
 from train.evaluation.controls import (
     METADATA,
     cross_fitted_control,
@@ -156,7 +157,8 @@ def test_few_patients_or_no_facts_make_no_cross_fitted_control():
         cross_fitted_control(bare, ["Old"])
 
 
-def test_tables_of_predictions_get_the_control_from_their_columns(tmp_path):
+def test_tables_of_predictions_get_the_control_from_their_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
     table = table_of(80, 0)
     age, view = table.attributes["age"], table.attributes["view"]
     rows = ["Study,Patient,Lying,view,age"]

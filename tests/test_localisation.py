@@ -16,6 +16,7 @@ from train.evaluation.localise import OVERLAPS, floor_of_boxes, localisation
 from train.metrics.localisation import (
     LEVELS,
     cross_fitted,
+    fixed_box_figures,
     fixed_box_overlaps,
     fixed_point_hits,
     inside,
@@ -127,6 +128,53 @@ def test_a_patient_s_own_box_is_never_the_fixed_one():
     iou, _ = fixed_box_overlaps([box(0, 0, 0.1, 0.1), box(0.5, 0.5, 0.1, 0.1)], ["a", "b"])
     assert iou.tolist() == [0, 0]
     assert fixed_box_overlaps([box(0, 0, 1, 1)], ["a"])[0].tolist() == [0]
+
+
+def test_each_figure_has_the_fixed_box_that_is_best_for_it_on_the_other_patients():
+    """Against a search over all boxes, film by film."""
+    generator = np.random.default_rng(3)
+    boxes = [
+        np.concatenate([generator.uniform(0, 0.5, (n, 2)), generator.uniform(0.1, 0.5, (n, 2))], 1)
+        for n in generator.integers(1, 3, 24)
+    ]
+    patients = [f"p{i // 2}" for i in range(24)]
+    overlaps = (0.1, 0.3, 0.5)
+    found = fixed_box_figures(boxes, patients, overlaps)
+
+    def measures(one, film):
+        pairs = []
+        for other in film:
+            low = np.maximum(one[:2], other[:2])
+            high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
+            common = np.clip(high - low, 0, None).prod()
+            area = one[2] * one[3]
+            pairs.append((common / (area + other[2] * other[3] - common), common / area))
+        return np.max(pairs, axis=0)
+
+    for i, patient in enumerate(patients):
+        others = [k for k, name in enumerate(patients) if name != patient]
+        candidates = np.concatenate([boxes[k] for k in others])
+        values = np.array([[measures(x, boxes[k]) for k in others] for x in candidates])
+        mean = values[..., 0].mean(axis=1)
+        assert (found["iou"][i], found["iobb"][i]) == pytest.approx(
+            measures(candidates[mean.argmax()], boxes[i])
+        )
+        for measure, name in enumerate(("at_iou", "at_iobb")):
+            for place, overlap in enumerate(overlaps):
+                share = (values[..., measure] >= overlap).mean(axis=1)
+                best = np.flatnonzero(share == share.max())
+                best = best[values[best, :, measure].mean(axis=1).argmax()]
+                reached = measures(candidates[best], boxes[i])[measure] >= overlap
+                assert found[name][i, place] == reached
+
+
+def test_without_other_patients_no_figure_of_a_fixed_box():
+    found = fixed_box_figures([box(0, 0, 1, 1)], ["a"], (0.1,))
+    assert {name: of.ravel().tolist() for name, of in found.items()} == {
+        **{"iou": [0], "iobb": [0]},
+        **{"at_iou": [False], "at_iobb": [False]},
+    }
+    assert fixed_box_figures([], [], (0.1,))["at_iou"].shape == (0, 1)
 
 
 class TestReadBoxes:

@@ -42,10 +42,11 @@ def localisation_parts(
         _shares_table({"All together": micro} | {x: row for x, row in rows.items() if row}),
         f"Hit: the map's largest value lies in one of the {kind} (pointing game). IoU: mean "
         f"overlap of the map, cut at one level for each finding, with the {kind}. The floor sees "
-        "no film: one point and one box for each finding. Level, point and box are those that are "
-        f"best on the *other* patients. On all {floor['n']:,} framed findings of the file the "
-        f"floor hits {floor['hit']:.3f}, and its box reaches {known}. A map that is not above the "
-        "floor shows no localisation.",
+        "no film: a point and a box for each finding. Level, point and box are those that are best "
+        "on the *other* patients; for the shares level and box are chosen anew for each overlap. "
+        f"On all {floor['n']:,} framed findings of the file the floor hits {floor['hit']:.3f}, and "
+        f"with one box for all overlaps it reaches {known}. A map that is not above the floor "
+        "shows no localisation.",
         *_kinds_of_maps(result),
     ]
 

@@ -17,6 +17,7 @@ from train.metrics.comparison import compare_replicates, holm
 from train.metrics.decisions import finite_or_none
 from train.metrics.localisation import (
     cross_fitted,
+    fixed_box_figures,
     fixed_box_overlaps,
     fixed_point_hits,
     hits,
@@ -68,9 +69,9 @@ def localisation(
         same of ``iou`` and ``iobb`` (means at the level of the map, or for the box, that has the
         largest mean IoU on the other patients), each with ``_low`` and ``_high``; ``at_iou`` and
         ``at_iobb``, lists of [overlap, share of films, floor's share], at the level with the
-        largest such share on the other patients, with ``_interval`` and ``_floor_interval``, lists
-        of [overlap, low, high], and ``_difference``, a list of [overlap, difference, low, high].
-        ``micro``: the same over all films and findings together.
+        largest such share on the other patients (and with such a box), with ``_interval`` and
+        ``_floor_interval``, lists of [overlap, low, high], and ``_difference``, a list of [overlap,
+        difference, low, high]. ``micro``: the same over all films and findings together.
     """
     rows, draws = _rows(maps, boxes, patients), {"replicates": replicates, "seed": seed}
     return _result(rows, draws, level)
@@ -171,7 +172,7 @@ def _together(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def floor_of_boxes(boxes: Boxes, patients: Mapping[str, str]) -> dict[str, Any]:
-    """What the floor reaches on all boxes of a file: ``n``, ``hit`` and ``at_iou``."""
+    """What the floor reaches on all boxes of a file: ``n``, ``hit``, ``at_iou`` of one box."""
     found, overlaps = [], []
     for label in sorted({finding for _, finding in boxes.of}):
         films, those = _boxes_of(boxes, label)
@@ -211,7 +212,7 @@ def _of_finding(
     owners = np.array([_patient(film, patients) for film in films])
     scored = np.array([(film, label) in maps for film in films])
     floor_hit = fixed_point_hits(those, owners.tolist())
-    floor_iou, floor_iobb = fixed_box_overlaps(those, owners.tolist())
+    floor = fixed_box_figures(those, owners.tolist(), OVERLAPS)
     pairs = [(maps[films[i], label], those[i]) for i in np.flatnonzero(scored)]
     iou, iobb = (np.array(x) for x in zip(*(map_overlaps(*pair) for pair in pairs), strict=True))
     own = owners[scored]
@@ -222,13 +223,13 @@ def _of_finding(
         "hit": np.array([hits(peak(heat), film) for heat, film in pairs]),
         "floor_hit": floor_hit[scored],
         "iou": iou[place],
-        "floor_iou": floor_iou[scored],
+        "floor_iou": floor["iou"][scored],
         "iobb": iobb[place],
-        "floor_iobb": floor_iobb[scored],
+        "floor_iobb": floor["iobb"][scored],
         "at_iou": _reaches(iou, own),
-        "floor_at_iou": floor_iou[scored][:, None] >= np.array(OVERLAPS),
+        "floor_at_iou": floor["at_iou"][scored],
         "at_iobb": _reaches(iobb, own),
-        "floor_at_iobb": floor_iobb[scored][:, None] >= np.array(OVERLAPS),
+        "floor_at_iobb": floor["at_iobb"][scored],
     }
 
 
