@@ -100,13 +100,6 @@ def test_without_training_films_or_facts_there_is_no_control():
         metadata_chances(replace(trained, attributes={}), tested)
 
 
-def test_tables_of_predictions_must_name_the_columns_of_the_facts(capsys):
-    words = ["--predictions", "a.csv", "--truth", "b.csv", "--controls", "--out", "report"]
-    with pytest.raises(SystemExit, match="2"):
-        evaluate.main([*words, "--group-column", "machine"])
-    assert "--controls needs view, sex or age" in capsys.readouterr().err
-
-
 def truth_of_table(table: LabelTable) -> Truth:
     words = {name: values.astype(str) for name, values in table.attributes.items()}
     labels, keys = table.y.astype(float), tuple(table.names.tolist())
@@ -157,7 +150,7 @@ def test_few_patients_or_no_facts_make_no_cross_fitted_control():
         cross_fitted_control(bare, ["Old"])
 
 
-def test_tables_of_predictions_get_the_control_from_their_columns(tmp_path, monkeypatch):
+def test_tables_of_predictions_get_the_control_from_their_columns(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plots, "draw_all", lambda *_: [])
     table = table_of(80, 0)
     age, view = table.attributes["age"], table.attributes["view"]
@@ -169,10 +162,14 @@ def test_tables_of_predictions_get_the_control_from_their_columns(tmp_path, monk
     (tmp_path / "model.csv").write_text("\n".join(rows))
     words = ["--predictions", "model.csv", "--truth", "truth.csv", "--controls", "--out", "report"]
     words = [str(tmp_path / x) if x.endswith("csv") or x == "report" else x for x in words]
-    assert evaluate.main([*words, "--group-column", "view", "age", "--replicates", "20"]) == 0
+    assert evaluate.main([*words, "--replicates", "20"]) == 0
     models = json.loads((tmp_path / "report" / "report.json").read_text())["models"]
     assert list(models) == ["model", METADATA]
     assert models[METADATA]["categories"]["Lying"]["auroc"] > 0.8
+    text = (tmp_path / "truth.csv").read_text()
+    (tmp_path / "truth.csv").write_text(text.replace(",view,age", ",other,further"))
+    assert evaluate.main([*words, "--replicates", "20"]) == 1
+    assert "says neither view nor sex nor age" in capsys.readouterr().err
 
 
 @pytest.mark.slow

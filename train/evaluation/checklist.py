@@ -93,6 +93,8 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
     if provenance.get("start"):
         weights = str(provenance["start"].get("weights_sha256") or "random")[:12]
         facts["start"] = f"{provenance['start'].get('init')} (weights {weights})"
+    elif (provenance.get("arguments") or {}).get("init") == "random":
+        facts["start"] = "random"
     if provenance.get("command"):
         facts["training"] = f"`{provenance['command']}`, seed {provenance.get('seed')}"
         facts["protocol"] = "the command and its arguments, in `config.json`"

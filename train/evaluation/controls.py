@@ -184,7 +184,8 @@ def cross_fitted_control(truth: Truth, label_names: Sequence[str]) -> Prediction
         )
     if not _facts(truth.attributes, truth.attributes, len(truth.keys)).shape[1]:
         raise EvaluationError(
-            f"{truth.name!r} says neither view nor sex nor age of its films, so there is no control"
+            f"{truth.name!r} says neither view nor sex nor age of its films, so --controls has "
+            "nothing to learn from"
         )
     names = tuple(label for label in truth.label_names if label in label_names)
     y, folds = truth.columns(names), deal(np.zeros(len(truth.keys)), truth.groups)

@@ -17,7 +17,7 @@ from train.evaluation.predictions import Truth
 
 __all__ = ["MOST_VALUES", "of_films", "of_truth", "table_of_groups"]
 
-#: A column with more different values than that is none of groups. Ages are taken in bands.
+#: A column with more different values than that is none of groups.
 MOST_VALUES = 20
 
 
@@ -36,8 +36,7 @@ def table_of_groups(args: argparse.Namespace, usual: Path | None) -> Columns | N
     UsageError
         If there is no such table.
     TableError
-        If it cannot be read or has no such column, or one with more than 20 values,
-        but for ``age``.
+        If it cannot be read or has no such column, or one with more than 20 values.
     """
     if not args.group_column:
         return None
@@ -54,7 +53,7 @@ def table_of_groups(args: argparse.Namespace, usual: Path | None) -> Columns | N
                 f"{', '.join(table.cells)}"
             )
         values = {value.strip() for value in table[name]} - {""}
-        if len(values) > MOST_VALUES and name != "age":
+        if len(values) > MOST_VALUES:
             raise TableError(
                 f"{path}: {name!r} has {len(values):,} different values, and a column to group by "
                 f"has at most {MOST_VALUES}"

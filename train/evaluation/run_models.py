@@ -25,6 +25,7 @@ from train.evaluation.scored import (
     without_ranks,
 )
 from train.evaluation.seen import Origin, origins_of, seen_in_validation, with_warnings
+from train.evaluation.shift import named_as_here
 
 # --- Models -------------------------------------------------------------------------------------
 
@@ -131,6 +132,8 @@ def _on_another(
     asked = argparse.Namespace(**{**vars(args), "split": None, "given": {"data"}})
     chosen = choose(asked, DataOptions(data=path, view=data.view), origins)
     table = chosen.films
+    names = named_as_here(table.label_names, dict(args.shift_map), table.dataset)
+    table = replace(table, label_names=names)
     _check_labels(classifiers, table)
     films = {name: run(model, [table], args.batch_size) for name, model in classifiers.items()}
     table = readable(table, list(films.values()))
