@@ -258,9 +258,9 @@ def test_the_report_has_the_shares_of_each_finding_beside_the_floor():
         "categories": {"Mass": {"localisation": found["categories"]["Mass"]}},
     }
     boxes = {"name": "b", "kind": "boxes", "floor": {"n": 20, "hit": 1.0, "at_iou": [[0.1, 1.0]]}}
-    shares = [x for x in localisation_parts(result, boxes) if isinstance(x, Table)][1].rows
-    for label in ("All together", "Mass"):
-        rows = [row for row in shares if row[0] == label]
+    tables = [x.rows for x in localisation_parts(result, boxes) if isinstance(x, Table)]
+    for label, (_, *rows) in zip(("All together", "Mass"), tables[1:], strict=True):
+        assert {row[0] for row in rows} == {label}
         assert [float(row[1]) for row in rows] == list(OVERLAPS)
         _, low, high = found["micro"]["at_iobb_interval"][3]
         assert rows[3][5] == f"0.7000 ({low:.4f} to {high:.4f})"

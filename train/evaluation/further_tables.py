@@ -39,7 +39,9 @@ def localisation_parts(
         f"Maps against the {kind} of {boxes['name']}:",
         Table(table),
         "Share of the films with at least so much overlap:",
-        _shares_table({"All together": micro} | {x: row for x, row in rows.items() if row}),
+        _shares_table({"All together": micro}),
+        "The same by finding:",
+        _shares_table({label: row for label, row in rows.items() if row}),
         f"Hit: the map's largest value lies in one of the {kind} (pointing game). IoU: mean "
         f"overlap of the map, cut at one level for each finding, with the {kind}. The floor sees "
         "no film: a point and a box for each finding. Level, point and box are those that are best "
