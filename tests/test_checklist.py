@@ -101,6 +101,26 @@ def test_figures_of_the_report_are_the_answers(results):
     assert answer(rows, "TRIPOD+AI", "12d") == "not reported", "sex is no cluster"
 
 
+def test_every_model_is_named_with_its_figure_and_only_what_was_computed_is_claimed(results):
+    rows = checklist_rows(facts_of_results(results))
+    assert answer(rows, "CLAIM 2024", "38") == "not reported", "there is no operating point"
+    assert "operating points" not in answer(rows, "CLAIM 2024", "28")
+    assert "net benefit" in answer(rows, "CLAIM 2024", "28")
+    assert answer(rows, "TRIPOD+AI", "23a").endswith("; subgroups: see Gaps")
+    y = np.tile([[0.0], [1.0]], (20, 1))
+    truth = Truth("films", tuple(map(str, range(40))), ("Mass",), y, np.arange(40), "patient", {})
+    ranks = np.arange(40.0)[:, None]
+    models = [Predictions("a, b", ("Mass",), ranks), Predictions("c", ("Mass",), -ranks)]
+    found = evaluate_models(truth, models, settings=Settings(replicates=20))
+    rows = checklist_rows(facts_of_results({**found, "references": {}}))
+    assert answer(rows, "CLAIM 2024", "6") == "1 finding in chest films, by a, b; c"
+    assert "net benefit" not in answer(rows, "CLAIM 2024", "28")
+    areas = [of["subsets"]["all"]["auroc"] for of in found["models"].values()]
+    said = answer(rows, "CLAIM 2024", "37")
+    assert f"a, b: mean AUROC {areas[0]:.4f}" in said
+    assert f"c: mean AUROC {areas[1]:.4f}" in said
+
+
 def test_what_is_decided_wrongly_is_counted():
     y = np.array([[1], [1], [1], [0], [0], [0], [0], [np.nan]], float)
     p = np.array([[0.9], [0.8], [0.1], [0.7], [0.2], [0.1], [0.1], [0.9]])

@@ -7,19 +7,23 @@ import gzip
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from train.errors import TableError
 from train.evaluation.boxes import Boxes, read_boxes
-from train.evaluation.localise import floor_of_boxes, localisation
+from train.evaluation.further_tables import localisation_parts
+from train.evaluation.localise import OVERLAPS, floor_of_boxes, localisation
 from train.metrics.localisation import (
     LEVELS,
     cross_fitted,
+    fixed_box_figures,
     fixed_box_overlaps,
     fixed_point_hits,
     inside,
     map_overlaps,
     peak,
 )
+from train.tables import Table
 
 
 def test_the_peak_is_the_centre_of_the_largest_pixel():
@@ -126,6 +130,53 @@ def test_a_patient_s_own_box_is_never_the_fixed_one():
     assert fixed_box_overlaps([box(0, 0, 1, 1)], ["a"])[0].tolist() == [0]
 
 
+def test_each_figure_has_the_fixed_box_that_is_best_for_it_on_the_other_patients():
+    """Against a search over all boxes, film by film."""
+    generator = np.random.default_rng(3)
+    boxes = [
+        np.concatenate([generator.uniform(0, 0.5, (n, 2)), generator.uniform(0.1, 0.5, (n, 2))], 1)
+        for n in generator.integers(1, 3, 24)
+    ]
+    patients = [f"p{i // 2}" for i in range(24)]
+    overlaps = (0.1, 0.3, 0.5)
+    found = fixed_box_figures(boxes, patients, overlaps)
+
+    def measures(one, film):
+        pairs = []
+        for other in film:
+            low = np.maximum(one[:2], other[:2])
+            high = np.minimum(one[:2] + one[2:], other[:2] + other[2:])
+            common = np.clip(high - low, 0, None).prod()
+            area = one[2] * one[3]
+            pairs.append((common / (area + other[2] * other[3] - common), common / area))
+        return np.max(pairs, axis=0)
+
+    for i, patient in enumerate(patients):
+        others = [k for k, name in enumerate(patients) if name != patient]
+        candidates = np.concatenate([boxes[k] for k in others])
+        values = np.array([[measures(x, boxes[k]) for k in others] for x in candidates])
+        mean = values[..., 0].mean(axis=1)
+        assert (found["iou"][i], found["iobb"][i]) == pytest.approx(
+            measures(candidates[mean.argmax()], boxes[i])
+        )
+        for measure, name in enumerate(("at_iou", "at_iobb")):
+            for place, overlap in enumerate(overlaps):
+                share = (values[..., measure] >= overlap).mean(axis=1)
+                best = np.flatnonzero(share == share.max())
+                best = best[values[best, :, measure].mean(axis=1).argmax()]
+                reached = measures(candidates[best], boxes[i])[measure] >= overlap
+                assert found[name][i, place] == reached
+
+
+def test_without_other_patients_no_figure_of_a_fixed_box():
+    found = fixed_box_figures([box(0, 0, 1, 1)], ["a"], (0.1,))
+    assert {name: of.ravel().tolist() for name, of in found.items()} == {
+        **{"iou": [0], "iobb": [0]},
+        **{"at_iou": [False], "at_iobb": [False]},
+    }
+    assert fixed_box_figures([], [], (0.1,))["at_iou"].shape == (0, 1)
+
+
 class TestReadBoxes:
     HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
 
@@ -155,14 +206,18 @@ class TestReadBoxes:
             read_boxes(path)
 
 
-def figures_of(hits: int, misses: int):
-    """Films of one finding in the same place, of which a map finds so many."""
+def scene(hits: int, misses: int):
+    """Maps and boxes of one finding in the same place, of which a map finds so many."""
     heat, elsewhere = np.zeros((16, 16)), np.zeros((16, 16))
     heat[4:8, 4:8] = elsewhere[12:16, 12:16] = 1
     n = hits + misses
     boxes = Boxes("b", {(f"{i}_0", "Mass"): box(0.25, 0.25, 0.25, 0.25) for i in range(n)})
     maps = {(f"{i}_0", "Mass"): heat if i < hits else elsewhere for i in range(n)}
-    return localisation(maps, boxes, {}, replicates=200)["micro"]
+    return maps, boxes
+
+
+def figures_of(hits: int, misses: int, replicates: int = 200):
+    return localisation(*scene(hits, misses), {}, replicates=replicates)["micro"]
 
 
 def test_a_map_is_scored_beside_the_floor_with_their_difference():
@@ -179,6 +234,38 @@ def test_one_patient_has_no_interval():
     micro = figures_of(1, 0)
     assert micro["hit"] == 1
     assert micro["hit_low"] is None
+    assert micro["at_iou_interval"][0] == [0.1, None, None]
+    assert micro["at_iobb_difference"][0] == [0.1, 1, None, None]  # no floor without others
+
+
+def test_shares_of_overlaps_have_intervals_as_binomial_draws_have():
+    """Each of 20 patients has one film, so a replicate's count is a binomial draw."""
+    micro = figures_of(14, 6, replicates=4000)
+    low, high = binom.ppf([0.025, 0.975], 20, 0.7) / 20
+    for name in ("at_iou", "at_iobb"):
+        for place, overlap in enumerate(OVERLAPS):
+            assert micro[name][place] == pytest.approx([overlap, 0.7, 1])
+            assert micro[f"{name}_interval"][place] == pytest.approx([overlap, low, high])
+            assert micro[f"{name}_floor_interval"][place] == [overlap, 1, 1]
+            difference = [overlap, -0.3, low - 1, high - 1]
+            assert micro[f"{name}_difference"][place] == pytest.approx(difference)
+
+
+def test_the_report_has_the_shares_of_each_finding_beside_the_floor():
+    found = localisation(*scene(14, 6), {}, replicates=200)
+    result = {
+        "localisation": found["micro"],
+        "categories": {"Mass": {"localisation": found["categories"]["Mass"]}},
+    }
+    boxes = {"name": "b", "kind": "boxes", "floor": {"n": 20, "hit": 1.0, "at_iou": [[0.1, 1.0]]}}
+    tables = [x.rows for x in localisation_parts(result, boxes) if isinstance(x, Table)]
+    for label, (_, *rows) in zip(("All together", "Mass"), tables[1:], strict=True):
+        assert {row[0] for row in rows} == {label}
+        assert [float(row[1]) for row in rows] == list(OVERLAPS)
+        _, low, high = found["micro"]["at_iobb_interval"][3]
+        assert rows[3][5] == f"0.7000 ({low:.4f} to {high:.4f})"
+        assert rows[3][6] == "1.0000 (1.0000 to 1.0000)"
+        assert rows[3][7] == f"-0.3000 ({low - 1:+.4f} to {high - 1:+.4f})"
 
 
 def test_films_that_are_not_scored_help_to_choose_the_floor():

@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from train.datasets import read_dataset
+from train.errors import EvaluationError
 from train.evaluation.predictions import Predictions, Truth
-from train.evaluation.shift import _moved, shift_of
+from train.evaluation.shift import _moved, named_as_here, shift_of
 from train.evaluation.shift_tables import shift_parts
 from train.metrics.delong import delong
 
@@ -152,3 +153,14 @@ def test_without_a_common_category_nothing_is_compared():
     other = Predictions("m", ("G",), p)
     with pytest.raises(ValueError, match="share no category"):
         shift_of((truth, model), (truth, other))
+
+
+def test_categories_are_called_as_in_the_first_data_set():
+    there = ("Edema", "Pleural Effusion")
+    names = {"Effusion": "Pleural Effusion"}
+    assert named_as_here(there, names, "chexpert") == ("Edema", "Effusion")
+    assert named_as_here(there, {"A": "Edema", "Edema": "Pleural Effusion"}, "x") == ("A", "Edema")
+    with pytest.raises(EvaluationError, match="chexpert has no category 'Mass'; it has Edema, "):
+        named_as_here(there, {"Tumour": "Mass"}, "chexpert")
+    with pytest.raises(EvaluationError, match="and chexpert has another 'Edema'"):
+        named_as_here(there, {"Edema": "Pleural Effusion"}, "chexpert")

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import recall_score, roc_auc_score
 
+from train.evaluation.further_tables import rate_parts
+from train.evaluation.predictions import Predictions, Truth
+from train.evaluation.protocol import Settings, evaluate_models
 from train.evaluation.subgroup_gaps import subgroup_gaps
+from train.tables import Table
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +75,54 @@ def test_few_patients_have_no_interval(films):
     assert row["difference"] is not None
     assert row["low"] is row["p"] is row["p_holm"] is None
     assert found["groups"] == 6
+
+
+@pytest.fixture(scope="module")
+def reported(films):
+    p, y, groups = films
+    sex = np.where(np.arange(300) < 120, "F", "M")
+    truth = Truth("t", tuple(map(str, range(300))), ("A", "B"), y, groups, "patient", {"sex": sex})
+    model = Predictions("m", ("A", "B"), p, operating_points={"A": 0.5})
+    settings = Settings(replicates=2000)
+    return evaluate_models(truth, [model], settings=settings)["models"]["m"]["subgroups"]
+
+
+def test_each_subgroup_has_its_rates_and_its_calibration_in_the_large(films, reported):
+    p, y, _ = films
+    f = np.arange(120)
+    row = reported["sex"]["F"]["categories"]["A"]
+    assert row["sensitivity"] == pytest.approx(recall_score(y[f, 0], p[f, 0] >= 0.5))
+    assert row["specificity"] == pytest.approx(recall_score(1 - y[f, 0], p[f, 0] < 0.5))
+    assert row["in_the_large"] == pytest.approx((y[f, 0] - p[f, 0]).mean())
+    # Patients have two films each, so the interval is that of the mean over patients.
+    of_patients = (y[f, 0] - p[f, 0]).reshape(-1, 2).mean(axis=1)
+    ends = row["in_the_large_low"], row["in_the_large_high"]
+    limits = stats.norm.interval(0.95, of_patients.mean(), stats.sem(of_patients))
+    assert ends == pytest.approx(limits, abs=0.01)
+    assert reported["sex"]["F"]["categories"]["B"]["sensitivity"] is None
+    second = reported["sex"]["M"]["categories"]["B"]
+    assert second["in_the_large"] == pytest.approx(np.nanmean(y[120:, 1] - p[120:, 1]))
+
+
+def test_the_report_shows_the_rates_of_each_subgroup(reported):
+    (rows,) = [part.rows for part in rate_parts(reported) if isinstance(part, Table)]
+    assert [row[:3] for row in rows[1:]] == [
+        [value, n, label] for value, n in (("F", "120"), ("M", "180")) for label in "AB"
+    ]
+    row = reported["sex"]["M"]["categories"]["A"]
+    low, high = row["in_the_large_low"], row["in_the_large_high"]
+    assert rows[3][6] == f"{row['in_the_large']:+.4f} ({low:+.4f} to {high:+.4f})"
+    assert rows[4][4] == ""  # no threshold
+
+
+def test_scores_that_are_no_probabilities_have_no_calibration_in_the_large(films):
+    p, y, groups = films
+    sex = np.where(np.arange(300) < 299, "F", "M")
+    truth = Truth("t", tuple(map(str, range(300))), ("A", "B"), y, groups, "patient", {"sex": sex})
+    models = [Predictions("ranks", ("A", "B"), 2 * p), Predictions("m", ("A", "B"), p)]
+    found = evaluate_models(truth, models, settings=Settings(replicates=20))["models"]
+    assert found["ranks"]["subgroups"]["sex"]["F"]["categories"]["A"]["in_the_large"] is None
+    assert rate_parts(found["ranks"]["subgroups"]) == []
+    alone = found["m"]["subgroups"]["sex"]["M"]["categories"]["A"]
+    assert alone["in_the_large"] == pytest.approx(y[299, 0] - p[299, 0])
+    assert alone["in_the_large_low"] is None

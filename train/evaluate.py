@@ -168,6 +168,15 @@ def _parser() -> argparse.ArgumentParser:
     shift.add_argument(
         "--shift-truth", type=Path, metavar="CSV", help="labels of the second data set"
     )
+    shift.add_argument(
+        "--shift-map",
+        nargs="+",
+        type=_pair_of_names,
+        default=[],
+        metavar="NAME=NAME",
+        help="what a category is called in the second data set, such as "
+        '"Effusion=Pleural Effusion"',
+    )
     readers = parser.add_argument_group("radiologists")
     readers.add_argument(
         "--radiologists", type=Path, metavar="DIR", help="one CSV of decisions for each reader"
@@ -195,8 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument(
         "--controls",
         action="store_true",
-        help="add what view, sex and age alone say of the films, learnt from the training films, "
-        "and runs with --shuffle-labels in folders beside the models'",
+        help="add what view, sex and age alone say of the films, learnt from the training films "
+        "or, without any, from the other patients that are scored; and runs with --shuffle-labels "
+        "in folders beside the models'",
     )
     figures.add_argument(
         "--shuffled",
@@ -290,8 +300,6 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             "--save-ensemble writes figures into a model card, so it does not go with "
             "--optimistic-thresholds"
         )
-    if args.controls and not args.model:
-        parser.error("--controls goes with --model: it needs the training films' labels")
     if args.boxes and not args.model:
         parser.error("--boxes goes with --model: a table of predictions holds no maps")
     if args.shuffled and not args.model:
@@ -308,6 +316,11 @@ def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
         parser.error("--shift goes with --model; tables have --shift-predictions and --shift-truth")
     if args.shift_truth and not args.predictions:
         parser.error("--shift-truth goes with --predictions; models have --shift")
+    if args.shift_map and not (args.shift or args.shift_truth):
+        parser.error("--shift-map goes with --shift or --shift-truth")
+    pairs = args.shift_map
+    if any(len(set(side)) < len(pairs) for side in zip(*pairs, strict=True)):
+        parser.error("--shift-map names a category twice")
     if bool(args.shift_predictions) != bool(args.shift_truth):
         parser.error("--shift-predictions and --shift-truth go together")
     if args.save_ensemble and not (args.model and args.ensemble in SAVED_AS):
@@ -331,6 +344,13 @@ def _named_subset(text: str) -> tuple[str, list[str]]:
     if len(set(labels)) < len(labels):
         raise argparse.ArgumentTypeError(f"{text!r} names a category twice")
     return name, labels
+
+
+def _pair_of_names(text: str) -> tuple[str, str]:
+    here, _, there = (part.strip() for part in text.partition("="))
+    if not here or not there:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=NAME")
+    return here, there
 
 
 def _kinds_of_maps(text: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ PLURALS = {
     "film": "films",
     "category": "categories",
     "epoch": "epochs",
+    "finding": "findings",
 }
 
 
@@ -56,9 +57,12 @@ class Table:
     ----------
     rows
         Cells; the first row is the header.
+    detail
+        Few need it: where there is no room for all, it may be folded away.
     """
 
     rows: list[list[str]]
+    detail: bool = False
 
     def __str__(self) -> str:
         return markdown_table(self.rows)
@@ -78,7 +82,7 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 def _numeric(column: Sequence[str]) -> bool:
     """Whether the cells of a column are figures, which are aligned at their right."""
-    return all(cell[:1] in "+-<0123456789" for cell in column)
+    return all(cell[:1] in "+-<0123456789" or cell.startswith("undefined") for cell in column)
 
 
 def aligned_table(rows: list[list[str]]) -> str:

@@ -20,6 +20,7 @@ from tests.evaluation.conftest import (
 )
 from train.datasets.labels import LabelTable
 from train.errors import StudyError
+from train.evaluate import main
 from train.evaluation.inference import predictions_of, run, truth_of
 from train.evaluation.protocol import Settings, evaluate_models
 
@@ -216,6 +217,40 @@ def test_tables_of_a_second_data_set_are_compared_by_order(tables, tmp_path, cap
     assert areas["a"]["difference"] == -areas["b"]["difference"] != 0
     message = failure(capsys, *words, "--shift-predictions", a, out=tmp_path / "bad")
     assert "1 models are predicted for the second data set and 2 for the first" in message
+
+
+def test_a_category_of_another_name_there_is_compared_as_well(tables, tmp_path, capsys, no_plots):
+    truth, a, _ = tables
+    other = [tmp_path / "there.csv", tmp_path / "scores.csv"]
+    for path, of in zip(other, (truth, a), strict=True):
+        path.write_text(of.read_text().replace("Mass", "Lung Lesion"))
+    words = ["--predictions", a, "--truth", truth, "--shift-truth", other[0]]
+    words += ["--shift-predictions", other[1]]
+    (without,) = evaluate(*words, out=tmp_path / "out")["shift"].values()
+    assert "Mass" not in without["models"]["a"]["categories"]
+    report = evaluate(*words, "--shift-map", "Mass=Lung Lesion", out=tmp_path / "out")
+    (shift,) = report["shift"].values()
+    row = shift["models"]["a"]["categories"]["Mass"]["auroc"]
+    assert row["first"] == row["second"] == report["models"]["a"]["categories"]["Mass"]["auroc"]
+    message = failure(capsys, *words, "--shift-map", "Mass=Tumour", out=tmp_path / "bad")
+    assert "has no category 'Tumour'" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["Mass"], "is not of the form NAME=NAME"),
+        (["Mass=A", "Mass=B"], "names a category twice"),
+        (["Mass=A"], "--shift-map goes with --shift"),
+    ],
+)
+def test_a_wrong_map_of_names_is_wrong_usage(words, said, capsys, tmp_path):
+    command = ["--model", "m", "--data", "d", "--shift-map", *words, "--out", str(tmp_path)]
+    if "goes with" not in said:
+        command += ["--shift", "other.csv"]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert said in capsys.readouterr().err
 
 
 def test_a_film_that_cannot_be_read_is_left_out_and_named(nih, model_folder, tmp_path, no_plots):

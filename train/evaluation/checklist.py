@@ -93,6 +93,8 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
     if provenance.get("start"):
         weights = str(provenance["start"].get("weights_sha256") or "random")[:12]
         facts["start"] = f"{provenance['start'].get('init')} (weights {weights})"
+    elif (provenance.get("arguments") or {}).get("init") == "random":
+        facts["start"] = "random"
     if provenance.get("command"):
         facts["training"] = f"`{provenance['command']}`, seed {provenance.get('seed')}"
         facts["protocol"] = "the command and its arguments, in `config.json`"
@@ -145,7 +147,10 @@ def _facts_of_figures(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """What one or more test sets' figures say; each as `evaluate_scores` gives it."""
     names = [DATASETS.get(name, name).replace(",", ":") for name in tests]
     first = next(iter(tests.values()))
-    events = [row["positives"] for row in first["categories"].values()]
+    rows = first["categories"].values()
+    events = [row["positives"] for row in rows]
+    decided = any(row.get("threshold") is not None for row in rows)
+    decisions = "sensitivity, specificity and PPV at operating points, with intervals"
     return {
         "metrics": "AUROC, AP, calibration, Brier score; rates at operating points",
         "uncertainty": f"{100 * first['level']:g} % intervals, bootstrap by patient "
@@ -156,7 +161,7 @@ def _facts_of_figures(tests: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
             f"{name}: mean AUROC {interval_cell(of['subsets']['all'], 'auroc', 'ci')}"
             for name, of in zip(names, tests.values(), strict=True)
         ),
-        "decisions": "sensitivity, specificity and PPV at operating points, with intervals",
+        "decisions": decisions if decided else "",
         "size": f"{first['films']:,} rows of {first['groups']:,} patients; {min(events)} to "
         f"{max(events)} positives a finding",
     }
@@ -167,13 +172,25 @@ def facts_of_results(results: Mapping[str, Any]) -> dict[str, str]:
     truth = results["truth"]
     model = next(iter(results["models"].values()))
     facts = _facts_of_figures({truth["name"]: model})
-    facts["goal"] = f"{len(model['categories'])} findings in chest films, by {_models(results)}"
-    facts["metrics"] = (
-        "AUROC, AP, calibration intercept, slope, curve and ICI, Brier score and skill, net "
-        "benefit, rates at operating points"
+    findings = counted(len(model["categories"]), "finding")
+    facts["goal"] = f"{findings} in chest films, by {_models(results)}"
+    stated = [row for row in model["categories"].values() if row["brier"] is not None]
+    facts["metrics"] = ", ".join(
+        [
+            "AUROC, AP",
+            *(_OF_PROBABILITIES if stated else ()),
+            *(("rates at operating points",) if facts["decisions"] else ()),
+        ]
     )
+    facts["performance"] = "; ".join(
+        f"{name}: mean AUROC {interval_cell(of['subsets']['all'], 'auroc', 'ci')}"
+        for name, of in results["models"].items()
+    )
+    if "gaps" in model:
+        facts["performance"] += "; subgroups: see Gaps"
     facts["missing"] = "unknown labels are not counted"
-    facts["limits"] = "see Notes"
+    if truth["notes"] or any(of["notes"] for of in results["models"].values()):
+        facts["limits"] = "see Notes"
     if truth["notes"]:
         facts["flow"] = f"{truth['rows']:,} {truth['row']} rows; {' '.join(truth['notes'])}"
         facts["eligibility"] = " ".join(truth["notes"])
@@ -210,10 +227,18 @@ def facts_of_results(results: Mapping[str, Any]) -> dict[str, str]:
         facts["failures"] = failures
     if results.get("shift"):
         facts["external"] = ", ".join(results["shift"]) + "; see Shift"
+        facts["differences"] = "other films and labels; see Shift"
         facts["compared"] = "positives and prevalence on both data sets; see Shift"
     facts["protocol"] = "the settings, in `report.json`"
     return facts
 
+
+# What is computed of probabilities, and not of other scores.
+_OF_PROBABILITIES = (
+    "calibration intercept, slope, curve and ICI",
+    "Brier score and skill",
+    "net benefit",
+)
 
 # Attributes that make subgroups of patients or films, and not clusters such as hospitals.
 _OF_PATIENTS = ("sex", "age", "view")
@@ -242,4 +267,4 @@ def _readers(results: Mapping[str, Any]) -> str:
 
 
 def _models(results: Mapping[str, Any]) -> str:
-    return ", ".join(results["models"])
+    return "; ".join(results["models"])

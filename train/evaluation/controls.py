@@ -19,11 +19,14 @@ from cft.errors import ModelFolderError
 from cft.model.folder import CONFIG, read_config
 from train.datasets.labels import LabelTable
 from train.errors import EvaluationError
+from train.evaluation.cross_fit import FOLDS, deal
 from train.evaluation.inference import combined, predictions_of, rows_of, run
-from train.evaluation.predictions import Predictions
+from train.evaluation.predictions import Predictions, Truth
+from train.tables import PLURALS, counted
 
 __all__ = [
     "METADATA",
+    "cross_fitted_control",
     "metadata_chances",
     "metadata_control",
     "shuffled_control",
@@ -143,39 +146,107 @@ def metadata_chances(trained: LabelTable, table: LabelTable) -> np.ndarray:
     A category without known labels of both kinds gets its share; one that `trained` does not have,
     NaN.
     """
-    from sklearn.linear_model import LogisticRegression
-
     if not len(trained):
         raise EvaluationError("a control learns from training films, and there are none")
-    facts = _facts(trained, trained)
-    if not facts.shape[1]:
+    if not _facts(trained.attributes, trained.attributes, len(trained)).shape[1]:
         raise EvaluationError(f"{trained.dataset!r} says neither view nor sex nor age of its films")
-    asked = _facts(table, trained)
     chances = np.full((len(table), len(table.label_names)), np.nan)
-    for c, label in enumerate(table.label_names):
-        if label not in trained.label_names:
-            continue
-        y = trained.y[:, trained.label_names.index(label)]
-        known = ~np.isnan(y)
-        if len(np.unique(y[known])) < 2:
-            chances[:, c] = y[known].mean() if known.any() else 0.5
-            continue
-        fitted = LogisticRegression(max_iter=1000).fit(facts[known], y[known])
-        chances[:, c] = fitted.predict_proba(asked)[:, 1]
+    shared = [label for label in table.label_names if label in trained.label_names]
+    places = [table.label_names.index(label) for label in shared]
+    y = trained.y[:, [trained.label_names.index(label) for label in shared]]
+    chances[:, places] = _chances(trained.attributes, y, table.attributes, len(table))
     return chances
 
 
-def _facts(table: LabelTable, trained: LabelTable) -> np.ndarray:
-    """(N, D): view, sex, age and its square, as far as the training films say them."""
+def cross_fitted_control(truth: Truth, label_names: Sequence[str]) -> Predictions:
+    """The same "model", learnt from the films that are scored: each from the other patients'.
+
+    For films of which none trained anything. The patients are dealt at random into
+    `train.evaluation.cross_fit.FOLDS` folds.
+
+    Parameters
+    ----------
+    truth
+        What is scored; of its attributes view, sex and age are looked at.
+    label_names
+        Categories to guess; those that the truth lacks are left out.
+
+    Raises
+    ------
+    EvaluationError
+        If nothing is known of the films, or there are fewer patients than folds.
+    """
+    patients = len(np.unique(truth.groups))
+    if patients < FOLDS:
+        raise EvaluationError(
+            f"a control learns from other patients in {FOLDS} folds, and {truth.name} has "
+            f"{counted(patients, truth.unit)}"
+        )
+    if not _facts(truth.attributes, truth.attributes, len(truth.keys)).shape[1]:
+        raise EvaluationError(
+            f"{truth.name!r} says neither view nor sex nor age of its films, so --controls has "
+            "nothing to learn from"
+        )
+    names = tuple(label for label in truth.label_names if label in label_names)
+    y, folds = truth.columns(names), deal(np.zeros(len(truth.keys)), truth.groups)
+    scores = np.full(y.shape, np.nan)
+    for fold in range(FOLDS):
+        own = folds == fold
+        known, asked = (
+            {name: values[rows] for name, values in truth.attributes.items()}
+            for rows in (~own, own)
+        )
+        scores[own] = _chances(known, y[~own], asked, int(own.sum()))
+    note = (
+        f"a control: logistic regressions on the facts of the other {PLURALS[truth.unit]} that "
+        f"are scored, in {FOLDS} folds"
+    )
+    return Predictions(METADATA, names, scores, notes=(note,))
+
+
+def _chances(
+    trained: Mapping[str, np.ndarray], y: np.ndarray, asked: Mapping[str, np.ndarray], n: int
+) -> np.ndarray:
+    """(n, C) probabilities of `n` films, learnt from others and their labels `y` (N, C)."""
+    from sklearn.linear_model import LogisticRegression
+
+    facts, theirs = _facts(trained, trained, len(y)), _facts(asked, trained, n)
+    chances = np.empty((n, y.shape[1]))
+    for c, column in enumerate(y.T):
+        known = ~np.isnan(column)
+        if len(np.unique(column[known])) < 2 or not facts.shape[1]:
+            chances[:, c] = column[known].mean() if known.any() else 0.5
+            continue
+        fitted = LogisticRegression(max_iter=1000).fit(facts[known], column[known])
+        chances[:, c] = fitted.predict_proba(theirs)[:, 1]
+    return chances
+
+
+def _facts(
+    asked: Mapping[str, np.ndarray], trained: Mapping[str, np.ndarray], n: int
+) -> np.ndarray:
+    """(n, D): view, sex, age and its square, as far as the training films say them."""
     columns = []
     for name in ("view", "sex"):
-        words = np.asarray(trained.attributes.get(name, []))
+        words = np.asarray(trained.get(name, []))
         for word in sorted(set(words.tolist()) - {""}):
-            columns.append(np.asarray(table.attributes[name]) == word)
-    ages = np.asarray(trained.attributes.get("age", []), np.float64)
+            columns.append(np.asarray(asked[name]) == word)
+    ages = _years(trained.get("age", ()))
     if np.isfinite(ages).any():
         middle, spread = np.nanmean(ages), np.nanstd(ages) or 1.0
-        age = (np.asarray(table.attributes["age"], np.float64) - middle) / spread
+        age = (_years(asked["age"]) - middle) / spread
         age = np.nan_to_num(age)  # not known: as the mean
         columns += [age, age**2]
-    return np.stack(columns, 1).astype(np.float64) if columns else np.zeros((len(table), 0))
+    return np.stack(columns, 1).astype(np.float64) if columns else np.zeros((n, 0))
+
+
+def _years(ages: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Ages in years, as numbers or as a table spells them; NaN where that is no number."""
+
+    def number(age: Any) -> float:
+        try:
+            return float(age)
+        except ValueError:
+            return np.nan
+
+    return np.array([number(age) for age in ages], np.float64)

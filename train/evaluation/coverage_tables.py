@@ -69,4 +69,4 @@ def _by_value(values: Mapping[str, Any]) -> Table:
             cells = (interval_cell(row, name, name) for name in _SHOWN)
             counts = (f"{row[name]:,}" for name in ("positives", "negatives"))
             rows.append([value, films, label, *counts, *cells])
-    return Table(rows)
+    return Table(rows, detail=True)

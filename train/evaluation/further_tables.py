@@ -6,9 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.evaluation.subgroup_gaps import GAPS
-from train.tables import Table, interval_cell, p_cell, range_cell
+from train.tables import (
+    Table,
+    figure_cell,
+    interval_cell,
+    p_cell,
+    range_cell,
+    without_empty_columns,
+)
 
-__all__ = ["gap_parts", "localisation_parts"]
+__all__ = ["gap_parts", "localisation_parts", "rate_parts"]
 
 
 def localisation_parts(
@@ -27,24 +34,41 @@ def localisation_parts(
         for name in ("hit", "iou"):
             cells += _beside_floor(row, name)
         table.append([label, *cells])
-    shares = [["Overlap of at least", *(f"{t:g}" for t, *_ in micro["at_iou"])]]
-    for name, title in (("at_iou", "IoU"), ("at_iobb", "IoBB")):
-        shares.append([f"{title}, map", *(f"{x:.3f}" for _, x, _ in micro[name])])
-        shares.append([f"{title}, floor", *(f"{x:.3f}" for *_, x in micro[name])])
     known = ", ".join(f"{x:.3f} (IoU {t:g})" for t, x in floor["at_iou"] if t in (0.1, 0.3, 0.5))
     return [
         f"Maps against the {kind} of {boxes['name']}:",
         Table(table),
-        "Share of the films with at least so much overlap, all findings together:",
-        Table(shares),
+        "Share of the films with at least so much overlap:",
+        _shares_table({"All together": micro}),
+        "The same by finding:",
+        _shares_table({label: row for label, row in rows.items() if row}),
         f"Hit: the map's largest value lies in one of the {kind} (pointing game). IoU: mean "
         f"overlap of the map, cut at one level for each finding, with the {kind}. The floor sees "
-        "no film: one point and one box for each finding. Level, point and box are those that are "
-        f"best on the *other* patients. On all {floor['n']:,} framed findings of the file the "
-        f"floor hits {floor['hit']:.3f}, and its box reaches {known}. A map that is not above the "
-        "floor shows no localisation.",
+        "no film: a point and a box for each finding. Level, point and box are those that are best "
+        "on the *other* patients; for the shares level and box are chosen anew for each overlap. "
+        f"On all {floor['n']:,} framed findings of the file the floor hits {floor['hit']:.3f}, and "
+        f"with one box for all overlaps it reaches {known}. A map that is not above the floor "
+        "shows no localisation.",
         *_kinds_of_maps(result),
     ]
+
+
+def _shares_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """T(IoU) and T(IoBB): a line for each finding and overlap, beside the floor."""
+    columns = (f"{x}{y}" for x in ("IoU", "IoBB") for y in _COLUMNS)
+    table = [["Finding", "Overlap of at least", *columns]]
+    for label, row in rows.items():
+        for place, (overlap, *_) in enumerate(row["at_iou"]):
+            cells = [label, f"{overlap:g}"]
+            for name in ("at_iou", "at_iobb"):
+                _, share, floor = row[name][place]
+                for value, of in ((share, "interval"), (floor, "floor_interval")):
+                    limits = range_cell(*row[f"{name}_{of}"][place][1:])
+                    cells.append(figure_cell(value) + (f" ({limits})" if limits else ""))
+                _, difference, low, high = row[f"{name}_difference"][place]
+                cells.append(_gap_cell({"difference": difference, "low": low, "high": high}))
+            table.append(cells)
+    return Table(table, detail=True)
 
 
 def _kinds_of_maps(result: Mapping[str, Any]) -> list[str | Table]:
@@ -86,6 +110,43 @@ def _beside_floor(row: Mapping[str, Any], name: str) -> list[str]:
 _COLUMNS = ("", ", floor", ", difference")
 
 
+def rate_parts(subgroups: Mapping[str, Any], explain: bool = True) -> list[str | Table]:
+    """Rates at the operating points and calibration in the large of each subgroup."""
+    parts: list[str | Table] = []
+    for attribute, values in subgroups.items():
+        rows = [["Value", "Films", "Category", "Positive", *(GAPS[x] for x in _RATES)]]
+        for value, of in values.items():
+            for label, row in of["categories"].items():
+                cells = [
+                    interval_cell(row, "sensitivity", "sensitivity"),
+                    interval_cell(row, "specificity", "specificity"),
+                    _surplus_cell(row),
+                ]
+                if any(cells):
+                    count = f"{row['positives']:,}"
+                    rows.append([value, f"{of['films']:,}", label, count, *cells])
+        if len(rows) > 1:
+            parts += [f"Decisions and calibration in the large by {attribute}:"]
+            parts.append(Table(without_empty_columns(rows), detail=True))
+    if parts and explain:
+        parts.append(
+            "Observed minus stated share: calibration in the large; above 0 the probabilities are "
+            "too low on average."
+        )
+    return parts
+
+
+_RATES = ("sensitivity", "specificity", "in_the_large")
+
+
+def _surplus_cell(row: Mapping[str, Any]) -> str:
+    """Observed minus stated share, with its interval."""
+    name = "in_the_large"
+    return _gap_cell(
+        {end: row[f"{name}_{end}"] for end in ("low", "high")} | {"difference": row[name]}
+    )
+
+
 def gap_parts(result: Mapping[str, Any], explain: bool = True) -> list[str | Table]:
     """What a subgroup has more or less than the other films; `explain`: say what a gap is."""
     parts: list[str | Table] = []
@@ -100,7 +161,7 @@ def gap_parts(result: Mapping[str, Any], explain: bool = True) -> list[str | Tab
                 if p:
                     cells = map(_gap_cell, gaps.values())
                     rows.append([name, f"{row['films']:,}", label, *cells, p_cell(min(p))])
-        parts += [f"Gaps by {attribute}:", Table(rows)]
+        parts += [f"Gaps by {attribute}:", Table(rows, detail=True)]
     if parts and explain:
         parts.append(
             "A gap is the figure of the subgroup minus that of the other films. Categories with "

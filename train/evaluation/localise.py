@@ -17,6 +17,7 @@ from train.metrics.comparison import compare_replicates, holm
 from train.metrics.decisions import finite_or_none
 from train.metrics.localisation import (
     cross_fitted,
+    fixed_box_figures,
     fixed_box_overlaps,
     fixed_point_hits,
     hits,
@@ -24,7 +25,7 @@ from train.metrics.localisation import (
     peak,
 )
 
-__all__ = ["MAP_SIDE", "compare_maps", "floor_of_boxes", "localisation"]
+__all__ = ["MAP_SIDE", "OVERLAPS", "compare_maps", "floor_of_boxes", "localisation"]
 
 #: Maps are compared with boxes on a grid of this many places a side.
 MAP_SIDE = 128
@@ -34,6 +35,8 @@ OVERLAPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 # Figures of a film that are averaged: of the map and of the floor.
 _PAIRS = (("hit", "floor_hit"), ("iou", "floor_iou"), ("iobb", "floor_iobb"))
+# The same of its shares, one for each of OVERLAPS.
+_SHARES = (("at_iou", "floor_at_iou"), ("at_iobb", "floor_at_iobb"))
 
 
 def localisation(
@@ -66,8 +69,9 @@ def localisation(
         same of ``iou`` and ``iobb`` (means at the level of the map, or for the box, that has the
         largest mean IoU on the other patients), each with ``_low`` and ``_high``; ``at_iou`` and
         ``at_iobb``, lists of [overlap, share of films, floor's share], at the level with the
-        largest such share on the other patients. ``micro``: the same over all films and findings
-        together.
+        largest such share on the other patients (and with such a box), with ``_interval`` and
+        ``_floor_interval``, lists of [overlap, low, high], and ``_difference``, a list of [overlap,
+        difference, low, high]. ``micro``: the same over all films and findings together.
     """
     rows, draws = _rows(maps, boxes, patients), {"replicates": replicates, "seed": seed}
     return _result(rows, draws, level)
@@ -168,7 +172,7 @@ def _together(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def floor_of_boxes(boxes: Boxes, patients: Mapping[str, str]) -> dict[str, Any]:
-    """What the floor reaches on all boxes of a file: ``n``, ``hit`` and ``at_iou``."""
+    """What the floor reaches on all boxes of a file: ``n``, ``hit``, ``at_iou`` of one box."""
     found, overlaps = [], []
     for label in sorted({finding for _, finding in boxes.of}):
         films, those = _boxes_of(boxes, label)
@@ -208,7 +212,7 @@ def _of_finding(
     owners = np.array([_patient(film, patients) for film in films])
     scored = np.array([(film, label) in maps for film in films])
     floor_hit = fixed_point_hits(those, owners.tolist())
-    floor_iou, floor_iobb = fixed_box_overlaps(those, owners.tolist())
+    floor = fixed_box_figures(those, owners.tolist(), OVERLAPS)
     pairs = [(maps[films[i], label], those[i]) for i in np.flatnonzero(scored)]
     iou, iobb = (np.array(x) for x in zip(*(map_overlaps(*pair) for pair in pairs), strict=True))
     own = owners[scored]
@@ -219,13 +223,13 @@ def _of_finding(
         "hit": np.array([hits(peak(heat), film) for heat, film in pairs]),
         "floor_hit": floor_hit[scored],
         "iou": iou[place],
-        "floor_iou": floor_iou[scored],
+        "floor_iou": floor["iou"][scored],
         "iobb": iobb[place],
-        "floor_iobb": floor_iobb[scored],
+        "floor_iobb": floor["iobb"][scored],
         "at_iou": _reaches(iou, own),
-        "floor_at_iou": floor_iou[scored][:, None] >= np.array(OVERLAPS),
+        "floor_at_iou": floor["at_iou"][scored],
         "at_iobb": _reaches(iobb, own),
-        "floor_at_iobb": floor_iobb[scored][:, None] >= np.array(OVERLAPS),
+        "floor_at_iobb": floor["at_iobb"][scored],
     }
 
 
@@ -241,22 +245,32 @@ def _reaches(overlap: np.ndarray, patients: np.ndarray) -> np.ndarray:
 def _figures(row: Mapping[str, Any], draws: dict[str, int], level: float) -> dict[str, Any]:
     """Means over some films with intervals, and the paired differences to the floor."""
     names = [name for pair in _PAIRS for name in pair]
-    values = np.stack([np.asarray(row[name], float) for name in names], axis=1)
-    totals = bootstrap_totals(
-        np.column_stack([values, np.ones(len(values))]), row["patients"], **draws
-    )
-    means = dict(zip(names, (totals[:, :-1] / totals[:, -1:]).T, strict=True))
-    estimates = dict(zip(names, values.mean(axis=0), strict=True))
-    for name, floor in _PAIRS:
-        means[f"{name}_difference"] = means[name] - means[floor]
-        estimates[f"{name}_difference"] = estimates[name] - estimates[floor]
+    shares = [name for pair in _SHARES for name in pair]
+    values = np.column_stack([*(row[name] for name in (*names, *shares)), np.ones(len(row["hit"]))])
+    totals = bootstrap_totals(values.astype(float), row["patients"], **draws)
+    means, estimates = totals[:, :-1] / totals[:, -1:], values[:, :-1].mean(axis=0).tolist()
     figures: dict[str, Any] = {"n": len(values), "patients": len(np.unique(row["patients"]))}
     alone = figures["patients"] < 2  # drawn again and again, it says nothing of how others vary
-    for name, estimate in estimates.items():
-        low, high = (np.nan, np.nan) if alone else percentiles(means[name], level)
-        ends: Sequence[tuple[str, Any]] = (("", estimate), ("_low", low), ("_high", high))
-        figures |= {f"{name}{end}": finite_or_none(value) for end, value in ends}
-    for name in ("at_iou", "at_iobb"):
-        shares = row[name].mean(axis=0), row[f"floor_{name}"].mean(axis=0)
-        figures[name] = [[t, float(a), float(b)] for t, a, b in zip(OVERLAPS, *shares, strict=True)]
+
+    def ends(replicates: np.ndarray) -> list[float | None]:
+        if alone:
+            return [None, None]
+        return [finite_or_none(float(end)) for end in percentiles(replicates, level)]
+
+    one = {name: (estimates[i], means[:, i]) for i, name in enumerate(names)}
+    for name, floor in _PAIRS:
+        (a, of_map), (b, of_floor) = one[name], one[floor]
+        one[f"{name}_difference"] = (a - b, of_map - of_floor)
+    for name, (estimate, replicates) in one.items():
+        figures[name] = finite_or_none(estimate)
+        figures[f"{name}_low"], figures[f"{name}_high"] = ends(replicates)
+    for i, (name, _) in enumerate(_SHARES):
+        first = len(names) + 2 * i * len(OVERLAPS)
+        places = [(t, first + k, first + len(OVERLAPS) + k) for k, t in enumerate(OVERLAPS)]
+        figures[name] = [[t, estimates[a], estimates[b]] for t, a, b in places]
+        figures[f"{name}_interval"] = [[t, *ends(means[:, a])] for t, a, _ in places]
+        figures[f"{name}_floor_interval"] = [[t, *ends(means[:, b])] for t, _, b in places]
+        figures[f"{name}_difference"] = [
+            [t, estimates[a] - estimates[b], *ends(means[:, a] - means[:, b])] for t, a, b in places
+        ]
     return figures

@@ -26,18 +26,15 @@ from train.evaluation.essentials import essentials
 from train.evaluation.localise import compare_maps, floor_of_boxes, localisation
 from train.evaluation.precision_of_films import add_detectable, films_needed
 from train.evaluation.predictions import Predictions, Truth
-from train.evaluation.scores import FEW, compare_scores, evaluate_scores, named_subsets
-from train.evaluation.subgroup_gaps import subgroup_gaps
+from train.evaluation.scores import compare_scores, evaluate_scores, named_subsets
+from train.evaluation.subgroup_gaps import add_in_the_large, subgroup_gaps
+from train.evaluation.subgroups import each_subgroup, few_in_subgroups, subgroups_of
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc
 from train.metrics.calibration import calibration_figures
 from train.metrics.decisions import finite_or_none
 from train.metrics.net_benefit import THRESHOLDS, net_benefit_of_rates
-from train.tables import counted
 
 __all__ = ["Settings", "choose_points", "evaluate_models", "truth_facts"]
-
-#: Age bands of the subgroups, in years: [low, high).
-AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))
 
 NamedPoints = Mapping[str, Mapping[str, float | None]]
 
@@ -200,19 +197,25 @@ def _evaluate(
         _add_localisation(result, model, settings, framed)
     if rates:
         _against_readers(result, truth, model, labels, rates)
-    subgroups = _subgroups(truth)
+    subgroups = subgroups_of(truth)
     if subgroups:
         result["subgroups"] = {
             attribute: {value: figures(rows) for value, rows in values.items()}
             for attribute, values in subgroups.items()
         }
+        for attribute, value, rows in each_subgroup(subgroups):
+            add_in_the_large(
+                result["subgroups"][attribute][value]["categories"],
+                *(model.scores[rows], labels[rows], truth.groups[rows]),
+                **settings.bootstrap,
+            )
         result["gaps"] = subgroup_gaps(
             *(model.scores, labels, truth.groups, names, subgroups),
             [points.get(label) for label in names],
             [result["categories"][label]["brier"] is not None for label in names],
             **settings.bootstrap,
         )
-        result["notes"] += _few_in_subgroups(result["subgroups"], truth.unit)
+        result["notes"] += few_in_subgroups(result["subgroups"], truth.unit)
     if any(model.bands.get(label) for label in names):
         result["coverage"] = band_coverage(
             *(model.scores, labels, truth.groups, names, model.bands, subgroups),
@@ -383,45 +386,3 @@ def _against_readers(
     if competition.is_test_set(truth.keys) and set(CHEXPERT_5) <= set(below):
         auroc = result["subsets"]["chexpert_5"]["auroc"]
         result["leaderboard"] = competition.leaderboard_place(auroc, mean)
-
-
-# --- Subgroups ----------------------------------------------------------------------------------
-
-
-def _subgroups(truth: Truth) -> dict[str, dict[str, np.ndarray]]:
-    """Attribute -> value -> rows; only attributes with at least two values."""
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for attribute, values in truth.attributes.items():
-        named = _age_bands(values) if attribute == "age" else np.array([str(v) for v in values])
-        groups = {str(value): np.flatnonzero(named == value) for value in np.unique(named) if value}
-        if len(groups) > 1:
-            found[attribute] = groups
-    return found
-
-
-def _few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[str]:
-    """Sentences on the subgroups whose intervals say little."""
-    return [
-        f"{attribute} {value}: {counted(figures['groups'], unit)} are too few for an interval "
-        "that can be trusted"
-        for attribute, values in subgroups.items()
-        for value, figures in values.items()
-        if figures["groups"] < FEW
-    ]
-
-
-def _age_bands(ages: np.ndarray) -> np.ndarray:
-    """(N,) ages in years (strings or numbers) -> names of bands, "" where unknown."""
-    years = np.array([_years(age) for age in ages])
-    names = np.full(len(years), "", dtype="<U8")
-    for low, high in AGE_BANDS:
-        name = f"{low}-{high - 1}" if high < 200 else f"{low}+"
-        names[(years >= low) & (years < high)] = name
-    return names
-
-
-def _years(age: Any) -> float:
-    try:
-        return float(age)
-    except ValueError:
-        return np.nan

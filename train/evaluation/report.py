@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from train.evaluation.against_readers import reader_parts
+from train.evaluation.captions import Plot, plots_beside
 from train.evaluation.checklist import checklist_parts
 from train.evaluation.coverage_tables import coverage_parts
 from train.evaluation.essential_tables import essential_parts, reader_benefit_parts
-from train.evaluation.further_tables import gap_parts, localisation_parts
+from train.evaluation.further_tables import gap_parts, localisation_parts, rate_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
 from train.evaluation.shift_tables import shift_parts
@@ -30,8 +31,8 @@ from train.tables import (
 
 __all__ = ["markdown", "report_parts", "summary"]
 
-#: A heading, a paragraph or a list in Markdown; or a table.
-Part = str | Table
+#: A heading, a paragraph or a list in Markdown; or a table; or a plot.
+Part = str | Table | Plot
 
 
 def summary(results: Mapping[str, Any]) -> str:
@@ -78,32 +79,32 @@ def markdown(results: Mapping[str, Any], images: Sequence[str] = ()) -> str:
     images
         Plots to show, relative to the report.
     """
-    parts = report_parts(results)
-    if images:
-        parts.append("## Plots")
-        parts += [
-            f"![{image.rsplit('/', 1)[-1].removesuffix('.png')}]({image})" for image in images
-        ]
-    return "\n\n".join(map(str, parts)) + "\n"
+    return "\n\n".join(map(str, report_parts(results, images))) + "\n"
 
 
-def report_parts(results: Mapping[str, Any]) -> list[Part]:
-    """Headings, paragraphs, lists (all Markdown) and tables of a report, in order."""
-    parts: list[Part] = ["# Evaluation", *_section(results, level=2)]
+def report_parts(results: Mapping[str, Any], images: Sequence[str] = ()) -> list[Part]:
+    """Headings, paragraphs, lists (all Markdown), tables and plots of a report, in order."""
+    plots = plots_beside(images)
+    parts: list[Part] = ["# Evaluation", *_section(results, 2, plots.get("", ()))]
     for name, more in results.get("references", {}).items():
-        parts += [f"## Against {name}", *_section(more, level=3)]
+        parts += [f"## Against {name}", *_section(more, 3, plots.get(name, ()))]
     parts += shift_parts(results.get("shift", {}))
     if results.get("checklist"):
         parts += ["## Checklist", *checklist_parts(results["checklist"])]
+    if "training" in plots:
+        parts += ["## Training", *plots["training"]]
     return parts
 
 
-def _section(results: Mapping[str, Any], level: int) -> list[Part]:
+def _section(results: Mapping[str, Any], level: int, plots: Sequence[Plot]) -> list[Part]:
     """Everything about one truth: models, categories, readers, comparisons, subgroups, notes."""
     heading, size = "#" * level, f"{_size(results['truth'])}."
     parts: list[Part] = [_protocol(results), f"{heading} Means", size, _means_table(results)]
+    if plots:
+        parts += [f"{heading} Figures", *plots]
     for i, (name, result) in enumerate(results["models"].items()):
-        parts += [f"{heading} {name}", size, category_table(result["categories"])]
+        parts += [f"{heading} {name}", _identity(result), size]
+        parts += [category_table(result["categories"])]
         parts += _decision_parts(result)
         parts += essential_parts(result["categories"], explain=i == 0)
         parts += coverage_parts(result, explain=i == 0)
@@ -117,6 +118,7 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
             parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
             for attribute, values in result["subgroups"].items():
                 parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+            parts += rate_parts(result["subgroups"], explain=i == 0)
         parts += reader_parts(result, explain=i == 0)
         parts += gap_parts(result, explain=i == 0)
         parts += sample_parts(result, explain=i == 0)
@@ -131,7 +133,19 @@ def _section(results: Mapping[str, Any], level: int) -> list[Part]:
     notes += [f"{name}: {note}" for name, r in results["models"].items() for note in r["notes"]]
     if notes:
         parts += [f"{heading} Notes", "\n".join(f"- {note}" for note in notes)]
-    return parts
+    return [part for part in parts if part != ""]
+
+
+def _identity(result: Mapping[str, Any]) -> str:
+    """Which network a model is, from its folder; "" for a table of predictions."""
+    folder = result.get("folder")
+    if not folder:
+        return ""
+    said = [f"Network: {folder['architecture']}" if folder["architecture"] else ""]
+    said += [f"weights {folder['weights_sha256'][:12]}" if folder["weights_sha256"] else ""]
+    said += [f"trained on {folder['trained_on']}" if folder["trained_on"] else ""]
+    said += [f"made on {folder['date']}" if folder["date"] else ""]
+    return f"{', '.join(filter(None, said))}."
 
 
 def _protocol(results: Mapping[str, Any]) -> str:

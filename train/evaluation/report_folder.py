@@ -38,6 +38,8 @@ def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
     for one in (results, *others):
         if run_.weights:
             one["models"][ENSEMBLE]["weights"] = run_.weights
+    for model, config in zip(first.models, run_.configs, strict=False):
+        results["models"][model.name]["folder"] = _folder(config)
     results["shift"] = shifts_of(first, run_.shifts, settings)
     facts = {}
     if run_.configs:
@@ -46,6 +48,19 @@ def results_of(run_: Evaluated, settings: Settings) -> dict[str, Any]:
     results["checklist"] = checklist_rows({**facts, **facts_of_results(results)})
     results["settings"] = dataclasses.asdict(settings)
     return results
+
+
+def _folder(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Which network a model folder holds, as far as its ``config.json`` says."""
+    ours = config.get("cft", {})
+    provenance = ours.get("provenance") or {}
+    members = ours.get("members")
+    return {
+        "architecture": f"ensemble of {len(members)}" if members else config.get("architecture"),
+        "weights_sha256": ours.get("weights_sha256"),
+        "trained_on": provenance.get("trained_on"),
+        "date": provenance.get("date"),
+    }
 
 
 def shifts_of(first: Scored, shifts: Sequence[Scored], settings: Settings) -> dict[str, Any]:
@@ -105,8 +120,7 @@ def write_report(args: argparse.Namespace, results: dict[str, Any], run_: Evalua
     results["files"] = files
     atomic_write(args.out / "report.json", _json(results))
     atomic_write(args.out / "report.md", report.markdown(results, images))
-    drawings = [args.out / f"{stem}.svg" for stem in stems]
-    atomic_write(args.out / "report.html", report_page(results, drawings))
+    atomic_write(args.out / "report.html", report_page(results, images, args.out))
     first = run_.scored[0]
     atomic_write(args.out / "predictions.csv", predictions_csv(first.truth, first.models))
 

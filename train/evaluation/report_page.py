@@ -13,7 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cft import NOT_A_MEDICAL_DEVICE
-from train.evaluation.report import report_parts
+from train.evaluation.captions import Plot
+from train.evaluation.report import Part, report_parts
 from train.tables import Table
 
 __all__ = ["report_page"]
@@ -21,33 +22,35 @@ __all__ = ["report_page"]
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
+# A table of details with more rows is folded away until it is asked for or printed.
+_FEW_ROWS = 12
+
 # Marks within a line of the report, and their elements.
 _MARKS = {"**": "strong", "*": "em", "`": "code"}
 _MARKED = re.compile(r"(\*\*|\*|`)(?=\S)(.+?)(?<=\S)\1")
 
 
-def report_page(results: Mapping[str, Any], figures: Sequence[Path] = ()) -> str:
+def report_page(
+    results: Mapping[str, Any], images: Sequence[str] = (), folder: Path = Path()
+) -> str:
     """The report as HTML, with nothing in it that is fetched from anywhere.
 
     Parameters
     ----------
     results
         What `train.evaluate` writes to ``report.json``.
-    figures
-        SVG files as `train.evaluation.figure.save_figure` writes them, put into the page.
+    images
+        Plots to show, relative to `folder`: PNG files, beside which `train.evaluation.figure` has
+        written the SVG files that are put into the page.
     """
-    title, *parts = report_parts(results)
+    title, *parts = report_parts(results, images)
     return (
         _templates()
         .get_template("report.html")
         .render(
             title=f"{str(title).lstrip('# ')}: {results['truth']['name']}",
             disclaimer=NOT_A_MEDICAL_DEVICE,
-            parts=list(_laid_out(parts)),
-            figures=[
-                {"name": path.stem, "svg": Markup(_inline_svg(path, f"f{i}-"))}
-                for i, path in enumerate(figures)
-            ],
+            parts=list(_laid_out(parts, folder)),
             style=Markup((_TEMPLATES / "report.css").read_text(encoding="utf-8")),
             script=Markup((_TEMPLATES / "report.js").read_text(encoding="utf-8")),
         )
@@ -67,7 +70,7 @@ def _templates() -> Environment:
     )
 
 
-def _laid_out(parts: Sequence[str | Table]) -> Iterator[dict[str, Any]]:
+def _laid_out(parts: Sequence[Part], folder: Path) -> Iterator[dict[str, Any]]:
     """Parts of the report -> what the template shows of each."""
     for i, part in enumerate(parts):
         if isinstance(part, Table):
@@ -77,6 +80,15 @@ def _laid_out(parts: Sequence[str | Table]) -> Iterator[dict[str, Any]]:
                 "header": header,
                 "rows": [[_marked(cell) for cell in row] for row in rows],
                 "numeric": [c > 0 and part.is_number(c) for c in range(len(header))],
+                "folded": part.detail and len(rows) > _FEW_ROWS,
+            }
+        elif isinstance(part, Plot):
+            svg = (folder / part.image).with_name(f"{part.name}.svg")
+            yield {
+                "kind": "figure",
+                "name": part.name,
+                "caption": part.caption,
+                "svg": Markup(_inline_svg(svg, f"f{i}-")),
             }
         elif part.startswith("#"):
             marks, _, text = part.partition(" ")

@@ -25,6 +25,7 @@ from train.evaluation.scored import (
     without_ranks,
 )
 from train.evaluation.seen import Origin, origins_of, seen_in_validation, with_warnings
+from train.evaluation.shift import named_as_here
 
 # --- Models -------------------------------------------------------------------------------------
 
@@ -35,7 +36,12 @@ _OTHER_LABELS = {"nih": ("nih-experts", "expert_labels.csv")}
 def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     """Run the models on the data set, for every truth that its films have."""
     # Tables of predictions are scored without waiting for the import of networks.
-    from train.evaluation.controls import metadata_control, shuffled_control, shuffled_runs
+    from train.evaluation.controls import (
+        cross_fitted_control,
+        metadata_control,
+        shuffled_control,
+        shuffled_runs,
+    )
     from train.evaluation.inference import predictions_of, readable, run, truth_of
 
     names = model_names(args.model)
@@ -87,9 +93,17 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
         rule = args.threshold_rule or "specificity"  # as a run chooses the points of its model
         scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
     if args.controls:
-        scored = [
-            replace(one, models=[*one.models, metadata_control(trained, of, args.films)])
+        # Of films that trained a control, and where none did, it guesses each from the others.
+        inside = not len(trained) or chosen.split in ("train", "all")
+        controls = [
+            cross_fitted_control(one.truth, _predicted(one))
+            if inside
+            else metadata_control(trained, of, args.films)
             for one, of in zip(scored, tables, strict=True)
+        ]
+        scored = [
+            replace(one, models=[*one.models, control])
+            for one, control in zip(scored, controls, strict=True)
         ]
     for reference in shuffled:
         add = shuffled_control(reference, tables, args.batch_size, args.films)
@@ -98,6 +112,11 @@ def run_models(args: argparse.Namespace, data: DataOptions) -> Evaluated:
     patients = dict(zip(map(film_id, table.names), map(str, table.patients), strict=True))
     configs = [model.config for model in classifiers.values()]
     return Evaluated(scored, readers, weights, boxes, configs, patients, shifts)
+
+
+def _predicted(one: Scored) -> list[str]:
+    """The categories that some model predicts."""
+    return [label for model in one.models for label in model.label_names]
 
 
 def _on_another(
@@ -113,6 +132,8 @@ def _on_another(
     asked = argparse.Namespace(**{**vars(args), "split": None, "given": {"data"}})
     chosen = choose(asked, DataOptions(data=path, view=data.view), origins)
     table = chosen.films
+    names = named_as_here(table.label_names, dict(args.shift_map), table.dataset)
+    table = replace(table, label_names=names)
     _check_labels(classifiers, table)
     films = {name: run(model, [table], args.batch_size) for name, model in classifiers.items()}
     table = readable(table, list(films.values()))

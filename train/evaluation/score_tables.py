@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from train.evaluation.predictions import (
     read_truth,
 )
 from train.evaluation.scored import Evaluated, Scored, with_ensemble, with_points, without_ranks
+from train.evaluation.shift import named_as_here
 from train.tables import counted
 
 # --- Tables of predictions ----------------------------------------------------------------------
@@ -48,14 +49,32 @@ def score_tables(args: argparse.Namespace) -> Evaluated:
     if args.shift_truth:
         tables = [read_csv(path) for path in args.shift_predictions]
         there = _read_truth(args.shift_truth, tables, args)
-        shifts = [Scored(there, _renamed(_read_models(tables, there, args.key), scored[0].models))]
+        models = _renamed(_read_models(tables, there, args.key), scored[0].models)
+        shifts = [_named_as_here(Scored(there, models), dict(args.shift_map))]
     both, validation, weights = with_ensemble([*scored, *shifts], validation, args)
     scored, shifts = both[:1], both[1:]
     if validation:
         rule = args.threshold_rule or "youden"
         scored = [without_ranks(with_points(one, validation, rule), args) for one in scored]
+    if args.controls:
+        from train.evaluation.controls import cross_fitted_control
+
+        predicted = [label for model in scored[0].models for label in model.label_names]
+        control = cross_fitted_control(truth, predicted)
+        scored = [replace(scored[0], models=[*scored[0].models, control])]
     readers = read_readers(args.radiologists, truth, args.key)
     return Evaluated(scored, readers, weights, shifts=shifts)
+
+
+def _named_as_here(one: Scored, names: Mapping[str, str]) -> Scored:
+    """The second data set with its categories called as in the first."""
+    truth = named_as_here(one.truth.label_names, names, one.truth.name)
+    back = dict(zip(one.truth.label_names, truth, strict=True))
+    models = [
+        replace(model, label_names=tuple(back.get(label, label) for label in model.label_names))
+        for model in one.models
+    ]
+    return Scored(replace(one.truth, label_names=truth), models)
 
 
 def _renamed(models: list[Predictions], as_: list[Predictions]) -> list[Predictions]:

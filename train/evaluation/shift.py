@@ -8,7 +8,7 @@ ranking itself is worse, nothing of that kind helps.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import NormalDist
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from cft.model.odds import logit, sigmoid
+from train.errors import EvaluationError
 from train.evaluation.predictions import Predictions, Truth
 from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_totals, percentiles
 from train.metrics.calibration import recalibration
 from train.metrics.comparison import Comparison, compare_replicates, holm
 from train.metrics.decisions import finite_or_none
 
-__all__ = ["MEASURES", "shift_of"]
+__all__ = ["MEASURES", "named_as_here", "shift_of"]
 
 #: What may differ: name in the results -> (what it is, "ranking" or "calibration").
 MEASURES = {
@@ -33,6 +34,38 @@ MEASURES = {
 
 # Smaller than this, a corrected p is called a difference.
 _ALPHA = 0.05
+
+
+def named_as_here(
+    label_names: Sequence[str], names: Mapping[str, str], dataset: str
+) -> tuple[str, ...]:
+    """The categories of a second data set under the names that they have in the first.
+
+    Parameters
+    ----------
+    label_names
+        The categories there.
+    names
+        Category here -> its name there.
+    dataset
+        What a message calls the second data set.
+
+    Raises
+    ------
+    EvaluationError
+        If it has no such category, or another one of the new name.
+    """
+    here = {there: name for name, there in names.items()}
+    for name, there in names.items():
+        if there not in label_names:
+            raise EvaluationError(
+                f"--shift-map: {dataset} has no category {there!r}; it has {', '.join(label_names)}"
+            )
+        if name in label_names and name not in here:
+            raise EvaluationError(
+                f"--shift-map calls {there!r} {name!r}, and {dataset} has another {name!r}"
+            )
+    return tuple(here.get(label, label) for label in label_names)
 
 
 def shift_of(

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from train.evaluation.scores import FEW, groups_with_each
-from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_totals
+from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_totals, percentiles
 from train.metrics.comparison import Comparison, compare_means, compare_replicates, holm
 from train.metrics.decisions import finite_or_none
 
-__all__ = ["GAPS", "subgroup_gaps"]
+__all__ = ["GAPS", "add_in_the_large", "subgroup_gaps"]
 
 #: What is compared: name in the results -> what it is.
 GAPS = {
@@ -99,6 +99,40 @@ def subgroup_gaps(
         _correct(found)
         result[attribute] = found
     return result
+
+
+def add_in_the_large(
+    rows: Mapping[str, dict[str, Any]],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> None:
+    """Add to the figures of some films the observed minus the stated share of each category.
+
+    Parameters
+    ----------
+    rows
+        (C) label -> figures, as `train.evaluation.scores.evaluate_scores` gives them of these
+        films; gets ``in_the_large`` with ``_low`` and ``_high``: above 0 the probabilities are too
+        low. None where the scores are no probabilities; of a single patient there is no interval.
+    scores, labels, groups, replicates, seed, level
+        Of these films, as in `subgroup_gaps`.
+    """
+    stated = [row["brier"] is not None for row in rows.values()]
+    draws = {"replicates": replicates, "seed": seed}
+    undecided = [None] * len(stated)
+    found = _rates(scores, labels, groups, undecided, stated, draws)["in_the_large"]
+    limits = percentiles(found[1], level)
+    known = ~np.isnan(labels)
+    for c, row in enumerate(rows.values()):
+        row["in_the_large"] = finite_or_none(found[0][c])
+        alone = len(np.unique(groups[known[:, c]])) < 2
+        for end, value in zip(("low", "high"), limits, strict=True):
+            row[f"in_the_large_{end}"] = None if alone else finite_or_none(value[c])
 
 
 def _enough(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 __all__ = [
     "LEVELS",
     "cross_fitted",
+    "fixed_box_figures",
     "fixed_box_overlaps",
     "fixed_point_hits",
     "hits",
@@ -192,18 +193,76 @@ def fixed_box_overlaps(
     iou, iobb = np.zeros(len(boxes)), np.zeros(len(boxes))
     if not len(boxes):
         return iou, iobb
-    names = np.asarray(patients)
-    owner, by_film, over_box = (_of_masks if boxes[0].dtype == bool else _of_boxes)(boxes)
-    worth = (by_film >= _COUNTS_FROM) + 1e-4 * by_film
-    total = worth.sum(axis=1)
+    owner, by_film, over_box = _all_overlaps(boxes)
+    best, some = _best_of_others((by_film >= _COUNTS_FROM) + _TIE * by_film, owner, patients)
+    iou[some], iobb[some] = by_film[best, some], over_box[best, some]
+    return iou, iobb
+
+
+def fixed_box_figures(
+    boxes: Sequence[np.ndarray], patients: Sequence[str], overlaps: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """What fixed boxes overlap that are chosen for each figure, as the level of a map is.
+
+    Parameters
+    ----------
+    boxes, patients
+        As of `fixed_box_overlaps`.
+    overlaps
+        T overlaps to reach.
+
+    Returns
+    -------
+    dict
+        ``iou`` and ``iobb`` (N,), of the box that has the largest mean IoU on the films of the
+        other patients; ``at_iou`` and ``at_iobb`` (N, T) bool, whether each overlap is reached by
+        the box that reaches it on most films of the other patients, of several the one with the
+        largest mean. 0 and False where there is no other patient.
+    """
+    n, shape = len(boxes), (len(boxes), len(overlaps))
+    found = {"iou": np.zeros(n), "iobb": np.zeros(n)}
+    found |= {"at_iou": np.zeros(shape, bool), "at_iobb": np.zeros(shape, bool)}
+    if not n:
+        return found
+    owner, by_film, over_box = _all_overlaps(boxes)
+    best, some = _best_of_others(by_film, owner, patients)
+    found["iou"][some], found["iobb"][some] = by_film[best, some], over_box[best, some]
+    for name, values in (("at_iou", by_film), ("at_iobb", over_box)):
+        for place, overlap in enumerate(overlaps):
+            reached = values >= overlap
+            best, some = _best_of_others(reached + _TIE * values, owner, patients)
+            found[name][some, place] = reached[best, some]
+    return found
+
+
+# So much a mean weighs beside a count of films: it decides between equal counts alone.
+_TIE = 1e-4
+
+
+def _best_of_others(
+    worth: np.ndarray, owner: np.ndarray, patients: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(box, film) pairs: for each film that has other patients' boxes the best of these.
+
+    `worth` is (boxes, N), what a box is worth on a film; a box is judged by its sum over the films
+    of the other patients.
+    """
+    names, total = np.asarray(patients), worth.sum(axis=1)
+    best = np.zeros(len(names), int)
+    some = np.ones(len(names), bool)
     for name in np.unique(names):
         own = names == name
         if own.all():
+            some[:] = False
             break
-        value = np.where(own[owner], -1, total - worth[:, own].sum(axis=1))
-        best = int(value.argmax())
-        iou[own], iobb[own] = by_film[best, own], over_box[best, own]
-    return iou, iobb
+        best[own] = np.where(own[owner], -1, total - worth[:, own].sum(axis=1)).argmax()
+    films = np.flatnonzero(some)
+    return best[films], films
+
+
+def _all_overlaps(boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Film of each box, and its (boxes, N) IoU and IoBB with what is framed on each film."""
+    return (_of_masks if boxes[0].dtype == bool else _of_boxes)(boxes)
 
 
 def _of_boxes(boxes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,13 +1,14 @@
 "use strict";
-// A click on a column's name sorts the rows by it: as numbers where its cells begin with one, and
-// empty cells last.
+// A click on a column's name sorts the rows by it: as numbers where its cells begin with one, what
+// is less than a number just before it, and empty cells last.
 function key(row, column) {
   const text = row.cells[column].textContent.trim();
-  const number = /^[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?/i.exec(text);
-  return { text, number: number ? Number(number[0].replaceAll(",", "")) : null };
+  const less = text.startsWith("< ");
+  const number = /^[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?/i.exec(less ? text.slice(2) : text);
+  return { text, less, number: number ? Number(number[0].replaceAll(",", "")) : null };
 }
 function compare(a, b) {
-  if (a.number !== null && b.number !== null) return a.number - b.number;
+  if (a.number !== null && b.number !== null) return a.number - b.number || b.less - a.less;
   return a.text.localeCompare(b.text);
 }
 for (const button of document.querySelectorAll("thead button")) {
@@ -22,3 +23,13 @@ for (const button of document.querySelectorAll("thead button")) {
     body.append(...keyed.map(([, row]) => row));
   });
 }
+// What is folded away on a screen is printed.
+const folded = document.querySelectorAll("details");
+let open = [];
+window.addEventListener("beforeprint", () => {
+  open = Array.from(folded, (one) => one.open);
+  for (const one of folded) one.open = true;
+});
+window.addEventListener("afterprint", () => {
+  folded.forEach((one, i) => { one.open = open[i]; });
+});
