@@ -34,7 +34,7 @@ from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
 from train.frozen.design import Design
 from train.frozen.lbfgs import LOGITS, Labels, Regressions
-from train.frozen.rows import Matrix, Stacked, places
+from train.frozen.rows import BLOCK, Matrix, Reader, Stacked, in_double, places
 from train.precision import full_precision, symmetric_eigen
 from train.stage2.choice import Path
 
@@ -197,19 +197,20 @@ class Refitter:
 
     def _moments(self, z: Matrix) -> tuple[Tensor, Tensor]:
         """(D,) mean and (D, D) covariance of the features, float64."""
+        read, width = Reader(), z.shape[1]
 
         def blocks() -> Iterator[Tensor]:
-            return (torch.from_numpy(z[place]).to(self._device) for place in places(len(z)))
+            return (torch.from_numpy(read(z, place)).to(self._device) for place in places(len(z)))
 
-        width = z.shape[1]
         mean = torch.zeros(width, dtype=torch.float64, device=self._device)
+        memory = mean.new_empty(min(BLOCK, len(z)), width)
         for x in blocks():
-            mean += x.sum(0, dtype=torch.float64)
+            mean += in_double(x, memory).sum(0)
         mean /= len(z)
         covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
         with full_precision():
             for x in blocks():
-                centred = x - mean.to(x)
+                centred = x.sub_(mean.to(x))
                 covariance += centred.T @ centred
         return mean, covariance / len(z)
 
