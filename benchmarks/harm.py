@@ -31,7 +31,7 @@ from scipy.stats import t
 
 from benchmarks.problems import Problem, films_cells, frozen_cells, synthetic_cells
 from cft.files import atomic_write
-from train.stage2 import refit
+from train.stage2 import choice
 from train.stage2.finished import Finished
 from train.stage2.methods import method_of, refitted
 from train.stage2.refit import Refitter
@@ -98,18 +98,18 @@ def variant(rule: str) -> Callable[[Problem, int, Path], np.ndarray]:
     return run
 
 
-def chosen(rule: str, paths: dict[int, refit.Path], task: Task) -> np.ndarray:
+def chosen(rule: str, paths: dict[int, choice.Path], task: Task) -> np.ndarray:
     """(C, D) weights by a rule of choice."""
     weights, valid = task.head.weights.copy(), task.valid
     facts = task.trained_scores, valid.y, valid.groups, "auroc", task.settings.seed
-    together = refit.choose(paths, *facts)
+    together = choice.choose(paths, *facts)
     for c, path in paths.items():
-        choice = refit.choose({c: path}, *facts) if rule.endswith("per category") else together
+        own = choice.choose({c: path}, *facts) if rule.endswith("per category") else together
         if rule.startswith("best"):
-            choice = replace(choice, index=int(choice.gains.argmax()))
-        share = {"the whole way": 1.0, "half of the way": 0.5}.get(rule, choice.share)
-        if choice.share > 0:
-            weights[c] += share * (path.weights[choice.index] - weights[c])
+            own = replace(own, index=int(own.gains.argmax()))
+        share = {"the whole way": 1.0, "half of the way": 0.5}.get(rule, own.share)
+        if own.share > 0:
+            weights[c] += share * (path.weights[own.index] - weights[c])
     return weights
 
 

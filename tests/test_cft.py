@@ -22,8 +22,9 @@ from train.command import Stop
 from train.errors import TrainingError
 from train.frozen import lbfgs
 from train.stage2 import finished, methods, refit
+from train.stage2.choice import Choice
 from train.stage2.genetic import Evolution
-from train.stage2.refit import STRENGTHS, Choice
+from train.stage2.refit import STRENGTHS
 from train.stage2.task import Task
 
 pytestmark = pytest.mark.slow

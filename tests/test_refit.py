@@ -11,7 +11,8 @@ from scipy.special import expit
 from train.datasets.splits import patient_folds
 from train.metrics.ranking import auroc
 from train.stage2 import refit
-from train.stage2.refit import FOLDS, STRENGTHS, Path, Refitter, choose
+from train.stage2.choice import Choice, Path, _cases, _most_cautious, choose
+from train.stage2.refit import FOLDS, STRENGTHS, Refitter
 
 pytestmark = pytest.mark.slow
 
@@ -93,14 +94,14 @@ def test_the_strongest_penalty_within_one_error_of_the_best_is_chosen(gains, err
     generator = np.random.default_rng(0)
     noise = generator.standard_normal((3, 5000)) * np.array(errors)[:, None]
     gains = np.array(gains)
-    assert refit._most_cautious(gains, gains[:, None] + noise) == expected
+    assert _most_cautious(gains, gains[:, None] + noise) == expected
 
 
 @pytest.mark.parametrize(
     ("index", "gain", "share"), [(None, 9.0, 0), (0, -1.0, 0), (0, 1.0, 0), (0, 2.0, 0.75)]
 )
 def test_the_share_of_the_way_grows_with_the_evidence(index, gain, share):
-    assert refit.Choice(index, np.array([gain]), np.array([1.0])).share == share
+    assert Choice(index, np.array([gain]), np.array([1.0])).share == share
 
 
 def test_a_category_with_one_case_has_no_vote_and_goes_the_way_of_the_others():
@@ -336,9 +337,9 @@ def test_with_too_few_cases_the_trained_logits_are_taken_as_they_are():
 
 def test_cases_are_patients_of_the_rarer_class_with_a_known_label():
     y = np.array([[1, 1], [1, 0], [0, np.nan], [np.nan, np.nan], [np.nan, 0], [1, 0]])
-    assert refit._cases(y, np.array(list("aabcdd"))).tolist() == [1, 1]
-    assert refit._cases(y, np.array(list("abcdef"))).tolist() == [1, 1]
-    assert refit._cases(1 - y, np.array(list("abcdef"))).tolist() == [1, 1]
+    assert _cases(y, np.array(list("aabcdd"))).tolist() == [1, 1]
+    assert _cases(y, np.array(list("abcdef"))).tolist() == [1, 1]
+    assert _cases(1 - y, np.array(list("abcdef"))).tolist() == [1, 1]
 
 
 def test_average_precision_can_decide():

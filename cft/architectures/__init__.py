@@ -8,9 +8,9 @@
 ``import cft`` alone does not import it, because that stays light; `cft.load` and training do.
 """
 
-import timm
-
+import cft.architectures.light  # noqa: F401  # first: it is how timm is imported
 from cft.architectures import ctranscnn, joined, keras_resnet
+from cft.architectures.light import timm
 
 __all__ = ["ctranscnn", "is_ours", "joined", "keras_resnet"]
 

@@ -13,7 +13,7 @@ import json
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,8 @@ class ModelFolder:
         Reads and checks the tensors, and may raise `ModelFolderError` then; see `state_dict`.
     names
         What tensors there are.
+    named
+        Whether its outputs must have names; see `read_model_folder`.
     """
 
     path: Path
@@ -59,6 +61,7 @@ class ModelFolder:
     weights_sha256: str
     tensors: Callable[[], dict[str, torch.Tensor]] = field(repr=False)
     names: frozenset[str] = field(repr=False)
+    named: bool = True
 
     @cached_property
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -74,16 +77,14 @@ class ModelFolder:
     ) -> ModelFolder:
         """The same with another configuration, and perhaps other tensors made of its own."""
         if state_dict is None:
-            return ModelFolder(
-                self.path, config, self.weights_sha256, lambda: self.state_dict, self.names
-            )
+            return replace(self, config=config, tensors=lambda: self.state_dict)
         names = frozenset(state_dict)
-        return ModelFolder(self.path, config, self.weights_sha256, lambda: state_dict, names)
+        return replace(self, config=config, tensors=lambda: state_dict, names=names)
 
     @cached_property
     def facts(self) -> ModelConfig:
         """What the configuration says, with types."""
-        return parse_config(self.config, self.path)
+        return parse_config(self.config, self.path, named=self.named)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -185,16 +186,18 @@ def open_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
     path = Path(path)
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder, so it holds no model")
-    config = read_config(path, named=named)
+    config = _read_json(path)
+    stated = parse_config(config, path, named=named).weights_sha256
     weights = read_regular(path / WEIGHTS, MAX_BYTES[WEIGHTS], _check_header)
     digest = hashlib.sha256(weights).hexdigest()
-    expected = parse_config(config, path, named=named).weights_sha256 or digest
+    expected = stated or digest
     if digest != expected:
         raise ModelFolderError(
             f"{path / WEIGHTS} is not the file that {CONFIG} was written for (SHA-256 "
             f"{digest[:12]}... instead of {expected[:12]}...); fetch the folder again"
         )
-    return ModelFolder(path, config, digest, lambda: _tensors(weights, path), _names(weights, path))
+    names = _names(weights, path)
+    return ModelFolder(path, config, digest, lambda: _tensors(weights, path), names, named)
 
 
 def _names(weights: bytes, path: Path) -> frozenset[str]:
@@ -302,13 +305,18 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
     ModelFolderError
         See `read_model_folder`.
     """
-    data = read_regular(path / CONFIG, MAX_BYTES[CONFIG])
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise ModelFolderError(f"{path / CONFIG} is not valid JSON ({error})") from error
+    config = _read_json(path)
     parse_config(config, path, named=named)
     return config
+
+
+def _read_json(path: Path) -> Any:
+    """What ``config.json`` holds, unchecked."""
+    data = read_regular(path / CONFIG, MAX_BYTES[CONFIG])
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ModelFolderError(f"{path / CONFIG} is not valid JSON ({error})") from error
 
 
 def parse_config(config: Any, path: Path, *, named: bool = True) -> ModelConfig:

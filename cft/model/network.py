@@ -7,19 +7,19 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import timm
 import torch
 from torch import nn
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
-import cft.architectures  # noqa: F401  # registers its networks with timm
+from cft.architectures.light import timm  # with the networks of that package
 from cft.errors import ModelFolderError
 from cft.model.depths import Depth
 from cft.model.fields import Fields, shown
-from cft.model.folder import CONFIG, ModelFolder, parse_config
+from cft.model.folder import CONFIG, ModelFolder
 from cft.model.listening import listening
 from cft.model.preprocess import MAX_SIDE
 
@@ -62,6 +62,12 @@ FORBIDDEN_MODEL_ARGS = {
     "pretrained_cfg_overlay",
     "pretrained_strict",
     "scriptable",
+}
+
+# What gives a tensor other numbers, and then gives it back.
+_FILLING = {
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_),
+    *(torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_),
 }
 
 
@@ -119,12 +125,29 @@ def lay_out(folder: ModelFolder, arguments: Mapping[str, Any]) -> Network:
             "does not know"
         )
     try:
-        with torch.device("meta"), limited(len(folder.state_dict)):
+        with torch.device("meta"), _Unfilled(), limited(len(folder.state_dict)):
             return new_network(architecture, **arguments)
     except Exception as error:  # whatever a constructor makes of arguments that are not its own
         raise ModelFolderError(
             f"{where}: timm cannot build {architecture!r} from these arguments ({error})"
         ) from error
+
+
+class _Unfilled(TorchFunctionMode):
+    """Tensors without memory are not filled with random numbers.
+
+    It changes nothing, and PyTorch would import its compiler for it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _FILLING:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **kwargs)
 
 
 def arguments_in(folder: ModelFolder) -> dict[str, Any]:
@@ -137,7 +160,7 @@ def arguments_in(folder: ModelFolder) -> dict[str, Any]:
         anything that these hold.
     """
     where = folder.path / CONFIG
-    given = parse_config(folder.config, folder.path, named=False).arguments
+    given = folder.facts.arguments
     forbidden = FORBIDDEN_MODEL_ARGS & set(given)
     if forbidden:
         raise ModelFolderError(f'"model_args" in {where} may not set {sorted(forbidden)}')

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.frozen.rows import Matrix, places
+from train.frozen.rows import Matrix, Reader, places
 
 __all__ = ["Block", "Design"]
 
@@ -90,32 +90,49 @@ class Design:
         return gradient if self._turned else gradient @ self.basis
 
     def blocks(self) -> Iterator[Block]:
-        """All films and copies, block by block, from memory where they fit."""
+        """All films and copies, block by block, from memory where they fit.
+
+        A block is to be used before the next is asked for, whose features may take its memory.
+        """
         if self._kept is None:
             yield from self.plain()
             return
-        if not self._kept:
-            for block in self.plain():
-                x = block.x @ self.basis if self._turned else block.x
-                self._kept.append(block._replace(x=x))
-        yield from self._kept
+        for _, rows, films in self._places():
+            yield Block(rows, films, self._kept[rows])
 
     def plain(self) -> Iterator[Block]:
         """The same, read: the features as they are, less their mean."""
+        for view, rows, films in self._places():
+            yield Block(rows, films, self.read(view, self.rows[films]))
+
+    def read(self, view: Matrix, rows: np.ndarray) -> Tensor:
+        """(m, D) features of some rows, less their mean, on the device, until others are read."""
+        return torch.from_numpy(self._reader(view, rows)).to(self.mean).sub_(self.mean)
+
+    def _places(self) -> Iterator[tuple[Matrix, slice, slice]]:
+        """Each block's view, its places among films and copies, and its places among the films."""
         for number, view in enumerate(self.views):
             start = number * len(self.rows)
             for films in places(len(self.rows)):
-                rows = slice(start + films.start, start + films.stop)
-                yield Block(rows, films, self.read(view, self.rows[films]))
-
-    def read(self, view: Matrix, rows: np.ndarray) -> Tensor:
-        """(m, D) features of some rows, less their mean, on the device."""
-        # Numbers of rows, unlike a slice, make a copy, which may be changed.
-        return torch.from_numpy(view[rows]).to(self.mean).sub_(self.mean)
+                yield view, slice(start + films.start, start + films.stop), films
 
     @cached_property
-    def _kept(self) -> list[Block] | None:
-        return [] if self._fits(self.directions if self._turned else len(self.basis)) else None
+    def _reader(self) -> Reader:
+        return Reader()
+
+    @cached_property
+    def _kept(self) -> Tensor | None:
+        """(films and copies, W) their features, if they fit."""
+        width = self.directions if self._turned else len(self.basis)
+        if not self._fits(width):
+            return None
+        kept = self.basis.new_empty(len(self), width)
+        for block in self.plain():
+            if self._turned:
+                torch.mm(block.x, self.basis, out=kept[block.rows])
+            else:
+                kept[block.rows] = block.x
+        return kept
 
     @property
     def _turned(self) -> bool:

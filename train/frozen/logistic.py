@@ -26,7 +26,7 @@ from torch import Tensor
 
 from train.frozen.design import Design
 from train.frozen.lbfgs import Labels, Regressions, together
-from train.frozen.rows import Matrix, places
+from train.frozen.rows import BLOCK, Matrix, Reader, in_double, places
 from train.precision import full_precision, symmetric_eigen
 
 __all__ = ["Films", "Fitted", "fit"]
@@ -76,10 +76,14 @@ class Films:
         """
         count = len(self) * len(self.views)
         blocks = [(view, place) for view in self.views for place in places(len(self))]
-        zero = torch.zeros(self.width, dtype=torch.float64, device=self.device)
-        mean = sum((self._read(*each).double().sum(0) for each in blocks), zero) / count
-        centred = (self._read(*each).double() - mean for each in blocks)
-        squares = sum((block.square().sum(0) for block in centred), zero)
+        mean = torch.zeros(self.width, dtype=torch.float64, device=self.device)
+        squares = torch.zeros_like(mean)
+        memory = mean.new_empty(min(BLOCK, len(self)), self.width)
+        for each in blocks:
+            mean += in_double(self._read(*each), memory).sum(0)
+        mean /= count
+        for each in blocks:
+            squares += in_double(self._read(*each), memory).sub_(mean).square_().sum(0)
         spread = (squares / count).sqrt()
         flat = spread <= _FLAT * mean.abs()
         return mean, torch.where(flat, torch.inf, spread)
@@ -102,15 +106,20 @@ class Films:
         parts = list(places(len(self)))
         total, count = torch.zeros(()), 0
         for part in parts[:: max(1, len(parts) // _CURVATURE_BLOCKS)]:
-            read = self._read(self.views[0], part)
-            x = (read - mean.to(read)) / spread.to(read)
+            x = self._read(self.views[0], part)
+            x = x.sub_(mean.to(x)).div_(spread.to(x))
             total = x.T @ x + total.to(x)
             count += len(x)
         values, vectors = symmetric_eigen(total / count)
         return values.clamp(min=0), vectors
 
     def _read(self, view: Matrix, place: slice) -> Tensor:
-        return torch.from_numpy(view[self.rows[place]]).to(self.device)
+        """(m, D) features, until others are read."""
+        return torch.from_numpy(self._reader(view, self.rows[place])).to(self.device)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader()
 
 
 @dataclass(frozen=True)
@@ -137,10 +146,11 @@ class Fitted:
     def scores(self, films: Films, fold: np.ndarray) -> np.ndarray:
         """(n, C) float32 logits of the films as they are, film i by the regressions of its fold."""
         weights, biases = self.folded(films)
+        read = Reader()
         result = np.empty((len(films), self.theta.shape[1]), np.float32)
         for place in places(len(films)):
             own = fold[place]
-            each = np.tensordot(films.views[0][films.rows[place]], weights, (1, 2)) + biases
+            each = np.tensordot(read(films.views[0], films.rows[place]), weights, (1, 2)) + biases
             result[place] = each[np.arange(len(own)), own]
         return result
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
-__all__ = ["BLOCK", "Matrix", "Rows", "Stacked", "places"]
+__all__ = ["BLOCK", "Matrix", "Reader", "Rows", "Stacked", "in_double", "places"]
 
 #: Rows that are read at once.
 BLOCK = 4096
@@ -31,6 +32,10 @@ class _Readable:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        """Write rows, given by their numbers from 0, into (m, D) memory of the same type."""
         raise NotImplementedError
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -64,6 +69,9 @@ class Rows(_Readable):
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return np.asarray(self.array[self.rows[rows]])
 
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
+        _read(self.array, self.rows[rows], out)
+
 
 @dataclass(frozen=True)
 class Stacked(_Readable):
@@ -89,16 +97,58 @@ class Stacked(_Readable):
         if isinstance(rows, slice):
             rows = np.arange(len(self))[rows]
         result = np.empty((len(rows), self.shape[1]), self.dtype)
+        self.read(rows, result)
+        return result
+
+    def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         start = 0
         for part in self.parts:
-            inside = (rows >= start) & (rows < start + len(part))
-            if inside.all() and len(rows):  # as a rule: then nothing is copied twice
-                return part[rows - start]
-            if inside.any():
-                result[inside] = part[rows[inside] - start]
+            inside = np.flatnonzero((rows >= start) & (rows < start + len(part)))
+            if len(inside) and inside[-1] - inside[0] + 1 == len(inside):  # as a rule: a run
+                place = slice(inside[0], inside[-1] + 1)
+                _read(part, rows[place] - start, out[place])
+            elif len(inside):
+                out[inside] = part[rows[inside] - start]
             start += len(part)
-        return result
 
 
 #: (n, D) features: an array, or what is read like one by ``z[rows]``.
 Matrix: TypeAlias = np.ndarray | Rows | Stacked
+
+
+def _read(matrix: Matrix, rows: np.ndarray, out: np.ndarray) -> None:
+    """See `_Readable.read`."""
+    if isinstance(matrix, _Readable):
+        matrix.read(rows, out)
+    elif matrix.flags.c_contiguous and matrix.dtype == out.dtype:
+        # Any other mode than "raise" writes into `out` at once; the numbers are those of rows.
+        np.take(matrix, rows, axis=0, out=out, mode="clip")
+    else:  # `take` would copy all of the matrix first
+        out[:] = matrix[rows]
+
+
+class Reader:
+    """Reads rows of matrices into memory of its own, which the next rows take again.
+
+    A block of features that is allocated anew for each read is given back to an allocator that
+    often keeps it and takes other memory for the next.
+    """
+
+    def __init__(self) -> None:
+        self._memory = np.empty((0, 0))
+
+    def __call__(self, matrix: Matrix, rows: np.ndarray | slice) -> np.ndarray:
+        """(m, D) rows of a matrix, to be used, or changed, until the next are read."""
+        if isinstance(rows, slice):
+            rows = np.arange(len(matrix))[rows]
+        own, width = self._memory, matrix.shape[1]
+        if own.dtype != matrix.dtype or own.shape[1] != width or len(own) < len(rows):
+            self._memory = np.empty((max(BLOCK, len(rows)), width), matrix.dtype)
+        found = self._memory[: len(rows)]
+        _read(matrix, rows, found)
+        return found
+
+
+def in_double(block: Tensor, memory: Tensor) -> Tensor:
+    """A block of features in float64, in memory for at least as many."""
+    return memory[: len(block)].copy_(block)

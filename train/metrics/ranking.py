@@ -126,8 +126,9 @@ def _check_shapes(scores: Tensor, labels: Tensor) -> None:
     if not scores.ndim or not labels.ndim:
         raise ValueError(f"{problem}: both need a last dimension")
     try:
-        fits = torch.broadcast_shapes(scores.shape, labels.shape) == scores.shape
-    except RuntimeError:
+        # torch.broadcast_shapes would import SymPy, which takes a second.
+        fits = np.broadcast_shapes(scores.shape, labels.shape) == scores.shape
+    except ValueError:
         fits = False
     if not fits:
         raise ValueError(f"{problem}: they must broadcast to the scores' shape")

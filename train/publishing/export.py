@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
 import cft
 from cft.architectures.heads import fold_heads
+from cft.architectures.light import timm
 from cft.errors import ModelFolderError, RadiographError
 from cft.labels import DESCRIPTIONS
 from cft.model.folder import write_model_folder

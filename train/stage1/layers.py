@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import timm.optim
 import torch
 from torch import nn
 
@@ -33,7 +32,10 @@ def optimizer_for(network: nn.Module, settings: Settings) -> torch.optim.Optimiz
             {"params": [p for yes, p in decays if not yes], "weight_decay": 0.0},
         ]
     else:
-        groups = timm.optim.param_groups_layer_decay(
+        # Imported here: with its optimisers comes PyTorch's compiler, which takes two seconds.
+        from timm.optim import param_groups_layer_decay
+
+        groups = param_groups_layer_decay(
             network,
             weight_decay=settings.weight_decay,
             layer_decay=settings.layer_decay,

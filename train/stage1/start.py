@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import timm
 import torch
 
-from cft.model.folder import parse_config, read_config, read_model_folder
+from cft.architectures.light import timm
+from cft.model.folder import open_model_folder, read_config, read_model_folder
 from cft.model.hub import Source, resolve
 from cft.model.network import arguments_in, lay_out, new_network
 from cft.model.preprocess import Preprocess
@@ -91,7 +91,7 @@ def input_of(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if settings.init == RANDOM:
         return _FILMS
     source = _source_of(settings.init, settings.arch)
-    stated = read_config(source.path, named=False)["pretrained_cfg"]
+    stated = _config_of(source)["pretrained_cfg"]
     channels = _channels(source)
     side = settings.image_size
     try:
@@ -173,7 +173,7 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
     if settings.init == RANDOM:
         return None
     source = _source_of(settings.init, settings.arch)
-    folder = read_model_folder(source.path, named=False)
+    folder = open_model_folder(source.path, named=False)
     facts: dict[str, Any] = {"reference": source.reference, "commit": source.commit}
     before = folder.config.get("cft", {}).get("provenance", {})
     made = {key: before[key] for key in _KEPT_OF_START if before.get(key)}
@@ -197,14 +197,19 @@ def _source_of(init: str, arch: str) -> Source:
             raise TrainingError(
                 f"--init: {init} is not a folder, nor is it random, pretrained or hf-hub:org/name"
             )
-    config = read_config(source.path, named=False)
-    name = _name(source)
+    config, name = _config_of(source), _name(source)
     if "members" in config.get("cft", {}):
         raise TrainingError(f"{name} is an ensemble; start from one of its members")
     theirs, ours = config["architecture"].partition(".")[0], arch.partition(".")[0]
     if theirs != ours:
         raise TrainingError(f"{name} holds a {theirs}, not the {ours} of --arch")
     return source
+
+
+@functools.lru_cache(maxsize=1)
+def _config_of(source: Source) -> dict[str, Any]:
+    """The start's ``config.json``, which nobody changes."""
+    return read_config(source.path, named=False)
 
 
 def _repository_of(arch: str) -> str:
@@ -225,7 +230,7 @@ def _name(source: Source) -> str:
 
 def _channels(source: Source) -> int:
     """Of the input that the weights were trained on."""
-    config = read_config(source.path, named=False)
+    config = _config_of(source)
     size = config["pretrained_cfg"].get("input_size", (3,))
     return int(config.get("model_args", {}).get("in_chans") or size[0])
 
@@ -241,7 +246,7 @@ def _arguments_in(source: Source) -> dict[str, Any]:
 
 def _labels_of(folder: ModelFolder) -> tuple[str, ...]:
     """The labels of the outputs; none where they are not stated, one by one."""
-    names = parse_config(folder.config, folder.path, named=False).label_names
+    names = folder.label_names
     return names if len(names) == _classes(folder.config) else ()
 
 

@@ -4,7 +4,7 @@ A chromosome is the regression's weights; the bias is not in it, as no ranking d
 Fitness is the exact metric of the training films whose label is *known*. The fittest individual of
 each generation is scored on validation films, and the best by validation is kept, the trained
 regression included. The guided search also keeps the fittest of every generation, so that all
-categories can choose a generation together (`train.stage2.refit.choose`).
+categories can choose a generation together (`train.stage2.choice.choose`).
 
 Two settings:
 

@@ -32,11 +32,12 @@ from train.command import Stop
 from train.errors import CheckpointError
 from train.frozen.rows import places
 from train.losses import loss_named
+from train.stage2.choice import Path, choose
 from train.stage2.finished import Finished
 from train.stage2.genetic import Evolution, Genetic
 from train.stage2.gradient import Descent, descend
 from train.stage2.lineage import Lineage
-from train.stage2.refit import STRENGTHS, Path, Refitter, basis_of, choose, groups_of
+from train.stage2.refit import STRENGTHS, Refitter, basis_of, groups_of
 from train.stage2.task import Films, Head, Method, Task, Tuned, TuneSettings
 
 # Generations of the genetic search that all categories choose among: every one at first, where a
@@ -72,7 +73,7 @@ class Together:
     steps: Sequence[float]
 
     def tune(self, task: Task) -> Tuned:
-        """Choose one step by `train.stage2.refit.choose`, and go its share of the way."""
+        """Choose one step by `train.stage2.choice.choose`, and go its share of the way."""
         paths, history = self.paths(task)
         head, scores = task.head.copy(), task.trained_scores.copy()
         methods = ["original"] * len(head.label_names)

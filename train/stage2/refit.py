@@ -17,13 +17,13 @@ Why so, measured in docs/fine-tuning.md:
 - *One strength for all categories* is one choice from many films. A choice per category follows
   the noise of the few positives that each one has.
 - *The distance is measured between the features' metric and their plain one* (see `Refitter`).
-- *The way to the chosen regressions is shortened by the doubt that is left* (`Choice.share`): all
-  of it where the gain is many times its error, none where it is one.
+- *The way to the chosen regressions is shortened by the doubt that is left* (see
+  `train.stage2.choice`): all of it where the gain is many times its error, none where it is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,27 +34,16 @@ from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
 from train.frozen.design import Design
 from train.frozen.lbfgs import LOGITS, Labels, Regressions
-from train.frozen.rows import Matrix, Stacked, places
-from train.metrics.bootstrap import Bootstrap, bootstrap_auroc, bootstrap_average_precision
+from train.frozen.rows import BLOCK, Matrix, Reader, Stacked, in_double, places
 from train.precision import full_precision, symmetric_eigen
+from train.stage2.choice import Path
 
-__all__ = [
-    "FOLDS",
-    "STRENGTHS",
-    "Choice",
-    "Path",
-    "Refitter",
-    "Starts",
-    "basis_of",
-    "choose",
-    "groups_of",
-]
+__all__ = ["FOLDS", "STRENGTHS", "Refitter", "Starts", "basis_of", "groups_of"]
 
 #: Strengths of the penalty, strongest first: precisions of the prior on a change of the logit by
 #: one direction of unit spread.
 STRENGTHS = (1e5, 3e4, 1e4, 3e3, 1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
 FOLDS = 5
-_REPLICATES = 400
 
 # Directions with less than this share of the largest variance are rounding errors, not features.
 _FLAT = 1e-6
@@ -66,48 +55,6 @@ _MIN_SLOPE = 0.1
 # A fit ends when a further step would gain less log-likelihood than this per film: then logits are
 # within some thousandths of those at the minimum.
 _TOLERANCE = 5e-9
-
-
-@dataclass(frozen=True)
-class Path:
-    """Regressions of one category, ever further from the trained one.
-
-    Attributes
-    ----------
-    weights, biases
-        (S, D) and (S,) float32: the logistic regressions.
-    scores
-        (S, M) float32 logits of the films that choose, each from a fit without its patient.
-    """
-
-    weights: np.ndarray
-    biases: np.ndarray
-    scores: np.ndarray
-
-    def towards(
-        self, choice: Choice, weights: np.ndarray, bias: float, scores: np.ndarray
-    ) -> tuple[np.ndarray, float, np.ndarray]:
-        """A trained regression moved towards the chosen one, by the choice's share of the way.
-
-        Parameters
-        ----------
-        choice
-            Of a strength; its index is not None.
-        weights, bias, scores
-            Of the trained regression: (D,), and its (M,) logits of the films that choose.
-
-        Returns
-        -------
-        weights, bias, scores
-            The same of the regression moved.
-        """
-        index, share = choice.index, choice.share
-        assert index is not None  # the caller's duty
-        return (
-            weights + share * (self.weights[index] - weights),
-            bias + share * (self.biases[index] - bias),
-            scores + share * (self.scores[index] - scores),
-        )
 
 
 @dataclass(frozen=True)
@@ -125,35 +72,6 @@ class Starts:
     fold: np.ndarray
     weights: np.ndarray
     biases: np.ndarray
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The step of their paths that the categories chose together.
-
-    Attributes
-    ----------
-    index
-        Position in the path; None: the trained logistic regressions stay.
-    gains, errors
-        (S,) gain of the mean metric on validation films at each step, and its standard error.
-    """
-
-    index: int | None
-    gains: np.ndarray
-    errors: np.ndarray
-
-    @property
-    def share(self) -> float:
-        """Share of the way to the refitted regressions that the evidence allows, in [0, 1).
-
-        The positive part of 1 - (error / gain)^2, by which James and Stein (Fourth Berkeley
-        Symposium, 1961) shrink a mean of that error: nothing at a gain of one error, three quarters
-        at two, nearly all at five.
-        """
-        if self.index is None or self.gains[self.index] <= 0:
-            return 0.0
-        return max(0.0, 1 - (self.errors[self.index] / self.gains[self.index]) ** 2)
 
 
 class Refitter:
@@ -279,19 +197,20 @@ class Refitter:
 
     def _moments(self, z: Matrix) -> tuple[Tensor, Tensor]:
         """(D,) mean and (D, D) covariance of the features, float64."""
+        read, width = Reader(), z.shape[1]
 
         def blocks() -> Iterator[Tensor]:
-            return (torch.from_numpy(z[place]).to(self._device) for place in places(len(z)))
+            return (torch.from_numpy(read(z, place)).to(self._device) for place in places(len(z)))
 
-        width = z.shape[1]
         mean = torch.zeros(width, dtype=torch.float64, device=self._device)
+        memory = mean.new_empty(min(BLOCK, len(z)), width)
         for x in blocks():
-            mean += x.sum(0, dtype=torch.float64)
+            mean += in_double(x, memory).sum(0)
         mean /= len(z)
         covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
         with full_precision():
             for x in blocks():
-                centred = x - mean.to(x)
+                centred = x.sub_(mean.to(x))
                 covariance += centred.T @ centred
         return mean, covariance / len(z)
 
@@ -365,89 +284,6 @@ def _fit(
         regressions.minimise(strength, _TOLERANCE * len(design))
         path.append(regressions.theta)
     return torch.stack(path)[..., :-1] / slopes[:, None]
-
-
-def choose(
-    paths: Mapping[int, Path],
-    trained: np.ndarray,
-    y_valid: np.ndarray,
-    patients_valid: np.ndarray,
-    metric: str = "auroc",
-    seed: int = 0,
-) -> Choice:
-    """Choose one step of their paths for all categories, from films that no fit has seen.
-
-    They are the validation films, or with `Starts` those of training too.
-
-    Parameters
-    ----------
-    paths
-        Column -> path of the categories that were refitted, all of the same length.
-    trained
-        (M, C) logits of the trained logistic regressions on the validation films.
-    y_valid
-        (M, C) labels in {1, 0, NaN}.
-    patients_valid
-        (M,) patients, whom the bootstrap draws.
-    metric
-        "auroc" or "ap": whose mean over the categories decides.
-    seed
-        Of the bootstrap.
-
-    Notes
-    -----
-    The rule of one standard error (Breiman et al., Classification and Regression Trees, 1984,
-    section 3.4.3), with the standard error of the paired difference.
-
-    A bootstrap over n cases has (n - 1) / n of the variance, and of a single case it has none. So
-    the deviations of a category with n patients of its rarer class are widened by the root of
-    n / (n - 1); categories with one such patient have no vote, and go the way of the others.
-    """
-    cases = _cases(y_valid, patients_valid)
-    columns = [c for c in sorted(paths) if cases[c] > 1]
-    steps = len(next(iter(paths.values())).scores)
-    if not columns:
-        return Choice(None, np.zeros(steps), np.zeros(steps))
-    widened = np.sqrt(cases[columns] / (cases[columns] - 1))
-    labels = y_valid[:, columns]
-    draw = {"auroc": bootstrap_auroc, "ap": bootstrap_average_precision}[metric]
-
-    def measured(scores: np.ndarray) -> Bootstrap:
-        return draw(scores, labels, patients_valid, replicates=_REPLICATES, seed=seed)
-
-    before = measured(trained[:, columns])
-    gains, replicates = [], []
-    for s in range(steps):
-        after = measured(np.stack([paths[c].scores[s] for c in columns], axis=1))
-        gain = after.estimate - before.estimate
-        gains.append(_mean(gain))
-        replicates.append(_mean(gain + widened * (after.replicates - before.replicates - gain)))
-    of_steps, drawn = np.array(gains), np.array(replicates)
-    return Choice(_most_cautious(of_steps, drawn), of_steps, drawn.std(axis=1))
-
-
-def _cases(y: np.ndarray, patients: np.ndarray) -> np.ndarray:
-    """(C,) patients with films of the rarer class of each category; y is (M, C)."""
-    return np.array(
-        [min(len(np.unique(patients[column == value])) for value in (0, 1)) for column in y.T]
-    )
-
-
-def _most_cautious(gains: np.ndarray, replicates: np.ndarray) -> int | None:
-    """The first candidate, from the trained regressions on, within one error of the best one."""
-    best = int(gains.argmax())
-    for index in range(-1, best + 1):
-        gain, drawn = (0.0, 0.0) if index < 0 else (gains[index], replicates[index])
-        if gain >= gains[best] - np.std(replicates[best] - drawn):
-            return None if index < 0 else index
-    return None  # the best one is no gain at all
-
-
-def _mean(differences: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is defined; 0 where nothing is."""
-    defined = ~np.isnan(differences)
-    count = defined.sum(axis=-1)
-    return np.where(defined, differences, 0.0).sum(axis=-1) / np.maximum(count, 1)
 
 
 def basis_of(z: Tensor, power: float = 0.25) -> Tensor:

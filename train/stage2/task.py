@@ -14,7 +14,7 @@ from tqdm import tqdm
 from train.command import Stop
 from train.datasets.splits import patient_folds
 from train.errors import Stopped
-from train.frozen.rows import Matrix, places
+from train.frozen.rows import Matrix, Reader, places
 from train.metrics.ranking import METRICS
 from train.stage2.finished import Finished
 from train.stage2.refit import FOLDS, Starts
@@ -62,7 +62,9 @@ class Head:
 
     def logits(self, z: Matrix) -> np.ndarray:
         """(n, D) features -> (n, C) float32, some rows at a time."""
-        parts = [z[place] @ self.weights.T + self.biases for place in places(len(z))]
+        read, whole = Reader(), isinstance(z, np.ndarray)  # an array's rows lie there already
+        blocks = (z[place] if whole else read(z, place) for place in places(len(z)))
+        parts = [block @ self.weights.T + self.biases for block in blocks]
         return np.concatenate(parts) if parts else np.empty((0, len(self.biases)), np.float32)
 
     def copy(self) -> Head:
@@ -236,12 +238,13 @@ class Task:
         fold = patient_folds(patients, FOLDS, self.settings.seed)
         starts = Starts(fold, *self.recipe(fold[: len(train.z), None] != np.arange(FOLDS)))
         scores = np.empty((len(fold), len(self.head.label_names)), np.float32)
+        read = Reader()
         for f in range(FOLDS):
             head = Head(starts.weights[f], starts.biases[f], self.head.label_names)
             for place, films in ((0, train), (len(train.z), valid)):
                 rows = np.flatnonzero(fold[place : place + len(films.z)] == f)
                 for some in (rows[part] for part in places(len(rows))):
-                    scores[place + some] = head.logits(films.z[some])
+                    scores[place + some] = head.logits(read(films.z, some))
         y = np.concatenate([train.y, valid.y])
         return Judges(scores, y, patients, slice(len(train.z), None), starts)
 
