@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -42,6 +43,8 @@ class Fork:
     ----------
     output
         Its standard output and error, a file to read from while it runs.
+    said
+        What of it was left when it was waited for.
     """
 
     def __init__(self, target: Callable[..., int | None], *arguments: Any, **environment: str):
@@ -63,6 +66,18 @@ class Fork:
         self.output.close()
         self._process.join()
         return self._process.exitcode
+
+
+def as_by_torchrun(count: int, target: Callable[..., int | None], *arguments: Any) -> list[Fork]:
+    """So many processes that know of each other as torchrun's do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        Fork(target, *arguments, **shared, RANK=str(rank), LOCAL_RANK=str(rank))
+        for rank in range(count)
+    ]
 
 
 def _run(
