@@ -5,8 +5,8 @@ trains. Python's fork server imports them once for all processes of a test run (
 pytest-xdist) and computes nothing; each process here is a fork of it. A fork of the tests
 themselves could hang in OpenMP's locks.
 
-What is about the start of a command, or about an interpreter that has imported nothing, has to start
-a new one.
+What is about the start of a command, or about an interpreter that has imported nothing, has to
+start a new one.
 """
 
 from __future__ import annotations
