@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: app test quick clean
+.PHONY: app test types tests quick clean
 
 app: .venv/requirements.done
 	$(BIN)/python app.py
@@ -14,7 +14,13 @@ test: .venv/requirements-dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	@$(MAKE) --no-print-directory -j 2 types tests
+
+# mypy uses one core and the tests wait now and then, so they run beside each other.
+types: .venv/requirements-dev.done
 	$(BIN)/mypy
+
+tests: .venv/requirements-dev.done
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal --cov=cft --cov=train \
 		--cov-report=term:skip-covered --cov-fail-under=95
 

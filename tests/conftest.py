@@ -156,6 +156,15 @@ def films(tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture
+def no_plots(monkeypatch):
+    """Reports of evaluations have no plots, whose drawing takes most of the time."""
+    from train.evaluation import plots, report_folder
+
+    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
+    monkeypatch.setattr(report_folder, "training_plots", lambda *_: [])
+
+
+@pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A Hub on loopback that `huggingface_hub` talks to, with an empty cache and a login.
 

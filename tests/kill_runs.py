@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -195,7 +195,7 @@ def kill_and_resume(
     return kills, faults + check(whole.files, result(folder))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.kill_runs", description=__doc__.partition("\n")[0]
     )
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS), metavar="NAME")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the runs that differ here")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     killed: Counter[str] = Counter()
     runs: Counter[str] = Counter()
     wrong = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import subprocess
@@ -585,14 +586,15 @@ def test_a_start_gives_heads_and_label_tokens_by_the_names_of_the_labels(two_hea
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_a_small_one_trains_goes_on_and_passes_through_stage_2(name, tmp_path, films):
+def test_a_small_one_trains_goes_on_and_passes_through_stage_2(name, tmp_path, films, monkeypatch):
     from train.cft import main as stage_2
     from train.negative import main as stage_1
     from train.publishing.check import check_folder
+    from train.stage2 import methods
 
     words = [
         *("--preset", name, "--model-args", "width=8,depth=3", "--image-size", "64"),
-        *("--phantoms", "120", "--phantom-size", "64", "--batch-size", "16", "--epochs", "2"),
+        *("--phantoms", "60", "--phantom-size", "64", "--batch-size", "16", "--epochs", "2"),
         *("--threads", "1", "--device", "cpu", "--workers", "1", "--valid", "0.3", "--lr", "3e-3"),
     ]
     assert stage_1([*words, "--out", str(tmp_path / "whole")]) == 0
@@ -608,6 +610,7 @@ def test_a_small_one_trains_goes_on_and_passes_through_stage_2(name, tmp_path, f
     assert classifier.has_heatmaps
     findings = classifier.predict(films[3])
     assert findings.heatmap(classifier.label_names[0]).shape == (256, 256)
+    monkeypatch.setattr(methods, "descend", functools.partial(methods.descend, epochs=20))
     options = ["--model", str(tmp_path / "whole"), "--out", str(tmp_path / "cft")]
     assert stage_2([*options, "--device", "cpu", "--method", "gradient"]) == 0
     tuned = read_model_folder(tmp_path / "cft")

@@ -1,12 +1,14 @@
 """The numbers that options take, and how a command ends."""
 
 import argparse
+import ast
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from train import cft as stage_2
 from train import evaluate, negative, pack
 from train.command import (
@@ -179,3 +181,15 @@ def test_json_and_command_are_without_what_belongs_to_one_machine():
 def test_every_command_has_every_option_of_the_data(parser):
     flags = {flag for action in parser._actions for flag in action.option_strings}
     assert {flag_of(field.name) for field in fields(DataOptions)} <= flags
+
+
+@pytest.mark.parametrize("package", ["cft", "train"])
+def test_a_module_that_is_run_ends_with_the_status_of_its_main(package):
+    """What the other tests, which call `main`, do not see."""
+    last = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        for part in ast.parse(file.read_text()).body:
+            if isinstance(part, ast.If) and "__name__" in ast.unparse(part.test):
+                last[str(file.relative_to(ROOT))] = ast.unparse(part.body[-1])
+    assert len(last) > 1
+    assert set(last.values()) == {"sys.exit(main())"}, last

@@ -173,7 +173,7 @@ def test_tables_of_predictions_get_the_control_from_their_columns(tmp_path, monk
 
 
 @pytest.mark.slow
-def test_an_evaluation_adds_the_control_for_every_truth(shared, tmp_path):
+def test_an_evaluation_adds_the_control_for_every_truth(shared, tmp_path, no_plots):
     data = shared / "nih"
     words = ["--model", "weights", "--dataset", "nih", "--data", str(data), "--controls"]
     assert evaluate.main([*words, "--replicates", "20", "--out", str(tmp_path / "report")]) == 0

@@ -28,7 +28,6 @@ from cft.model.folder import WEIGHTS, read_model_folder
 from cft.page import server
 from tests.conftest import ROOT
 from tests.test_convert_peers import as_eva, eva, randomise
-from train.evaluation import plots
 
 pytestmark = pytest.mark.slow
 
@@ -115,14 +114,14 @@ def folder(request, tmp_path) -> Path:
 
 
 def labelled_films(folder: Path, labels: tuple[str, ...]) -> Path:
-    """A CSV of 40 films of noise of which all labels are known, on all three sides."""
+    """A CSV of 24 films of noise of which all labels are known, on all three sides."""
     random = np.random.default_rng(0)
     rows = []
-    for number in range(40):
+    for number in range(24):
         pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
         Image.fromarray(pixels).resize((70, 80)).save(folder / f"{number}.png")
         known = (random.permutation(len(labels)) + number) % 2
-        side = ("train", "train", "valid", "test")[number // 10]
+        side = ("train", "train", "valid", "test")[number // 6]
         rows.append([f"{number}.png", f"p{number}", side, *known])
     with (folder / "films.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["image", "patient", "split", *labels], *rows])
@@ -138,7 +137,9 @@ def same_but_for_the_last_layer(one: Path, other: Path) -> bool:
     )
 
 
-def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsys, monkeypatch):
+def test_a_converted_folder_goes_where_a_native_one_goes(
+    folder, tmp_path, capsys, monkeypatch, no_plots
+):
     labels = read_model_folder(folder).label_names
     example = ROOT / "cft" / "page" / "example.png"
     work = ["--threads", "1", "--workers", "1", "--device", "cpu"]
@@ -165,8 +166,7 @@ def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsy
     scores = {row["label"]: row["score"] for row in film["findings"]}
     assert {row["label"]: row["score"] for row in said} == pytest.approx(scores, rel=1e-4)
 
-    # An evaluation; its plots are tested elsewhere and take minutes.
-    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
+    # An evaluation.
     data = labelled_films(tmp_path, labels)
     report = tmp_path / "report"
     words = ["--model", str(folder), "--data", str(data), "--out", str(report)]
@@ -179,7 +179,7 @@ def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsy
     words = ["--model", str(folder), "--data", str(data), "--out", str(tuned), *work]
     assert train.cft.main(words) == 0
     assert same_but_for_the_last_layer(folder, tuned)
-    assert cft.load(tuned, "cpu").predict(example).probabilities.keys() == {*labels}
+    assert cft.load(tuned, "cpu", engine="torch").predict(example).probabilities.keys() == {*labels}
 
     # A start whose network stays as it is.
     config = read_model_folder(folder).config
@@ -188,7 +188,7 @@ def test_a_converted_folder_goes_where_a_native_one_goes(folder, tmp_path, capsy
     words = ["--data", str(data), "--init", str(folder), "--arch", config["architecture"]]
     words += ["--freeze", "--freeze-strength", "1", "--image-size", str(size)]
     assert train.negative.main([*words, "--out", str(frozen), *work]) == 0
-    assert cft.load(frozen, "cpu").label_names == labels
+    assert cft.load(frozen, "cpu", engine="torch").label_names == labels
 
 
 def test_a_converted_folder_that_lacks_a_tensor_is_refused(folder):

@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests import kill_runs
-from tests.conftest import ROOT
-
-pytestmark = pytest.mark.slow
-
-# A process that trains once whole, and again and again killed at its n-th write and then resumed.
-# It forks before anything is computed: a fork afterwards would hang in OpenMP's locks.
-KILLER = """
-import os, signal, sys
-import sklearn.linear_model, torch._dynamo  # else each child would import them by itself
+from tests.forks import Fork
 from train import cft, negative
 
-which, out, *words = sys.argv[1:]
-main = {"negative": negative.main, "cft": cft.main}[which]
-
-def run(folder, more=(), die_at=None):
-    pid = os.fork()
-    if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os.dup2(os.open(os.path.join(out, "output.txt"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    left, replace = [die_at], os.replace
-    def write(*names):  # all is on disk but under a temporary name
-        if left[0] is not None:
-            left[0] -= 1
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return replace(*names)
-    os.replace = write
-    cache = os.path.join(out, folder + "-cache")
-    os._exit(main([*words, "--out", os.path.join(out, folder), "--cache", cache, *more]))
-
-assert run("whole") == 0
-for n in range(1, 1000):
-    folder = f"killed-{n}"
-    code = run(folder, die_at=n)
-    if code == 0:  # there is no n-th write
-        break
-    assert code == -signal.SIGKILL, code
-    assert run(folder, ["--resume"]) == 0, n
-print(n - 1)
-"""
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +44,32 @@ def stage_1(data: Path) -> list[str]:
     return [*words.split(), *SHARED]
 
 
-def killed_at_every_write(stage: str, out: Path, words: list[str]) -> int:
-    """The number of writes; the results are in the folders ``whole`` and ``killed-N``."""
-    command = [sys.executable, "-c", KILLER, stage, str(out), *words]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
-    output = out / "output.txt"
-    assert done.returncode == 0, done.stderr + (
-        output.read_text()[-2000:] if output.exists() else ""
-    )
-    return int(done.stdout.split()[-1])
+def killed_at_every_write(
+    main: Callable[[Sequence[str]], int], out: Path, words: list[str], monkeypatch
+) -> int:
+    """The number of writes; the results are in the folders ``whole/run`` and ``killed-N/run``.
+
+    What a kill leaves is what is on disk at that moment. So one run is copied before each write,
+    when all is there but under a temporary name, and the copies are resumed.
+    """
+    replace, writes = os.replace, []
+
+    def write(*names):
+        writes.append(names)
+        shutil.copytree(out / "whole", out / f"killed-{len(writes)}")
+        return replace(*names)
+
+    def run(folder: Path, *more: str) -> int:
+        places = ["--out", str(folder / "run"), "--cache", str(folder / "cache")]
+        return main([*words, *places, *more])
+
+    (out / "whole").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", write)
+        assert run(out / "whole") == 0
+    for n in range(1, len(writes) + 1):
+        assert run(out / f"killed-{n}", "--resume") == 0, n
+    return len(writes)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -96,42 +78,40 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def assert_as_whole(out: Path, writes: int) -> None:
     """Each killed and resumed run has the files of the whole one, times and dates apart."""
-    whole = files_of(out / "whole")
+    whole = files_of(out / "whole" / "run")
     for n in range(1, writes + 1):
-        found = files_of(out / f"killed-{n}")
+        found = files_of(out / f"killed-{n}" / "run")
         assert set(found) == set(whole), n
         same = [name for name in whole if name.endswith((".safetensors", "splits.csv", "run.json"))]
         for name in (x for x in same if "checkpoint" not in x):
             assert found[name] == whole[name], (n, name)
-        left = [p.name for p in out.glob(f"killed-{n}-cache/**/*.part")]
+        left = [p.name for p in (out / f"killed-{n}" / "cache").rglob("*.part")]
         assert not left, n
 
 
-def test_stage_1_killed_at_any_write_ends_as_if_it_had_not_been(data, tmp_path):
-    writes = killed_at_every_write("negative", tmp_path, stage_1(data))
+def test_stage_1_killed_at_any_write_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch):
+    writes = killed_at_every_write(negative.main, tmp_path, stage_1(data), monkeypatch)
     assert writes >= 2 + 2 * 2 + 1 + 3  # run and splits, last and log, best, the model's
     assert_as_whole(tmp_path, writes)
     for n in range(1, writes + 1):
-        log = (tmp_path / f"killed-{n}" / "log.jsonl").read_text().splitlines()
+        log = (tmp_path / f"killed-{n}" / "run" / "log.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in log] == [1, 2], n
 
 
-def test_stage_2_killed_at_any_write_ends_as_if_it_had_not_been(data, tmp_path):
-    from train import negative
-
+def test_stage_2_killed_at_any_write_ends_as_if_it_had_not_been(data, tmp_path, monkeypatch):
     model = tmp_path / "model"
     assert negative.main([*stage_1(data), "--out", str(model)]) == 0
     words = ["--model", str(model), "--data", str(data), *SHARED]
-    writes = killed_at_every_write("cft", tmp_path, words)
+    writes = killed_at_every_write(cft.main, tmp_path, words, monkeypatch)
     assert writes >= 2 + 2 + 3 + 1  # run and splits, two categories, the model, the report
     assert_as_whole(tmp_path, writes)
 
 
 def test_a_run_killed_at_a_random_moment_by_the_long_form_of_these_tests():
-    command = [sys.executable, "-m", "tests.kill_runs", "1", "--runs", "stage 1"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].endswith("runs differ from the undisturbed ones")
+    """Here a process is killed."""
+    process = Fork(kill_runs.main, ["1", "--runs", "stage 1"])
+    assert process.wait() == 0, process.said
+    assert process.said.splitlines()[-1].endswith("runs differ from the undisturbed ones")
 
 
 def test_what_is_missing_left_behind_or_different_after_a_kill_is_named(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+from tests.forks import as_by_torchrun
 from tests.test_negative import arguments, data, labels, make_run, weights  # noqa: F401
 from train import negative
 from train.command import Stop
@@ -162,20 +163,13 @@ def test_a_run_with_frozen_layers_is_resumed_with_the_same_bytes(data, tmp_path,
 
 @pytest.mark.slow
 def test_two_processes_train_the_head_first_as_one_does(data, tmp_path):  # noqa: F811
-    import subprocess
-    import sys
-
     from cft.model.folder import read_model_folder
-    from tests.conftest import ROOT
 
     changes = {**CHANGES, "dropout": 0.0, "drop-path": 0.0, "lr": 0.001, "epochs": 2}
     one, two = tmp_path / "one", tmp_path / "two"
     assert negative.main(arguments(data, one, **changes)) == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    words = [*launcher, "--nproc-per-node", "2", "-m", "train.negative"]
-    words += arguments(data, two, **changes)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    for process in as_by_torchrun(2, negative.main, arguments(data, two, **changes)):
+        assert process.wait() == 0, process.said
     first, second = (read_model_folder(folder).state_dict for folder in (one, two))
     for name, tensor in first.items():
         if tensor.is_floating_point():

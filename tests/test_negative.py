@@ -21,6 +21,7 @@ from timm.layers import BatchNormAct2d
 
 import cft
 from cft.model.folder import WEIGHTS, read_model_folder
+from tests.forks import Fork
 from train import complete, negative
 from train.command import Stop
 from train.datasets.labels import SHUFFLED, LabelTable
@@ -94,14 +95,6 @@ def arguments(data: Path, out: Path, **changes) -> list[str]:
     }
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]
     return [word for word in words if word != "True"]
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "train.negative", *words]
-
-
-def start(words: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +231,11 @@ def test_the_splits_are_written_beside_the_model(trained, data):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_run_ends_with_the_bytes_of_a_whole_one(trained, data, tmp_path, number):
     words = arguments(data, tmp_path / "run")
-    process = start(command(*words))
-    for line in process.stderr:
+    process = Fork(negative.main, words)
+    for line in process.output:
         if "epoch 1/3  loss" in line:
             process.send_signal(number)
             break
-    process.stderr.read()
     assert process.wait() == (-signal.SIGKILL if number == signal.SIGKILL else 1)
     assert not (tmp_path / "run" / WEIGHTS).exists()
     assert negative.main([*words, "--resume"]) == 0
@@ -307,8 +299,8 @@ def test_a_second_run_in_the_folder_ends_at_once_and_the_first_is_not_disturbed(
     trained, data, tmp_path, capsys
 ):
     words = arguments(data, tmp_path / "run")
-    process = start(command(*words))
-    for line in process.stderr:
+    process = Fork(negative.main, words)
+    for line in process.output:
         if "epoch 1/3  loss" in line:
             process.send_signal(signal.SIGSTOP)
             break
@@ -322,7 +314,6 @@ def test_a_second_run_in_the_folder_ends_at_once_and_the_first_is_not_disturbed(
         assert (tmp_path / "run" / "run.json").read_text() == before
     finally:
         process.send_signal(signal.SIGCONT)
-        process.stderr.read()
     assert process.wait() == 0
     assert weights(tmp_path / "run") == weights(trained)
 
@@ -803,7 +794,9 @@ def normalised(rank: int, world: int, folder: str) -> None:
 def test_batch_statistics_of_two_processes_are_those_of_one(tmp_path):
     """Results, gradients and running statistics, with and without a fused activation."""
     normalised(0, 1, str(tmp_path))
-    torch.multiprocessing.spawn(normalised, (2, str(tmp_path)), nprocs=2)
+    both = [Fork(normalised, rank, 2, str(tmp_path)) for rank in range(2)]
+    for process in both:
+        assert process.wait() == 0, process.said
     whole, first, second = (load_file(tmp_path / name) for name in ("1-0", "2-0", "2-1"))
     for name, tensor in whole.items():
         if name in ("result", "input"):

@@ -13,12 +13,6 @@ from PIL import Image
 
 from train.datasets.labels import LabelTable
 from train.evaluate import main
-from train.evaluation import plots
-
-
-@pytest.fixture
-def no_plots(monkeypatch):
-    monkeypatch.setattr(plots, "draw_all", lambda *_: [])
 
 
 def write_csv(path: Path, columns: dict[str, list]) -> Path:
