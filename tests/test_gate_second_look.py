@@ -98,10 +98,10 @@ def test_half_the_difference_of_both_looks_decides(keeper, films):
 def test_the_limits_by_hand():
     random = np.random.default_rng(0)
     right, wrong = random.normal(-1, 1, 1000), random.normal(1, 1, 1000)
-    found = limits_of_sides(right, wrong, 0.9)
+    limit, again = limits_of_sides(right, wrong, 0.9)
     halves = np.sort((right - wrong) / 2)
-    assert found["mirrored"] == pytest.approx(max(0, np.quantile(halves, 0.99)), abs=1e-12)
-    assert found["again"] == pytest.approx(min(found["mirrored"], np.quantile(wrong, 0.01)))
-    apart = limits_of_sides(right - 5, wrong + 5, 0.9)  # clear: as many as asked for are caught
-    assert (wrong - right + 10 >= 2 * apart["mirrored"]).mean() == pytest.approx(0.9, abs=0.001)
-    assert apart["again"] <= apart["mirrored"]
+    assert limit == pytest.approx(max(0, np.quantile(halves, 0.99)), abs=1e-12)
+    assert again == pytest.approx(min(limit, np.quantile(wrong, 0.01)))
+    limit, again = limits_of_sides(right - 5, wrong + 5, 0.9)  # clear: as many as asked for
+    assert (wrong - right + 10 >= 2 * limit).mean() == pytest.approx(0.9, abs=0.001)
+    assert again <= limit

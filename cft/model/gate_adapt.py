@@ -72,10 +72,12 @@ def adapt_gate(
     learnt, checked = (both_ways(pictures, some) for some in (films, checks))
     side = _moved(statistics.side, *_differences(statistics, learnt))
     right_way, wrong_way = (table @ side for table in _differences(statistics, checked))
+    mirrored, again = limits_of_sides(right_way, wrong_way, _CAUGHT)
     return replace(
         statistics,
         side=side,
-        **limits_of_sides(right_way, wrong_way, _CAUGHT),
+        mirrored=mirrored,
+        again=again,
         checked=len(checks),
         others=len(films),
     )

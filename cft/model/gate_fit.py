@@ -258,17 +258,19 @@ def statistics_of(
     table, distance = evidence(found, checked[0])
     upright = probabilities(statistics, table)[:, LOOKS.index("upright")]
     right_way, wrong_way = (side_of(statistics, evidence(found, x)[0]) for x in checked)
+    mirrored, again = limits_of_sides(right_way, wrong_way, _CAUGHT)
     return replace(
         statistics,
         passes=float(np.clip(np.quantile(upright, 1 - _PASSING), _LEAST, _MOST_NEEDED)),
-        **limits_of_sides(right_way, wrong_way, _CAUGHT),
+        mirrored=mirrored,
+        again=again,
         far=float(_MARGIN * max(1, np.quantile(distance, _PASSING))),
     )
 
 
 def limits_of_sides(
     right_way: np.ndarray, wrong_way: np.ndarray, caught: float
-) -> dict[str, float]:
+) -> tuple[float, float]:
     """When a film is called mirrored, and when it is looked at a second time.
 
     Parameters
@@ -280,16 +282,13 @@ def limits_of_sides(
 
     Returns
     -------
-    dict
+    tuple of float
         ``mirrored`` and ``again`` of `GateStatistics`.
     """
     both = (right_way - wrong_way) / 2  # of the films as they are; mirrored, the negative
     passing = max(float(np.quantile(both, _PASSING)), 0.0)
     limit = max(passing, float(np.quantile(-both, 1 - caught)))
-    return {
-        "mirrored": limit,
-        "again": min(limit, float(np.quantile(wrong_way, 1 - _LOOKED_AT_AGAIN))),
-    }
+    return limit, min(limit, float(np.quantile(wrong_way, 1 - _LOOKED_AT_AGAIN)))
 
 
 def _at_depth(depth: Depth, films: np.ndarray) -> DepthStatistics:
