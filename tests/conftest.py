@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +69,32 @@ def tiny_model_folder(tmp_path_factory) -> Path:
     """The same with a network of a tenth of the size, where only files matter."""
     config = {**random_model_config(), "architecture": "test_resnet", "num_features": 96}
     return _random_model(tmp_path_factory.mktemp("models") / "tiny", config)
+
+
+@pytest.fixture(scope="session")
+def phantoms() -> np.ndarray:
+    """(150, 64, 64) uint8: chest films drawn by code."""
+    from train.datasets import read_dataset
+
+    table = read_dataset("phantoms", None, phantoms=150, phantom_size=64)
+    assert table.pixels is not None
+    return np.asarray(table.pixels)
+
+
+@pytest.fixture(scope="session")
+def gated_folder(tmp_path_factory, model_folder, phantoms) -> Path:
+    """A model of random weights whose gate has learnt from 80 phantoms; 30 chose its limits."""
+    from cft.model.folder import read_model_folder
+    from cft.model.gate_fit import fit_gate
+    from cft.model.gate_folder import store_gate
+    from cft.model.network import build_network
+
+    path = tmp_path_factory.mktemp("gated") / "model"
+    shutil.copytree(model_folder, path)
+    folder = read_model_folder(path)
+    network = build_network(folder)
+    store_gate(folder, fit_gate(network, folder.facts.preprocess, phantoms[:80], phantoms[80:110]))
+    return path
 
 
 def _random_model(folder: Path, config: dict) -> Path:

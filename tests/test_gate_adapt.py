@@ -16,12 +16,11 @@ from cft.model.folder import read_model_folder
 from cft.model.gate_adapt import _STRENGTH, _moved, adapt_gate
 from cft.model.gate_statistics import GateStatistics
 from cft.model.network import build_network
-from tests.test_gate_of_model import gated_folder, phantoms  # noqa: F401  # fixtures
 from train.publishing.card import model_card
 
 
 @pytest.fixture(scope="module")
-def gate(gated_folder):  # noqa: F811
+def gate(gated_folder):
     return read_model_folder(gated_folder).facts.gate
 
 
@@ -35,7 +34,7 @@ def adapted(folder, films, checks) -> GateStatistics:
 # --- What is refused ------------------------------------------------------------------------------
 
 
-def test_too_few_films_are_refused(gated_folder, phantoms):  # noqa: F811
+def test_too_few_films_are_refused(gated_folder, phantoms):
     with pytest.raises(ValueError, match="19 films of other hospitals; it takes 20"):
         adapted(gated_folder, phantoms[:19], phantoms[:30])
     with pytest.raises(ValueError, match="3 films to check with; it takes 20"):
@@ -43,7 +42,7 @@ def test_too_few_films_are_refused(gated_folder, phantoms):  # noqa: F811
 
 
 def test_the_command_says_what_is_missing(
-    capsys, gated_folder, model_folder, phantoms, tmp_path  # noqa: F811
+    capsys, gated_folder, model_folder, phantoms, tmp_path
 ):  # fmt: skip
     write_png(tmp_path / "film.png", phantoms[0])
     with pytest.raises(SystemExit) as ended:
@@ -83,7 +82,7 @@ def test_the_weights_are_the_most_likely_ones_around_those_before():
     assert np.abs(expected - side).max() > 0.02
 
 
-def test_nothing_but_left_and_right_changes(gated_folder, gate, phantoms):  # noqa: F811
+def test_nothing_but_left_and_right_changes(gated_folder, gate, phantoms):
     # As of a hospital where all is the other way round: the gate believes the films.
     flipped = phantoms[:, :, ::-1].copy()
     found = adapted(gated_folder, flipped[:60], flipped[60:110])
@@ -102,7 +101,7 @@ def test_nothing_but_left_and_right_changes(gated_folder, gate, phantoms):  # no
 
 
 def test_the_command_corrects_the_gate_of_a_folder_and_the_card_names_the_films(
-    capsys, gated_folder, phantoms, tmp_path  # noqa: F811
+    capsys, gated_folder, phantoms, tmp_path
 ):  # fmt: skip
     folder, films = tmp_path / "model", tmp_path / "films"
     shutil.copytree(gated_folder, folder)

@@ -26,7 +26,6 @@ from cft.model.gate_fit import FEWEST, fit_gate
 from cft.model.gate_folder import store_gate
 from cft.model.gate_statistics import MAX_CHARACTERS
 from cft.model.network import build_network
-from train.datasets import read_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -34,25 +33,6 @@ def gate_is_on(monkeypatch):
     """The other tests switch it off."""
     monkeypatch.delenv("CFT_GATE")
     model_gate.bundled_gatekeeper.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def phantoms() -> np.ndarray:
-    """(150, 64, 64) uint8: chest films drawn by code."""
-    table = read_dataset("phantoms", None, phantoms=150, phantom_size=64)
-    assert table.pixels is not None
-    return np.asarray(table.pixels)
-
-
-@pytest.fixture(scope="module")
-def gated_folder(tmp_path_factory, model_folder, phantoms) -> Path:
-    """A model of random weights whose gate has learnt from 80 phantoms; 30 chose its limits."""
-    path = tmp_path_factory.mktemp("gated") / "model"
-    shutil.copytree(model_folder, path)
-    folder = read_model_folder(path)
-    network = build_network(folder)
-    store_gate(folder, fit_gate(network, folder.facts.preprocess, phantoms[:80], phantoms[80:110]))
-    return path
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from cft.model.folder import read_model_folder
 from cft.model.gate import Gatekeeper, depths_in, evidence, side_of
 from cft.model.gate_fit import limits_of_sides
 from cft.model.gate_statistics import GateStatistics
-from tests.test_gate_of_model import gated_folder, phantoms  # noqa: F401  # fixtures
 
 
 class Counting:
@@ -27,7 +26,7 @@ class Counting:
 
 
 @pytest.fixture
-def keeper(gated_folder):  # noqa: F811
+def keeper(gated_folder):
     folder = read_model_folder(gated_folder)
     gate, preprocess = folder.facts.gate, folder.facts.preprocess
     engine = FolderNetwork(folder, "cpu", "torch", depths_in(gate)).engine
@@ -36,7 +35,7 @@ def keeper(gated_folder):  # noqa: F811
 
 
 @pytest.fixture
-def films(keeper, phantoms):  # noqa: F811
+def films(keeper, phantoms):
     batch = np.stack([keeper.preprocess(x.astype(np.float32) / 255) for x in phantoms[110:140]])
     return np.concatenate([batch, batch[..., ::-1]])
 
