@@ -155,6 +155,25 @@ def test_an_older_folder_is_completed_to_what_a_run_writes_today(trained, tmp_pa
     assert "32 films of the split 'valid', and here are 31" in capsys.readouterr().err
 
 
+def test_controls_are_added_to_a_folder_and_its_card(data, trained, tmp_path, capsys):
+    folder, control = tmp_path / "model", tmp_path / "control"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    before = (folder / "config.json").read_bytes()
+    assert complete.main([str(folder), "--device", "cpu", "--shuffled", str(trained)]) == 1
+    assert "is no run with --shuffle-labels" in capsys.readouterr().err
+    assert (folder / "config.json").read_bytes() == before
+    assert negative.main([*arguments(data, control), "--shuffle-labels"]) == 0
+    assert complete.main([str(folder), "--device", "cpu", "--shuffled", str(control)]) == 0
+    found = json.loads((folder / "config.json").read_text())["cft"]["metrics"]["csv"]["controls"]
+    own = json.loads((control / "config.json").read_text())["cft"]["metrics"]["csv"]
+    assert list(found) == ["shuffled labels"]  # nothing is known of view, sex and age
+    mean = {key: own["subsets"]["all"][key] for key in ("auroc", "ci_low", "ci_high")}
+    assert found["shuffled labels"] == pytest.approx(mean, abs=1e-3)
+    card = (folder / "README.md").read_text()
+    said = f"shuffled labels {mean['auroc']:.3f}"
+    assert f"Controls on the same films, mean AUROC: {said}" in card
+
+
 def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, data):
     ours = read_model_folder(trained).config["cft"]
     assert ours["metrics"]["csv"]["subsets"]["all"]["auroc"] > 0.8

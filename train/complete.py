@@ -4,7 +4,9 @@ A folder that this version's training writes says how frequent each finding was 
 films, from which probability on validation films rule it in or out, how both did on test films,
 by how much its evidence differs between two films of one patient with the same labels,
 and what the model says of the packaged example film. This command adds all that to a folder made
-before. Weights, calibration, operating points and the figures that are there stay as they are.
+before, and to any folder the controls: what view, sex and age alone say of the test films, and
+what the recipe learns from shuffled labels. Weights, calibration, operating points and the figures
+that are there stay as they are.
 
 The films are those of the model's own run: its ``splits.csv`` if the folder has one, else the
 splits that its ``config.json`` says how to draw.
@@ -13,6 +15,7 @@ splits that its ``config.json`` says how to draw.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
 import logging
@@ -31,7 +34,8 @@ from train.command import add_options, exit_code, options_of
 from train.datasets import DataOptions, read_dataset, table_of
 from train.datasets.labels import LabelTable
 from train.datasets.splits import check_splits, read_splits
-from train.errors import ERRORS, TrainingError
+from train.errors import ERRORS, EvaluationError, TrainingError
+from train.evaluation.controls import METADATA, metadata_chances, shuffled_runs
 from train.evaluation.inference import FilmScores, readable, run
 from train.evaluation.of_run import (
     band_of,
@@ -53,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     return exit_code(
-        *("train.complete", lambda: _work_through(args), *ERRORS, ModelFolderError),
+        "train.complete",
+        lambda: _work_through(args),
+        *ERRORS,
+        *(EvaluationError, ModelFolderError),
         interrupted="the folder is as it was",
     )
 
@@ -72,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="reader of further labels of the test films (default: the run's)",
     )
+    parser.add_argument(
+        "--shuffled",
+        action="append",
+        default=[],
+        metavar="RUN",
+        help="a run of the same recipe with --shuffle-labels, as a control in the card",
+    )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
     add_options(parser.add_argument_group("data"), DataOptions)
     return parser
@@ -89,6 +103,10 @@ def _work_through(args: argparse.Namespace) -> None:
     _check_counts(args.folder, provenance.get("splits", {}), sides)
     tests = [sides["test"], *(_among(other, sides["test"]) for other in others)]
     config = completed(config, sides["train"], sides["valid"], tests, scores)
+    for table in tests:
+        if len(table):
+            found = controls(sides["train"], table, args.shuffled, args.device)
+            config["cft"]["metrics"][table.dataset] |= rounded({"controls": found})
     parse_config(config, args.folder)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     atomic_write(args.folder / CARD, model_card(config))
@@ -156,6 +174,55 @@ def completed(
             {**there, "band": found["band"], "points": there.get("points") or found["points"]}
         )
     return result
+
+
+def controls(
+    train: LabelTable, table: LabelTable, shuffled: Sequence[str], device: str | None
+) -> dict[str, dict[str, Any]]:
+    """What a model should be far above, on the same films.
+
+    Parameters
+    ----------
+    train
+        The films that the model has learnt from.
+    table
+        Films that it is tested on.
+    shuffled
+        Runs with ``--shuffle-labels``.
+    device
+        To run them on.
+
+    Returns
+    -------
+    dict
+        Control -> ``auroc``, ``ci_low`` and ``ci_high``: the mean over the categories, with its
+        bootstrap interval by patient. View, sex and age are left out where nothing is said of them.
+
+    Raises
+    ------
+    EvaluationError
+        If a folder is no such run.
+    """
+    labels = [label for label in table.label_names if label in train.label_names]
+    shown = table.with_labels(labels)
+    chances = {}
+    with contextlib.suppress(EvaluationError):
+        chances[METADATA] = metadata_chances(train, shown)
+    for reference in shuffled_runs(shuffled, ()):
+        model = load(reference, device)
+        name = f"shuffled labels ({model.name})" if len(shuffled) > 1 else "shuffled labels"
+        if missing := [label for label in labels if label not in model.label_names]:
+            raise EvaluationError(f"{reference} has no category {missing[0]!r}")
+        of_films = _chances(run(model, [shown]), shown, model.label_names)
+        chances[name] = of_films[:, [model.label_names.index(x) for x in labels]]
+    means = {
+        name: evaluate_scores(columns, shown.y, shown.patients, labels)["subsets"]["all"]
+        for name, columns in chances.items()
+    }
+    return {
+        name: {key: mean[key] for key in ("auroc", "ci_low", "ci_high")}
+        for name, mean in means.items()
+    }
 
 
 def _chances(scores: FilmScores, table: LabelTable, names: Sequence[str]) -> np.ndarray:

@@ -313,6 +313,11 @@ def _measured(categories: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iter
             f"Intervals: {100 * result['level']:g} %, bootstrap over {PLURALS[unit]} "
             f"({result['replicates']:,} replicates)."
         )
+        if result.get("controls"):
+            yield "Controls on the same films, mean AUROC: " + "; ".join(
+                f"{name} {interval_cell(control, 'auroc', 'ci')}"
+                for name, control in result["controls"].items()
+            ) + "."  # fmt: skip
         if "stage_1" in result:
             yield f"Before and after category-wise fine-tuning: {stages_sentence(result)}"
             if any(row["difference"] for row in result["change"]["categories"].values()):
