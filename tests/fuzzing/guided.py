@@ -3,7 +3,8 @@
 A process of its own, ``python -m tests.fuzzing.guided``, in which libFuzzer calls the reader, with
 the branches of `cft.film` and of Pillow's parsers counted. `run` starts it, and again after a crash
 of a native decoder. The decoders themselves are not instrumented. What is takes several times as
-long, so that a file that took too much is read again by a process without.
+long, and libFuzzer's own memory grows, so that a file that took too much is read again by a process
+without.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from tests.fuzzing.worker import Worker
 _INSTRUMENTED = ["cft.film", "PIL"]
 _LARGEST = 100_000  # bytes of a file
 _STATUS, _FAULTS = "status.json", "faults"
+# What a fault of time or memory begins with, see `tests.fuzzing.worker.Verdict`.
+_OF_THE_PROCESS = ("took", "the process has grown")
 
 
 def run(minutes: float, seed: int, keep: Path | None) -> tuple[Counter, list[str]]:
@@ -82,7 +85,7 @@ def run(minutes: float, seed: int, keep: Path | None) -> tuple[Counter, list[str
 
 def _without_instruments(place: Path, counts: Counter, faults: dict[str, str]) -> None:
     """Drop what took too much only because it was watched."""
-    took = [name for name, fault in faults.items() if fault.startswith("took")]
+    took = [name for name, fault in faults.items() if fault.startswith(_OF_THE_PROCESS)]
     if not took:
         return
     worker = Worker(SECRET)
