@@ -388,7 +388,12 @@ def test_health_knows_the_self_test(passed, status, word):
 
     uploads = SimpleNamespace(health=lambda: {"ok": True})
     line = SimpleNamespace(seconds=lambda: 0.0)
-    gate = Gate(None, None, uploads, line, None, {}, lambda: True, self_test_passed=passed)
+    gate = Gate(
+        *(None, None, uploads, line, None, {}),
+        queue_runs=lambda: True,
+        has_answer=lambda asked: True,
+        self_test_passed=passed,
+    )
     asyncio.run(gate._health(send))
     assert sent[0]["status"] == status
     health = json.loads(sent[1]["body"])

@@ -120,7 +120,7 @@ def _read(matrix: Matrix, rows: np.ndarray, out: np.ndarray) -> None:
     """See `_Readable.read`."""
     if isinstance(matrix, _Readable):
         matrix.read(rows, out)
-    elif matrix.flags.c_contiguous and matrix.dtype == out.dtype:
+    elif isinstance(matrix, np.ndarray) and matrix.flags.c_contiguous and matrix.dtype == out.dtype:
         # Any other mode than "raise" writes into `out` at once; the numbers are those of rows.
         np.take(matrix, rows, axis=0, out=out, mode="clip")
     else:  # `take` would copy all of the matrix first
