@@ -282,7 +282,7 @@ def test_what_took_too_long_only_because_it_was_watched_is_no_fault(tmp_path):
     }
     counts = Counter(read=5, faults=3)
     guided._without_instruments(tmp_path, counts, faults)
-    assert faults == {"crash": "crashed"}
+    assert faults == {"crash": "crashed: exit code -11"}
     assert counts == Counter(read=6, refused=1, faults=1)
     assert [path.name for path in tmp_path.iterdir()] == ["crash"]
 
