@@ -169,6 +169,7 @@ def test_controls_are_added_to_a_folder_and_its_card(data, trained, tmp_path, ca
     assert list(found) == ["shuffled labels"]  # nothing is known of view, sex and age
     mean = {key: own["subsets"]["all"][key] for key in ("auroc", "ci_low", "ci_high")}
     assert found["shuffled labels"] == pytest.approx(mean, abs=1e-3)
+    assert complete.main([str(folder), "--device", "cpu"]) == 0  # which leaves what is there
     card = (folder / "README.md").read_text()
     said = f"shuffled labels {mean['auroc']:.3f}"
     assert f"Controls on the same films, mean AUROC: {said}" in card

@@ -103,10 +103,12 @@ def _work_through(args: argparse.Namespace) -> None:
     _check_counts(args.folder, provenance.get("splits", {}), sides)
     tests = [sides["test"], *(_among(other, sides["test"]) for other in others)]
     config = completed(config, sides["train"], sides["valid"], tests, scores)
+    shuffled = _scores_of_shuffled(args.shuffled, tests, args.device)
     for table in tests:
         if len(table):
-            found = controls(sides["train"], table, args.shuffled, args.device)
-            config["cft"]["metrics"][table.dataset] |= rounded({"controls": found})
+            there = config["cft"]["metrics"][table.dataset]
+            found = rounded(controls(sides["train"], table, shuffled))
+            there["controls"] = {**there.get("controls", {}), **found}
     parse_config(config, args.folder)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     atomic_write(args.folder / CARD, model_card(config))
@@ -176,8 +178,22 @@ def completed(
     return result
 
 
+def _scores_of_shuffled(
+    references: Sequence[str], tables: Sequence[LabelTable], device: str | None
+) -> dict[str, tuple[tuple[str, ...], FilmScores]]:
+    """Control -> categories and scores of a run with ``--shuffle-labels``, on all tables' films."""
+    found = {}
+    for reference in shuffled_runs(references, ()):
+        model = load(reference, device)
+        name = f"shuffled labels ({model.name})" if len(references) > 1 else "shuffled labels"
+        found[name] = (model.label_names, run(model, tables))
+    return found
+
+
 def controls(
-    train: LabelTable, table: LabelTable, shuffled: Sequence[str], device: str | None
+    train: LabelTable,
+    table: LabelTable,
+    shuffled: Mapping[str, tuple[Sequence[str], FilmScores]],
 ) -> dict[str, dict[str, Any]]:
     """What a model should be far above, on the same films.
 
@@ -188,9 +204,7 @@ def controls(
     table
         Films that it is tested on.
     shuffled
-        Runs with ``--shuffle-labels``.
-    device
-        To run them on.
+        Control -> categories and scores of a run with ``--shuffle-labels``.
 
     Returns
     -------
@@ -201,20 +215,18 @@ def controls(
     Raises
     ------
     EvaluationError
-        If a folder is no such run.
+        If a run lacks a category.
     """
     labels = [label for label in table.label_names if label in train.label_names]
     shown = table.with_labels(labels)
     chances = {}
     with contextlib.suppress(EvaluationError):
         chances[METADATA] = metadata_chances(train, shown)
-    for reference in shuffled_runs(shuffled, ()):
-        model = load(reference, device)
-        name = f"shuffled labels ({model.name})" if len(shuffled) > 1 else "shuffled labels"
-        if missing := [label for label in labels if label not in model.label_names]:
-            raise EvaluationError(f"{reference} has no category {missing[0]!r}")
-        of_films = _chances(run(model, [shown]), shown, model.label_names)
-        chances[name] = of_films[:, [model.label_names.index(x) for x in labels]]
+    for name, (theirs, scores) in shuffled.items():
+        if missing := [label for label in labels if label not in theirs]:
+            raise EvaluationError(f"the run for {name!r} has no category {missing[0]!r}")
+        columns = [theirs.index(label) for label in labels]
+        chances[name] = _chances(scores, shown, theirs)[:, columns]
     means = {
         name: evaluate_scores(columns, shown.y, shown.patients, labels)["subsets"]["all"]
         for name, columns in chances.items()

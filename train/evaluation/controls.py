@@ -22,6 +22,7 @@ from train.errors import EvaluationError
 from train.evaluation.cross_fit import FOLDS, deal
 from train.evaluation.inference import combined, predictions_of, rows_of, run
 from train.evaluation.predictions import Predictions, Truth
+from train.evaluation.subgroups import years_of
 from train.tables import PLURALS, counted
 
 __all__ = [
@@ -231,22 +232,10 @@ def _facts(
         words = np.asarray(trained.get(name, []))
         for word in sorted(set(words.tolist()) - {""}):
             columns.append(np.asarray(asked[name]) == word)
-    ages = _years(trained.get("age", ()))
+    ages = years_of(trained.get("age", ()))
     if np.isfinite(ages).any():
         middle, spread = np.nanmean(ages), np.nanstd(ages) or 1.0
-        age = (_years(asked["age"]) - middle) / spread
+        age = (years_of(asked["age"]) - middle) / spread
         age = np.nan_to_num(age)  # not known: as the mean
         columns += [age, age**2]
     return np.stack(columns, 1).astype(np.float64) if columns else np.zeros((n, 0))
-
-
-def _years(ages: Sequence[Any] | np.ndarray) -> np.ndarray:
-    """Ages in years, as numbers or as a table spells them; NaN where that is no number."""
-
-    def number(age: Any) -> float:
-        try:
-            return float(age)
-        except ValueError:
-            return np.nan
-
-    return np.array([number(age) for age in ages], np.float64)

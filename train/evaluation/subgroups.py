@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from train.evaluation.predictions import Truth
 from train.evaluation.scores import FEW
 from train.tables import counted
 
-__all__ = ["AGE_BANDS", "each_subgroup", "few_in_subgroups", "subgroups_of"]
+__all__ = ["AGE_BANDS", "each_subgroup", "few_in_subgroups", "subgroups_of", "years_of"]
 
 #: Age bands of the subgroups, in years: [low, high).
 AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))
@@ -50,7 +50,7 @@ def few_in_subgroups(subgroups: dict[str, dict[str, Any]], unit: str) -> list[st
 
 def _age_bands(ages: np.ndarray) -> np.ndarray:
     """(N,) ages in years (strings or numbers) -> names of bands, "" where unknown."""
-    years = np.array([_years(age) for age in ages])
+    years = years_of(ages)
     names = np.full(len(years), "", dtype="<U8")
     for low, high in AGE_BANDS:
         name = f"{low}-{high - 1}" if high < 200 else f"{low}+"
@@ -58,8 +58,13 @@ def _age_bands(ages: np.ndarray) -> np.ndarray:
     return names
 
 
-def _years(age: Any) -> float:
-    try:
-        return float(age)
-    except ValueError:
-        return np.nan
+def years_of(ages: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """(N,) ages in years, as numbers or as a table spells them; NaN where that is no number."""
+
+    def number(age: Any) -> float:
+        try:
+            return float(age)
+        except ValueError:
+            return np.nan
+
+    return np.array([number(age) for age in ages], np.float64)
