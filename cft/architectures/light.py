@@ -15,26 +15,16 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.compiler
 
+from cft.later import later
+
 __all__ = ["timm"]
 
 _UTILS = "torch._dynamo.utils"
-
-
-class _Later(ModuleType):
-    """Stands for a module, which is imported when anything else of it is wanted."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
 
 
 @contextmanager
@@ -52,17 +42,13 @@ def _compiler_later() -> Iterator[None]:
     def is_compile_supported(device_type: str) -> bool:
         return importlib.import_module(_UTILS).is_compile_supported(device_type)
 
-    utils = _Later(_UTILS)
-    vars(utils)["is_compile_supported"] = is_compile_supported
     at_once = torch.compiler.disable
-    sys.modules[_UTILS] = utils
     torch.compiler.disable = disable_later
     try:
-        yield
+        with later(_UTILS, is_compile_supported=is_compile_supported):
+            yield
     finally:
         torch.compiler.disable = at_once
-        if sys.modules.get(_UTILS) is utils:
-            del sys.modules[_UTILS]
 
 
 with _compiler_later():

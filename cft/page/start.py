@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import cft
 from cft.page.loading import load_model, self_tested
-from cft.page.stubs import no_stubs
+from cft.page.stubs import no_commands, no_stubs, no_templates
 
 if TYPE_CHECKING:
     from cft.model.selftest import SelfTest
@@ -31,7 +31,7 @@ def with_gradio() -> ModuleType:
     """
     gc.disable()
     try:
-        with no_stubs():
+        with no_stubs(), no_templates(), no_commands():
             from cft.page import server
     finally:
         gc.enable()
