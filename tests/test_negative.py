@@ -90,7 +90,7 @@ def arguments(data: Path, out: Path, **changes) -> list[str]:
         "device": "cpu",
         "threads": 1,
         "workers": 1,
-        "cache": out.parent / "pixels",
+        "cache": out.parent,
         **changes,
     }
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]

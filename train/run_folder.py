@@ -49,11 +49,11 @@ def films_of(table: LabelTable, preprocess: Preprocess, work: Work, here: Proces
     """The table's films at the network's size; the main process packs them, the others wait."""
     if table.pixels is not None:
         return resized(table.pixels, preprocess)
-    cache = work.cache or work.out.parent / "pixels"
     if not here.is_main:
         here.barrier()
     try:
-        pixels = pack(table.images, preprocess, cache, work.workers, progress=here.is_main)
+        images, workers = table.images, work.workers
+        pixels = pack(images, preprocess, work.cache_folder, workers, progress=here.is_main)
     except ValueError as error:
         raise TrainingError(str(error)) from None
     if here.is_main:
@@ -164,7 +164,7 @@ class Work:
         choices=("auto", "device", "host"),
     )
     cache: Path | None = option(
-        None, "folder of packed films (default: pixels/ beside --out)", machine=True
+        None, "folder of packed films and features (default: the one of --out)", machine=True
     )
     workers: int | None = option(
         None, "processes that pack films (default: one a core)", machine=True, type=POSITIVE
@@ -182,6 +182,16 @@ class Work:
         machine=True,
         choices=("none", "tensorboard", "trackio"),
     )
+
+    @property
+    def cache_folder(self) -> Path:
+        """Holds packed films in its folder ``pixels`` and features in its folder ``features``."""
+        return self.cache or self.out.parent
+
+    @property
+    def features(self) -> Path:
+        """The folder of features."""
+        return self.cache_folder / "features"
 
     @property
     def last(self) -> Path:

@@ -170,8 +170,9 @@ def pack(
     preprocess
         Gives the size and the geometry.
     cache
-        Folder of packs. The pack's own folder in it is named by a hash of the geometry and of
-        every file's path, size and time of change, so a pack is never used for other films.
+        Folder whose folder ``pixels`` holds packs. The pack's own folder in it is named by a hash
+        of the geometry and of every file's path, size and time of change, so a pack is never used
+        for other films.
     workers
         How many films are decoded at once, by threads or processes; None: one a core.
     progress
@@ -187,7 +188,7 @@ def pack(
     if not images:
         raise ValueError("there are no films to pack")
     recipe = _recipe(preprocess)
-    folder = Path(cache) / _key(images, recipe)
+    folder = _folder(Path(cache), _key(images, recipe))
     shape = (len(images), *preprocess.input_size[1:])
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait=True):  # a second run on the same films waits, and finds them packed
@@ -323,6 +324,12 @@ def _key(images: Sequence[Path], recipe: dict) -> str:
         except OSError:  # decoding will say what is wrong
             digest.update(f"{os.path.abspath(image)}\0missing".encode())
     return f"{recipe['input_size'][0]}x{recipe['input_size'][1]}-{digest.hexdigest()[:16]}"
+
+
+def _folder(cache: Path, key: str) -> Path:
+    """Where a pack is. Older versions put packs into the cache itself; they are used there."""
+    older = cache / key
+    return older if older.is_dir() else cache / "pixels" / key
 
 
 def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
