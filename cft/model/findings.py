@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,8 @@ import numpy as np
 
 from cft.film.gate import PASS, Gate
 from cft.heatmap import beside_normal, beside_peak, spread
-from cft.model.category import Category, point_names
+from cft.model.category import Category, no_such_finding, thresholds
 from cft.model.change import Change, changes
-from cft.model.fields import shown
 from cft.model.measured import Tested
 from cft.model.odds import logit
 from cft.model.predictive import PredictiveValues, predictive_values
@@ -378,29 +377,3 @@ class Findings:
             "predictive_values": values and asdict(values),
             "members": list(self.members(label)) or None,
         }
-
-
-def origin(reference: str | None, commit: str | None) -> str:
-    """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
-    return f" ({reference}, commit {commit[:12]})" if commit else ""
-
-
-def no_such_finding(label: str, labels: Iterable[str]) -> str:
-    """The sentence about a label that a model has not."""
-    return f"no finding {shown(label)}; the model has {', '.join(labels)}"
-
-
-def thresholds(categories: Mapping[str, Category], point: str | None) -> dict[str, Any]:
-    """``operating_points`` and ``point`` of `Findings`; raises as `Findings.at` does."""
-    names = point_names(categories)
-    if point is not None and point not in names:
-        has = (
-            f"it has {', '.join(names)}" if names else "it has one of each finding, without a name"
-        )
-        raise ValueError(f"the model has no operating points {shown(point)}; {has}")
-    points = {label: category.at(point) for label, category in categories.items()}
-    in_use = {x.name for x in points.values() if x is not None} & set(names)
-    return {
-        "operating_points": {label: x and x.threshold for label, x in points.items()},
-        "point": point or next((name for name in names if name in in_use), None),
-    }
