@@ -14,7 +14,7 @@ from cft.model.category import Category, no_such_finding, thresholds
 from cft.model.change import Change, changes
 from cft.model.measured import Tested
 from cft.model.odds import logit
-from cft.model.predictive import PredictiveValues, predictive_values
+from cft.model.predictive import PredictiveValues
 from cft.model.sentence import first_sentence
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ class Findings:
             If the model has no such label.
         """
         if label not in self.scores:
-            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+            raise KeyError(no_such_finding(label, self.scores))
         return ()
 
     def changes(self, prior: Findings) -> dict[str, Change]:
@@ -270,16 +270,7 @@ class Findings:
             prevalence = self._prevalence(label)
         if prevalence is None:
             raise ValueError(f"the model folder does not say how frequent {label} is: give it")
-        tested = self.tested(label)
-        if tested is None or tested.sensitivity is None or tested.specificity is None:
-            return None
-        pairs: list[tuple[float | None, float | None]] = []
-        for end in ("value", "low", "high"):
-            rates = getattr(tested.sensitivity, end), getattr(tested.specificity, end)
-            known = None not in rates
-            pairs.append(predictive_values(*rates, prevalence) if known else (None, None))
-        (ppv, npv), (ppv_low, npv_low), (ppv_high, npv_high) = pairs
-        return PredictiveValues(prevalence, ppv, npv, ppv_low, ppv_high, npv_low, npv_high)
+        return PredictiveValues.of(self.tested(label), prevalence)
 
     def _prevalence(self, label: str) -> float | None:
         """The share that predictive values are at: as stated, else that of the training films."""
@@ -329,7 +320,7 @@ class Findings:
             If the network shows no map of features at all.
         """
         if label not in self.scores:
-            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+            raise KeyError(no_such_finding(label, self.scores))
         if self._maps is None or self.heatmap_kind is None:
             raise ValueError("this network has no heat maps: it shows no map of features")
         local = self._maps[list(self.scores).index(label)]
