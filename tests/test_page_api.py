@@ -22,7 +22,8 @@ from PIL import Image
 
 import cft
 from cft.heatmap import overlay
-from cft.page import render, server, study
+from cft.page import server, study
+from cft.page.about import api_html
 from cft.page.uploads import Refused
 from tests.conftest import ROOT
 from tests.films import dataset, dicom, phantom
@@ -283,7 +284,7 @@ def test_the_schema_is_valid():
 
 def snippets() -> dict[str, str]:
     """Those on the page."""
-    shown = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", render.api_html(20), re.DOTALL)
+    shown = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", api_html(20), re.DOTALL)
     kinds = ("python", "sh", "js", "study python", "study sh", "study js")
     return dict(zip(kinds, map(html.unescape, shown), strict=True))
 
