@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cft.files import atomic_write, from_json, remove_leftovers
+from cft.files import atomic_write, from_json, regular, remove_leftovers
 from cft.model.folder import CARD, CONFIG, WEIGHTS
 from cft.model.preprocess import Preprocess
 from train.command import FROM_ZERO, POSITIVE, option
@@ -125,7 +125,7 @@ def _begin(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
 def _begun(path: Path) -> dict[str, Any]:
     """What began the run that is there."""
     try:
-        begun = from_json(path.read_text(encoding="utf-8"))
+        begun = from_json(regular(path).read_text(encoding="utf-8"))
         if not isinstance(begun, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
@@ -140,7 +140,7 @@ def _begun(path: Path) -> dict[str, Any]:
 def place_of_data(folder: Path) -> Path | None:
     """Where the data of the run in a folder is, if it was on this machine and still is."""
     try:
-        place = Path(from_json((folder / _RUN).read_text())[_PLACE])
+        place = Path(from_json(regular(folder / _RUN).read_text())[_PLACE])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return place if place.exists() else None

@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cft.errors import RadiographError
-from cft.files import atomic_write, from_json, reserve_all
+from cft.files import atomic_write, from_json, regular, reserve_all
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
 from train.locks import locked
@@ -84,7 +84,7 @@ class Pixels:
         """Hash of the films. A pack that is whole stays as it is, so its hash is noted in it."""
         note = self.folder and self.folder / _HASH
         if note and note.exists():
-            return note.read_text()
+            return regular(note).read_text()
         digest = hashlib.sha256()
         for start in range(0, len(self.array), 1024):  # not all films in memory at once
             digest.update(np.ascontiguousarray(self.array[start : start + 1024]).data)
@@ -337,7 +337,7 @@ def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
     files = {"pixels.u8": int(np.prod(shape)), "done.u8": shape[0]}
     made_from = {**recipe, "films": shape[0]}
     try:
-        index = from_json((folder / _INDEX).read_text())
+        index = from_json(regular(folder / _INDEX).read_text())
         whole = all((folder / name).stat().st_size == size for name, size in files.items())
         rows = map(int, index["unreadable"])
         if (
