@@ -339,12 +339,14 @@ def test_the_examples_of_studies_run(kind, address, classifier, films, tmp_path)
         assert all(f"\n{label} " in printed for label in classifier.label_names)
 
 
-def test_the_readme_shows_the_same_examples():
+def test_readme_and_documentation_show_the_same_examples():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### Over the page's API")[2].partition("\n### ")[0]
-    blocks = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) >= 4
-    assert set(blocks) <= set(snippets().values())
+    section = readme.partition("### Over the page's API")[2].partition("\n## ")[0]
+    document = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for text, least in ((section, 1), (document, 4)):
+        blocks = re.findall(r"```\w+\n(.*?)```", text, re.DOTALL)
+        assert len(blocks) >= least
+        assert set(blocks) <= set(snippets().values())
 
 
 def test_gradios_own_page_of_the_api_which_shows_other_examples_is_gone(address):
