@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a killed process left of them."""
+"""Files: what is written whole or not at all, what killed processes left, and what is no file."""
 
 from __future__ import annotations
 

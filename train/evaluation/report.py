@@ -13,10 +13,11 @@ from train.evaluation.captions import Plot, plots_beside
 from train.evaluation.checklist import checklist_parts
 from train.evaluation.coverage_tables import coverage_parts
 from train.evaluation.essential_tables import essential_parts, reader_benefit_parts
-from train.evaluation.further_tables import gap_parts, localisation_parts, rate_parts
+from train.evaluation.localisation_tables import localisation_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
 from train.evaluation.shift_tables import shift_parts
+from train.evaluation.subgroup_tables import gap_parts, rate_parts
 from train.tables import (
     PLURALS,
     Table,
