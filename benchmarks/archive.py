@@ -30,7 +30,7 @@ import torch
 
 import cft
 from benchmarks.app_memory import draw_films
-from benchmarks.growth import line
+from benchmarks.exponent import line
 from cft.archive import here, on_ray
 from cft.archive.plan import Done, Plan, begin
 from cft.archive.rows import Answers

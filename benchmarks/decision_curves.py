@@ -21,7 +21,8 @@ from cft.labels import CHEXPERT_5
 from cft.model.calibration import apply_platt, fit_platt
 from cft.model.odds import logit
 from train.evaluation.cross_fit import deal
-from train.evaluation.predictions import Predictions, read_decisions, read_predictions, read_truth
+from train.evaluation.predictions import Predictions
+from train.evaluation.read_tables import read_decisions, read_predictions, read_truth
 from train.metrics.bootstrap import bootstrap_totals, percentiles
 from train.metrics.net_benefit import net_benefit, net_benefit_of_all
 from train.tables import aligned_table

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.growth import line
+from benchmarks.exponent import line
 from train.evaluation.essentials import essentials
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.protocol import Settings, evaluate_models

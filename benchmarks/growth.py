@@ -16,34 +16,17 @@ import importlib.util
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-__all__ = ["exponent", "line"]
+from benchmarks.evaluation import parts_of
+from benchmarks.exponent import line
 
 #: Gives the work on so many films.
 Part = Callable[[int], Callable[[], object]]
-
-
-def exponent(costs: Mapping[float, float]) -> float:
-    """The b of cost = a * size ** b, by least squares of the logarithms.
-
-    Parameters
-    ----------
-    costs
-        Size -> cost, both above zero, of at least two sizes.
-    """
-    sizes, found = (np.log(np.array(list(x), float)) for x in (costs.keys(), costs.values()))
-    return float(np.polyfit(sizes, found, 1)[0])
-
-
-def line(what: str, costs: Mapping[float, float], unit: str = "films") -> str:
-    """One line for people: the cost in seconds at each size, and the exponent."""
-    each = ", ".join(f"{size:,.0f} {unit} {cost:.3g} s" for size, cost in costs.items())
-    return f"{what}: {each}; exponent {exponent(costs):.2f}"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,15 +55,13 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def parts() -> Iterator[tuple[str, tuple[int, int, int], Part]]:
     """(what is measured, at which numbers of films, how)."""
-    from benchmarks import evaluation
-
     large = (10_000, 40_000, 160_000)
     yield "AUROC of 16 vectors", large, lambda n: _ranking("auroc", n)
     yield "average precision of 16 vectors", large, lambda n: _ranking("average_precision", n)
     yield "bootstrap, 14 findings, 200 replicates", (500, 2000, 8000), _bootstrap
     yield "DeLong, one finding", (5000, 20_000, 80_000), _delong
     whole = "a whole report, 14 findings, 20 replicates"
-    yield whole, (400, 1600, 6400), lambda n: evaluation.parts_of(n, 20)["everything"]
+    yield whole, (400, 1600, 6400), lambda n: parts_of(n, 20)["everything"]
     tuned = (2000, 8000, 32_000)
     for method in ("auto", "gradient", "ga"):
         yield f"stage 2, {method}, 3 categories", tuned, lambda n, m=method: _stage_2(m, n)

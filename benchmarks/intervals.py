@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.growth import line
+from benchmarks.exponent import line
 from train.metrics.bootstrap import bootstrap_auroc, draw_groups
 from train.metrics.delong import delong
 

@@ -156,7 +156,7 @@ def frozen_problem(
     table = split_and_hide(whole, pattern, seed)
     words = ["--freeze", "--freeze-copies", options.copies, "--init", options.init]
     words += ["--arch", options.arch, "--image-size", options.image_size, "--seed", seed]
-    words += ["--data", options.data, "--cache", options.work / "pixels", "--workers", 1]
+    words += ["--data", options.data, "--cache", options.work, "--workers", 1]
     asked = parse([str(word) for word in words])
     with processes("cpu") as here:
         films = films_of(table, preprocess_of(asked.settings), asked.work, here)
@@ -207,7 +207,7 @@ def _hide_as_reports_do(table: LabelTable, seed: int) -> LabelTable:
 def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> Run:
     """Train in Negative mode, or go on with what is there; the model folder is in ``out``."""
     words = [*_STAGE_1.split(), "--data", data, "--seed", seed, "--out", out, "--resume"]
-    words += ["--cache", work / "pixels", "--device", "cpu", "--workers", 1, "--threads", 1]
+    words += ["--cache", work, "--device", "cpu", "--workers", 1, "--threads", 1]
     asked = parse([str(word) for word in words])
     settings, how, policy = asked.settings, asked.work, asked.labels.policy
     with processes("cpu") as here:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from benchmarks.growth import line
+from benchmarks.exponent import line
 from train.metrics.ranking import auroc, average_precision
 
 

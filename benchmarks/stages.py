@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 import cft
-from benchmarks.growth import exponent
+from benchmarks.exponent import exponent
 from cft.film.gate import of_pixels
 from cft.film.read import read_radiograph
 from tests.films import dataset, dicom

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.app_memory import draw_films
-from benchmarks.growth import line
+from benchmarks.exponent import line
 from train.tables import aligned_table
 
 _FILMS = (4, 8, 16)

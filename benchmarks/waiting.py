@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from benchmarks.growth import line
+from benchmarks.exponent import line
 
 _FILMS, _STEPS = (1, 2, 4), 5
 _WAYS = {

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what a killed process left of them."""
+"""Files: what is written whole or not at all, what killed processes left, and what is no file."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,19 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def regular(path: str | os.PathLike) -> Path:
+    """A path, if a regular file is there: whoever opens a pipe waits for somebody to write into it.
+
+    Raises
+    ------
+    OSError
+        If there is no such file, or it is something else.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    return Path(path)
 
 
 def from_json(text: str | bytes) -> Any:

@@ -29,7 +29,7 @@ import cft
 from cft import results
 from cft.errors import LONGEST
 from cft.model.gate import bundled_gatekeeper
-from cft.page import render
+from cft.page.about import about_html
 from tests.films import every_film
 from tests.fuzz_radiograph import Tally, table
 from tests.fuzzing import folders
@@ -57,7 +57,7 @@ def judge(folder: Path) -> tuple[str, str]:
         found = next(iter(classifier.stream([film])))
         document = results.document(classifier, [("film", found)], "off")
         json.dumps(document, allow_nan=False).encode()
-        render.about_html(classifier).encode()
+        about_html(classifier).encode()
     except Exception as error:
         return "escaped", f"use: {error!r}"[:500]
     if isinstance(found, cft.RadiographError):

@@ -29,6 +29,8 @@ import cft
 from cft.model.config import ModelConfig
 from cft.model.folder import write_model_folder
 from cft.page import render, server, start
+from cft.page.about import about_html
+from cft.page.template import fill
 from cft.page.uploads import MAX_FILMS, Refused, Uploads, sweep, uploaded_films
 from tests import pages
 from tests.conftest import ROOT, random_model_config
@@ -208,7 +210,7 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
         tmp_path, state_dict=classifier.network.state_dict(), config=config, card=""
     )
     model = cft.load(folder, "cpu")
-    for html in (server.show(model, [("film", films[0])]), render.about_html(model)):
+    for html in (server.show(model, [("film", films[0])]), about_html(model)):
         assert "<script" not in html
         assert "<b>A" not in html
 
@@ -216,7 +218,7 @@ def test_the_words_of_a_model_folder_are_shown_as_text(classifier, films, tmp_pa
 def test_a_template_escapes_what_it_prints_and_misses_no_value():
     assert "</strong> &lt;b&gt;.</p>" in render.fallback_notice("<b>")
     with pytest.raises(UndefinedError, match="reason"):
-        render._html("fallback")
+        fill("fallback")
 
 
 def test_a_model_without_heat_maps_says_so(model_folder, films):
@@ -239,7 +241,7 @@ def test_the_example_film_says_that_it_is_synthetic(classifier):
 
 
 def test_a_model_folder_without_measurements_says_so(classifier):
-    html = render.about_html(classifier)
+    html = about_html(classifier)
     assert "The model folder states no measurements." in html
     assert classifier.weights_sha256 in html
     assert "Nothing: the weights are random." in html
@@ -264,7 +266,7 @@ def test_every_evaluation_of_the_model_folder_is_shown(classifier):
         weights_sha256=classifier.weights_sha256,
         commit=None,
     )
-    text = Elements(render.about_html(changed)).text
+    text = Elements(about_html(changed)).text
     assert "Test set films, experts: 395 films" in text
     assert "AUROC (90 % interval)" in text
     assert "Effusion0.812 (0.75 to 0.86)31" in text

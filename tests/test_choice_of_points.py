@@ -15,6 +15,7 @@ from cft import results
 from cft.__main__ import main
 from cft.model.ensemble import write_ensemble
 from cft.page import render
+from cft.page.about import about_html
 from cft.page.picture import Picture
 from tests.conftest import random_model_config
 
@@ -103,7 +104,7 @@ def test_the_page_marks_it_and_names_the_points(classifier, films):
     assert all(f'value="{i}"' in html for i in range(3))
     for threshold in ("90.0", "40.0", "0.0"):
         assert f"{threshold}\N{NARROW NO-BREAK SPACE}%" in html
-    about = render.about_html(classifier)
+    about = about_html(classifier)
     assert "specific, balanced, sensitive" in about
     assert "Effusion. On no test set did the model" in about
 
@@ -113,7 +114,7 @@ def test_a_model_with_one_point_shows_nothing_of_all_that(tiny_model_folder, fil
     film = cft.read_radiograph(films[0])
     picture = Picture.of(film, alone=True)
     html = render.films_html(classifier, [("x", classifier.predict(film), picture)])
-    html += render.about_html(classifier)
+    html += about_html(classifier)
     assert not any(phrase in html for phrase in ("unproven", "points", "Choice", "No evidence"))
 
 

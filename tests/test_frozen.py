@@ -17,6 +17,7 @@ import cft as use
 from cft.model.folder import CONFIG, read_model_folder, write_model_folder
 from tests.conftest import random_model_config
 from train import cft, negative
+from train.datasets import pixels
 from train.frozen import features
 from train.metrics.ranking import auroc
 from train.stage1 import frozen
@@ -256,6 +257,18 @@ def test_other_labels_seeds_and_strengths_find_the_features(
         "strength": 7.0,
         "copies": 1,
     }
+
+
+def test_a_cache_means_the_same_to_both_stages(data, start, tmp_path, monkeypatch, request):
+    """Stage 2 decodes no film again and computes no feature again."""
+    more = ["--cache", str(tmp_path / "cache")]
+    first = tmp_path / "first" / "negative"
+    assert negative.main(stage_1(data, start, first, "--freeze-copies", "0", *more)) == 0
+    monkeypatch.setattr(pixels, "read_radiograph", None)
+    request.getfixturevalue("no_forward_pass")
+    assert cft.main(stage_2(first, tmp_path / "second" / "cft", "--data", str(data), *more)) == 0
+    assert sorted(p.name for p in (tmp_path / "cache").iterdir()) == ["features", "pixels"]
+    assert [p.name for p in (tmp_path / "first").iterdir()] == ["negative"]
 
 
 def test_the_same_command_gives_the_same_weights(data, start, run, tmp_path):

@@ -198,10 +198,10 @@ def test_random_damage_is_refused_or_harmless(hostile):
         except ModelFolderError:
             continue
         from cft import results
-        from cft.page import render
+        from cft.page.about import about_html
 
         json.dumps(results.document(classifier, []), allow_nan=False)
-        assert render.about_html(classifier)
+        assert about_html(classifier)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")

@@ -526,9 +526,9 @@ def test_a_revision_is_resolved_once_and_named_in_results(hub, published, films,
 
 
 def test_the_page_names_the_commit(hub, published):
-    from cft.page import render
+    from cft.page.about import about_html
 
-    assert published in render.about_html(cft.load(f"hf-hub:{NAME}"))
+    assert published in about_html(cft.load(f"hf-hub:{NAME}"))
 
 
 def test_a_commit_in_the_cache_needs_no_network(hub, published):

@@ -11,7 +11,7 @@ from scipy.stats import binom
 
 from train.errors import TableError
 from train.evaluation.boxes import Boxes, read_boxes
-from train.evaluation.further_tables import localisation_parts
+from train.evaluation.localisation_tables import localisation_parts
 from train.evaluation.localise import OVERLAPS, floor_of_boxes, localisation
 from train.metrics.localisation import (
     LEVELS,

@@ -10,7 +10,7 @@ import pytest
 
 from train.errors import TableError
 from train.evaluation.boxes import Boxes, film_id, read_boxes
-from train.evaluation.further_tables import localisation_parts
+from train.evaluation.localisation_tables import localisation_parts
 from train.evaluation.localise import compare_maps, floor_of_boxes, localisation
 from train.evaluation.masks import MASK_SIDE, read_masks, run_lengths
 from train.metrics.localisation import (

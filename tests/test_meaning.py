@@ -89,7 +89,7 @@ def facts() -> ModelConfig:
 
 def findings(facts: ModelConfig, *probabilities: float, **changes) -> cft.Findings:
     chances = dict(zip(LABELS, probabilities, strict=True))
-    from cft.model.findings import thresholds
+    from cft.model.category import thresholds
 
     return cft.Findings(
         **{

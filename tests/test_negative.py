@@ -35,8 +35,8 @@ from train.publishing import export
 from train.run_folder import Work
 from train.stage1 import checkpoint, loop
 from train.stage1.augment import augment
+from train.stage1.batch_norm import share_batch_statistics
 from train.stage1.checkpoint import read_facts
-from train.stage1.distributed import share_batch_statistics
 from train.stage1.loop import figures_of, out_of_patience, train
 from train.stage1.mix import mix_films, mix_targets
 from train.stage1.network import build
@@ -90,7 +90,7 @@ def arguments(data: Path, out: Path, **changes) -> list[str]:
         "device": "cpu",
         "threads": 1,
         "workers": 1,
-        "cache": out.parent / "pixels",
+        "cache": out.parent,
         **changes,
     }
     words = [str(word) for key, value in options.items() for word in (f"--{key}", value)]

@@ -22,7 +22,8 @@ from PIL import Image
 
 import cft
 from cft.heatmap import overlay
-from cft.page import render, server, study
+from cft.page import server, study
+from cft.page.about import api_html
 from cft.page.uploads import Refused
 from tests.conftest import ROOT
 from tests.films import dataset, dicom, phantom
@@ -283,7 +284,7 @@ def test_the_schema_is_valid():
 
 def snippets() -> dict[str, str]:
     """Those on the page."""
-    shown = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", render.api_html(20), re.DOTALL)
+    shown = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", api_html(20), re.DOTALL)
     kinds = ("python", "sh", "js", "study python", "study sh", "study js")
     return dict(zip(kinds, map(html.unescape, shown), strict=True))
 
@@ -338,12 +339,14 @@ def test_the_examples_of_studies_run(kind, address, classifier, films, tmp_path)
         assert all(f"\n{label} " in printed for label in classifier.label_names)
 
 
-def test_the_readme_shows_the_same_examples():
+def test_readme_and_documentation_show_the_same_examples():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### Over the page's API")[2].partition("\n### ")[0]
-    blocks = re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
-    assert len(blocks) >= 4
-    assert set(blocks) <= set(snippets().values())
+    section = readme.partition("### Over the page's API")[2].partition("\n## ")[0]
+    document = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for text, least in ((section, 1), (document, 4)):
+        blocks = re.findall(r"```\w+\n(.*?)```", text, re.DOTALL)
+        assert len(blocks) >= least
+        assert set(blocks) <= set(snippets().values())
 
 
 def test_gradios_own_page_of_the_api_which_shows_other_examples_is_gone(address):

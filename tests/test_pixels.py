@@ -86,6 +86,18 @@ def test_a_pack_is_made_once(images, tmp_path, monkeypatch):
     np.testing.assert_array_equal(again.array, first.array)
 
 
+def test_packs_of_older_versions_lie_in_the_cache_itself_and_are_found(
+    images, tmp_path, monkeypatch
+):
+    first = pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    older = first.folder.rename(tmp_path / "cache" / first.folder.name)
+    assert first.folder.parent == tmp_path / "cache" / "pixels"
+    monkeypatch.setattr(pixels, "read_radiograph", None)  # decoding again would fail
+    again = pack(images, PREPROCESS, tmp_path / "cache", progress=False)
+    assert again.folder == older
+    np.testing.assert_array_equal(again.array, expected(images))
+
+
 def test_packing_goes_on_where_it_was_stopped(images, tmp_path, monkeypatch):
     monkeypatch.setattr(pixels, "_TASK", 3)
     read = []
@@ -158,7 +170,7 @@ def test_a_disk_without_room_is_said_before_a_film_is_read_and_nothing_is_left(
     monkeypatch.setattr(pixels, "read_radiograph", None)  # never reached
     with pytest.raises(OSError, match=r"are needed and 0\.25 GiB are left for others, but"):
         pack(images, PREPROCESS, tmp_path / "cache", progress=False)
-    assert not list((tmp_path / "cache").glob("*/*.*8"))
+    assert not list((tmp_path / "cache").rglob("*.*8"))
 
 
 def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_pack(images, tmp_path, monkeypatch):
@@ -173,7 +185,7 @@ def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_pack(images, tmp_path
     with pytest.raises(OSError, match="No space left"):
         pack(images, PREPROCESS, tmp_path / "cache", progress=False)
     assert sizes == [10 * 48 * 48, 10]
-    assert not list((tmp_path / "cache").glob("*/*.*8"))
+    assert not list((tmp_path / "cache").rglob("*.*8"))
 
 
 @pytest.mark.parametrize(
@@ -190,8 +202,7 @@ def test_a_disk_that_is_full_half_way_keeps_nothing_of_the_pack(images, tmp_path
     ],
 )
 def test_a_damaged_pack_is_packed_again(images, tmp_path, damage):
-    pack(images, PREPROCESS, tmp_path / "cache", progress=False)
-    (folder,) = (tmp_path / "cache").iterdir()
+    folder = pack(images, PREPROCESS, tmp_path / "cache", progress=False).folder
     name, content = damage
     (folder / name).write_bytes(content)
     packed = pack(images, PREPROCESS, tmp_path / "cache", progress=False)
@@ -206,8 +217,7 @@ def test_two_processes_pack_the_same_films_one_after_the_other(images, tmp_path)
         "with locked(folder):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
-    pack(images, PREPROCESS, tmp_path / "cache", progress=False)
-    (folder,) = (tmp_path / "cache").iterdir()
+    folder = pack(images, PREPROCESS, tmp_path / "cache", progress=False).folder
     words = [sys.executable, "-c", code, str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, cwd=ROOT, **pipes) as other, ThreadPoolExecutor(1) as thread:
@@ -231,7 +241,7 @@ def test_another_set_of_films_gets_another_pack(images, tmp_path, change):
     else:
         preprocess = Preprocess((1, 40, 48), "bilinear", mean=(0.5,), std=(0.25,))
     packed = pack(images, preprocess, tmp_path / "cache", progress=False)
-    assert len(list((tmp_path / "cache").iterdir())) == 2
+    assert len(list((tmp_path / "cache" / "pixels").iterdir())) == 2
     assert packed.array.shape[1:] == preprocess.input_size[1:]
 
 
@@ -240,12 +250,11 @@ def test_normalisation_does_not_decide_the_pack(images, tmp_path):
     pack(images, PREPROCESS, tmp_path / "cache", progress=False)
     other = Preprocess((3, 48, 48), "bilinear", mean=(0.4,) * 3, std=(0.2,) * 3)
     pack(images, other, tmp_path / "cache", progress=False)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache" / "pixels").iterdir())) == 1
 
 
 def test_the_index_says_what_the_pack_is(images, tmp_path):
-    pack(images, PREPROCESS, tmp_path / "cache", progress=False)
-    (folder,) = (tmp_path / "cache").iterdir()
+    folder = pack(images, PREPROCESS, tmp_path / "cache", progress=False).folder
     index = json.loads((folder / "index.json").read_text())
     assert (index["films"], index["input_size"]) == (10, [48, 48])
     assert (folder / "pixels.u8").stat().st_size == 10 * 48 * 48

@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import recall_score, roc_auc_score
 
-from train.evaluation.further_tables import rate_parts
 from train.evaluation.predictions import Predictions, Truth
 from train.evaluation.protocol import Settings, evaluate_models
 from train.evaluation.subgroup_gaps import subgroup_gaps
+from train.evaluation.subgroup_tables import rate_parts
 from train.tables import Table
 
 

@@ -110,7 +110,7 @@ class Options:
         None, 'such as "cpu" or "cuda" (default: a GPU if there is one)', machine=True
     )
     cache: Path | None = option(
-        None, "folder of packed films and features (default: beside --out)", machine=True
+        None, "folder of packed films and features (default: the one of --out)", machine=True
     )
     workers: int | None = option(
         None, "processes that pack films (default: one a core)", machine=True, type=POSITIVE
@@ -250,11 +250,10 @@ def work_through(argv: Sequence[str] | None) -> None:
         others = [other.with_labels(table.label_names) for other in others]
         backbone = FrozenNetwork.of(parent, here.device)
         linear_head(backbone.network)  # a model without one is refused before its films are packed
-        cache = options.cache or options.out.parent
         work = Work(
             out=options.out,
             resume=options.resume,
-            cache=cache / "pixels",
+            cache=options.cache,
             workers=options.workers,
         )
         began = {**asked.arguments, "parent": parent.weights_sha256}
@@ -264,7 +263,7 @@ def work_through(argv: Sequence[str] | None) -> None:
         rows = rows_of_splits(table, pixels, options.judge_width)
         warn_of_other_films(parent, len(rows["train"]))
         refuse_overlap(table, rows)
-        folder, used = cache / "features", np.concatenate(list(rows.values()))
+        folder, used = work.features, np.concatenate(list(rows.values()))
         features = features_of(backbone, pixels, folder, used)
         recipe = None
         if options.choose_on == "all":

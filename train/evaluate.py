@@ -287,51 +287,80 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_usage(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    if bool(args.model) == bool(args.predictions):
-        parser.error("give either --model with --data, or --predictions with --truth")
-    if bool(args.predictions) != bool(args.truth):
-        parser.error("--predictions and --truth go together")
-    if args.predictions and {"data", "dataset"} & vars(args).keys():
-        parser.error("--data and --dataset go with --model; tables of predictions have --truth")
-    if len(dict(args.subset)) < len(args.subset):
-        parser.error("two of --subset have the same name")
-    if args.save_ensemble and args.optimistic_thresholds:
-        parser.error(
+    """Refuse options that do not go together; of several faults the first is said."""
+    tables, pairs = bool(args.predictions), args.shift_map
+    greedy = args.ensemble_weights == "greedy"
+    faults = (
+        (
+            bool(args.model) == tables,
+            "give either --model with --data, or --predictions with --truth",
+        ),
+        (tables != bool(args.truth), "--predictions and --truth go together"),
+        (
+            tables and {"data", "dataset"} & vars(args).keys(),
+            "--data and --dataset go with --model; tables of predictions have --truth",
+        ),
+        (len(dict(args.subset)) < len(args.subset), "two of --subset have the same name"),
+        (
+            args.save_ensemble and args.optimistic_thresholds,
             "--save-ensemble writes figures into a model card, so it does not go with "
-            "--optimistic-thresholds"
-        )
-    if args.boxes and not args.model:
-        parser.error("--boxes goes with --model: a table of predictions holds no maps")
-    if args.shuffled and not args.model:
-        parser.error("--shuffled goes with --model: the runs are scored on the same films")
-    if args.group_table and not args.group_column:
-        parser.error("--group-table goes with --group-column")
-    if args.maps and not args.boxes:
-        parser.error("--maps goes with --boxes: kinds of maps are compared on framed findings")
-    if args.model and args.validation_truth:
-        parser.error("--validation-truth goes with --predictions; models have a split 'valid'")
-    if bool(args.validation_predictions) != bool(args.validation_truth):
-        parser.error("--validation-predictions and --validation-truth go together")
-    if args.shift and not args.model:
-        parser.error("--shift goes with --model; tables have --shift-predictions and --shift-truth")
-    if args.shift_truth and not args.predictions:
-        parser.error("--shift-truth goes with --predictions; models have --shift")
-    if args.shift_map and not (args.shift or args.shift_truth):
-        parser.error("--shift-map goes with --shift or --shift-truth")
-    pairs = args.shift_map
-    if any(len(set(side)) < len(pairs) for side in zip(*pairs, strict=True)):
-        parser.error("--shift-map names a category twice")
-    if bool(args.shift_predictions) != bool(args.shift_truth):
-        parser.error("--shift-predictions and --shift-truth go together")
-    if args.save_ensemble and not (args.model and args.ensemble in SAVED_AS):
-        parser.error("--save-ensemble needs --model with --ensemble mean or logits")
-    if args.ensemble_weights == "greedy" and not args.ensemble:
-        parser.error("--ensemble-weights greedy needs --ensemble")
-    if args.ensemble_weights == "greedy" and args.predictions and not args.validation_truth:
-        parser.error(
-            "--ensemble-weights greedy needs --validation-predictions: weights are never "
-            "chosen on the films that are scored"
-        )
+            "--optimistic-thresholds",
+        ),
+        (
+            args.boxes and not args.model,
+            "--boxes goes with --model: a table of predictions holds no maps",
+        ),
+        (
+            args.shuffled and not args.model,
+            "--shuffled goes with --model: the runs are scored on the same films",
+        ),
+        (args.group_table and not args.group_column, "--group-table goes with --group-column"),
+        (
+            args.maps and not args.boxes,
+            "--maps goes with --boxes: kinds of maps are compared on framed findings",
+        ),
+        (
+            args.model and args.validation_truth,
+            "--validation-truth goes with --predictions; models have a split 'valid'",
+        ),
+        (
+            bool(args.validation_predictions) != bool(args.validation_truth),
+            "--validation-predictions and --validation-truth go together",
+        ),
+        (
+            args.shift and not args.model,
+            "--shift goes with --model; tables have --shift-predictions and --shift-truth",
+        ),
+        (
+            args.shift_truth and not tables,
+            "--shift-truth goes with --predictions; models have --shift",
+        ),
+        (
+            pairs and not (args.shift or args.shift_truth),
+            "--shift-map goes with --shift or --shift-truth",
+        ),
+        (
+            any(len(set(side)) < len(pairs) for side in zip(*pairs, strict=True)),
+            "--shift-map names a category twice",
+        ),
+        (
+            bool(args.shift_predictions) != bool(args.shift_truth),
+            "--shift-predictions and --shift-truth go together",
+        ),
+        (
+            args.save_ensemble and not (args.model and args.ensemble in SAVED_AS),
+            "--save-ensemble needs --model with --ensemble mean or logits",
+        ),
+        (greedy and not args.ensemble, "--ensemble-weights greedy needs --ensemble"),
+        (
+            greedy and tables and not args.validation_truth,
+            "--ensemble-weights greedy needs --validation-predictions: weights are never chosen on "
+            "the films that are scored",
+        ),
+    )
+    for is_wrong, sentence in faults:
+        if is_wrong:
+            parser.error(sentence)
 
 
 def _named_subset(text: str) -> tuple[str, list[str]]:

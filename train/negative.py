@@ -319,7 +319,7 @@ def fit_frozen(
     if run.here.world > 1:
         raise UsageError("--freeze computes in one process; start it without torchrun")
     # A Ctrl-C ends this at once; what has been computed is found again.
-    frozen = FrozenRun(run, films, (run.work.cache or run.work.out.parent) / "features")
+    frozen = FrozenRun(run, films, run.work.features)
     records = []
     with Stop() as stop:
         for record in frozen.fit(stop):

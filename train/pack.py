@@ -33,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="PIXELS",
         help="side of the network's input (default: %(default)s)",
     )
-    parser.add_argument("--cache", type=Path, default=Path("runs/pixels"), help="folder of packs")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("runs"), help="as in training (default: %(default)s)"
+    )
     parser.add_argument("--workers", type=POSITIVE, help="films at once (default: one a core)")
     parser.add_argument("--seed", type=WHOLE, default=0, help="as in training (default: 0)")
     add_options(parser.add_argument_group("data"), DataOptions)
@@ -53,7 +55,7 @@ def _work_through(options: argparse.Namespace) -> int:
     pixels = pack(table.images, preprocess, options.cache, options.workers)
     for row, reason in pixels.unreadable.items():
         print(f"{table.images[row]}: {reason}", file=sys.stderr)
-    print(f"{len(table) - len(pixels.unreadable):,} films packed in {options.cache}")
+    print(f"{len(table) - len(pixels.unreadable):,} films packed in {pixels.folder}")
     return 1 if pixels.unreadable else 0
 
 

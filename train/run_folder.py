@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cft.files import atomic_write, from_json, remove_leftovers
+from cft.files import atomic_write, from_json, regular, remove_leftovers
 from cft.model.folder import CARD, CONFIG, WEIGHTS
 from cft.model.preprocess import Preprocess
 from train.command import FROM_ZERO, POSITIVE, option
@@ -49,11 +49,11 @@ def films_of(table: LabelTable, preprocess: Preprocess, work: Work, here: Proces
     """The table's films at the network's size; the main process packs them, the others wait."""
     if table.pixels is not None:
         return resized(table.pixels, preprocess)
-    cache = work.cache or work.out.parent / "pixels"
     if not here.is_main:
         here.barrier()
     try:
-        pixels = pack(table.images, preprocess, cache, work.workers, progress=here.is_main)
+        images, workers = table.images, work.workers
+        pixels = pack(images, preprocess, work.cache_folder, workers, progress=here.is_main)
     except ValueError as error:
         raise TrainingError(str(error)) from None
     if here.is_main:
@@ -125,7 +125,7 @@ def _begin(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
 def _begun(path: Path) -> dict[str, Any]:
     """What began the run that is there."""
     try:
-        begun = from_json(path.read_text(encoding="utf-8"))
+        begun = from_json(regular(path).read_text(encoding="utf-8"))
         if not isinstance(begun, dict):
             raise ValueError("it holds no JSON object")
     except (OSError, ValueError) as error:
@@ -140,7 +140,7 @@ def _begun(path: Path) -> dict[str, Any]:
 def place_of_data(folder: Path) -> Path | None:
     """Where the data of the run in a folder is, if it was on this machine and still is."""
     try:
-        place = Path(from_json((folder / _RUN).read_text())[_PLACE])
+        place = Path(from_json(regular(folder / _RUN).read_text())[_PLACE])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return place if place.exists() else None
@@ -164,7 +164,7 @@ class Work:
         choices=("auto", "device", "host"),
     )
     cache: Path | None = option(
-        None, "folder of packed films (default: pixels/ beside --out)", machine=True
+        None, "folder of packed films and features (default: the one of --out)", machine=True
     )
     workers: int | None = option(
         None, "processes that pack films (default: one a core)", machine=True, type=POSITIVE
@@ -182,6 +182,16 @@ class Work:
         machine=True,
         choices=("none", "tensorboard", "trackio"),
     )
+
+    @property
+    def cache_folder(self) -> Path:
+        """Holds packed films in its folder ``pixels`` and features in its folder ``features``."""
+        return self.cache or self.out.parent
+
+    @property
+    def features(self) -> Path:
+        """The folder of features."""
+        return self.cache_folder / "features"
 
     @property
     def last(self) -> Path:

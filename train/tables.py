@@ -90,3 +90,11 @@ def aligned_table(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def difference_cell(row: Mapping[str, Any]) -> str:
+    """``difference`` with its sign and its interval ``low`` to ``high``; "" where undefined."""
+    if row["difference"] is None:
+        return ""
+    limits = range_cell(row["low"], row["high"], signed=True)
+    return f"{row['difference']:+.4f}" + (f" ({limits})" if limits else "")

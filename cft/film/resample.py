@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-__all__ = ["resampled"]
+__all__ = ["matrix_of", "resampled"]
 
 # Lines of the result that one product makes: few, so that little of its matrix is zero, and enough
 # for a BLAS to be fast.
@@ -73,13 +73,31 @@ def _blocks(before: int, after: int, interpolation: str) -> tuple[_Block, ...]:
     for start in range(0, after, _LINES):
         lines = np.arange(start, min(start + _LINES, after))
         low, high = first[lines].min(), end[lines].max()
-        matrix = np.zeros((len(lines), high - low), np.float32)
-        for row, line in enumerate(lines):
-            count = end[line] - first[line]
-            matrix[row, first[line] - low : end[line] - low] = weights[line, :count]
+        matrix = _spread(first[lines] - low, end[lines] - low, weights[lines], high - low)
         matrix.setflags(write=False)
         blocks.append((slice(start, start + len(lines)), slice(low, high), matrix))
     return tuple(blocks)
+
+
+def matrix_of(before: int, after: int, interpolation: str) -> np.ndarray:
+    """(after, before) float32: of what share of each line of a film a line of the result is made.
+
+    Parameters
+    ----------
+    before, after
+        Lines of the film and of the result.
+    interpolation
+        See `resampled`.
+    """
+    return _spread(*_taps(before, after, interpolation), before)
+
+
+def _spread(first: np.ndarray, end: np.ndarray, weights: np.ndarray, length: int) -> np.ndarray:
+    """The weights of `_taps` in their places, zeros elsewhere: (lines, length) float32."""
+    matrix = np.zeros((len(first), length), np.float32)
+    for row, start, stop, values in zip(matrix, first, end, weights, strict=True):
+        row[start:stop] = values[: stop - start]
+    return matrix
 
 
 def _taps(before: int, after: int, interpolation: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from cft.film.resample import resampled
+from cft.film.resample import matrix_of, resampled
 
 if TYPE_CHECKING:
     import torch
@@ -47,14 +47,6 @@ def resize(pixels: Greys, height: int, width: int, interpolation: str) -> Greys:
     return _resized_tensor(pixels, height, width, interpolation)
 
 
-def _coverage(before: int, after: int) -> np.ndarray:
-    """(after, before): which share of each new pixel an old one covers, along one side."""
-    edges = np.arange(after + 1) * (before / after)
-    old = np.arange(before, dtype=np.float64)
-    overlap = np.minimum(edges[1:, None], old + 1) - np.maximum(edges[:-1, None], old)
-    return np.maximum(overlap, 0) * (after / before)
-
-
 def _resized_tensor(
     pixels: torch.Tensor, height: int, width: int, interpolation: str
 ) -> torch.Tensor:
@@ -63,7 +55,7 @@ def _resized_tensor(
 
     if interpolation == "area":
         rows, columns = (
-            torch.from_numpy(_coverage(before, after)).to(pixels)
+            torch.from_numpy(matrix_of(before, after, interpolation)).to(pixels)
             for before, after in zip(pixels.shape[-2:], (height, width), strict=True)
         )
         return (rows @ pixels @ columns.T).clamp_(0, 1)

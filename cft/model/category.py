@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,14 @@ from cft.model.conformal import Band
 from cft.model.fields import Fields, shown
 from cft.model.measured import Tested, TestSet, tested_at
 
-__all__ = ["Category", "OperatingPoint", "point_names", "read_categories"]
+__all__ = [
+    "Category",
+    "OperatingPoint",
+    "no_such_finding",
+    "point_names",
+    "read_categories",
+    "thresholds",
+]
 
 # Largest scale and bias of a calibration: far beyond any that was fitted, far below an overflow.
 _STEEPEST = 1e6
@@ -121,6 +128,27 @@ def point_names(categories: Mapping[str, Category]) -> list[str]:
     default = [point.name for point in points if point is not None and point.name is not None]
     named = [name for row in categories.values() for name in row.operating_points]
     return list(dict.fromkeys([*(x for x in default if x in named), *named]))
+
+
+def thresholds(categories: Mapping[str, Category], point: str | None) -> dict[str, Any]:
+    """``operating_points`` and ``point`` of `Findings`; raises as `Findings.at` does."""
+    names = point_names(categories)
+    if point is not None and point not in names:
+        has = (
+            f"it has {', '.join(names)}" if names else "it has one of each finding, without a name"
+        )
+        raise ValueError(f"the model has no operating points {shown(point)}; {has}")
+    points = {label: category.at(point) for label, category in categories.items()}
+    in_use = {x.name for x in points.values() if x is not None} & set(names)
+    return {
+        "operating_points": {label: x and x.threshold for label, x in points.items()},
+        "point": point or next((name for name in names if name in in_use), None),
+    }
+
+
+def no_such_finding(label: str, labels: Iterable[str]) -> str:
+    """The sentence about a label that a model has not."""
+    return f"no finding {shown(label)}; the model has {', '.join(labels)}"
 
 
 # ---------------------------------------------------------------------------------- reading

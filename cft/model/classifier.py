@@ -18,9 +18,10 @@ from cft.film.gate import Gate, of_pixels
 from cft.film.radiograph import Radiograph
 from cft.film.read import as_radiograph
 from cft.film.resize import Greys
+from cft.model.category import thresholds
 from cft.model.devices import device_name
 from cft.model.engines import FolderNetwork
-from cft.model.findings import LATERAL, Findings, origin, thresholds
+from cft.model.findings import LATERAL, Findings
 from cft.model.folder import ModelFolder
 from cft.model.gate import depths_in, gatekeeper_of
 from cft.model.heads import with_one_head
@@ -349,3 +350,8 @@ class Prepared:
     notes: tuple[str, ...]
     shape: tuple[int, int]
     gate: Gate
+
+
+def origin(reference: str | None, commit: str | None) -> str:
+    """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
+    return f" ({reference}, commit {commit[:12]})" if commit else ""

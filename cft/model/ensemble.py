@@ -24,9 +24,10 @@ from cft.film.budget import one_film
 from cft.film.gate import VERDICTS, Gate
 from cft.film.read import as_radiograph
 from cft.model.averaging import combine
-from cft.model.classifier import Classifier, Prepared
+from cft.model.category import thresholds
+from cft.model.classifier import Classifier, Prepared, origin
 from cft.model.config import FORMAT
-from cft.model.findings import Findings, origin, thresholds
+from cft.model.findings import Findings
 from cft.model.folder import (
     CARD,
     CONFIG,

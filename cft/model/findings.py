@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +10,11 @@ import numpy as np
 
 from cft.film.gate import PASS, Gate
 from cft.heatmap import beside_normal, beside_peak, spread
-from cft.model.category import Category, point_names
+from cft.model.category import Category, no_such_finding, thresholds
 from cft.model.change import Change, changes
-from cft.model.fields import shown
 from cft.model.measured import Tested
 from cft.model.odds import logit
-from cft.model.predictive import PredictiveValues, predictive_values
+from cft.model.predictive import PredictiveValues
 from cft.model.sentence import first_sentence
 
 if TYPE_CHECKING:
@@ -213,7 +212,7 @@ class Findings:
             If the model has no such label.
         """
         if label not in self.scores:
-            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+            raise KeyError(no_such_finding(label, self.scores))
         return ()
 
     def changes(self, prior: Findings) -> dict[str, Change]:
@@ -271,16 +270,7 @@ class Findings:
             prevalence = self._prevalence(label)
         if prevalence is None:
             raise ValueError(f"the model folder does not say how frequent {label} is: give it")
-        tested = self.tested(label)
-        if tested is None or tested.sensitivity is None or tested.specificity is None:
-            return None
-        pairs: list[tuple[float | None, float | None]] = []
-        for end in ("value", "low", "high"):
-            rates = getattr(tested.sensitivity, end), getattr(tested.specificity, end)
-            known = None not in rates
-            pairs.append(predictive_values(*rates, prevalence) if known else (None, None))
-        (ppv, npv), (ppv_low, npv_low), (ppv_high, npv_high) = pairs
-        return PredictiveValues(prevalence, ppv, npv, ppv_low, ppv_high, npv_low, npv_high)
+        return PredictiveValues.of(self.tested(label), prevalence)
 
     def _prevalence(self, label: str) -> float | None:
         """The share that predictive values are at: as stated, else that of the training films."""
@@ -330,7 +320,7 @@ class Findings:
             If the network shows no map of features at all.
         """
         if label not in self.scores:
-            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+            raise KeyError(no_such_finding(label, self.scores))
         if self._maps is None or self.heatmap_kind is None:
             raise ValueError("this network has no heat maps: it shows no map of features")
         local = self._maps[list(self.scores).index(label)]
@@ -378,29 +368,3 @@ class Findings:
             "predictive_values": values and asdict(values),
             "members": list(self.members(label)) or None,
         }
-
-
-def origin(reference: str | None, commit: str | None) -> str:
-    """`` (org/name@revision, commit 0123456789ab)`` for a model of the Hub, else nothing."""
-    return f" ({reference}, commit {commit[:12]})" if commit else ""
-
-
-def no_such_finding(label: str, labels: Iterable[str]) -> str:
-    """The sentence about a label that a model has not."""
-    return f"no finding {shown(label)}; the model has {', '.join(labels)}"
-
-
-def thresholds(categories: Mapping[str, Category], point: str | None) -> dict[str, Any]:
-    """``operating_points`` and ``point`` of `Findings`; raises as `Findings.at` does."""
-    names = point_names(categories)
-    if point is not None and point not in names:
-        has = (
-            f"it has {', '.join(names)}" if names else "it has one of each finding, without a name"
-        )
-        raise ValueError(f"the model has no operating points {shown(point)}; {has}")
-    points = {label: category.at(point) for label, category in categories.items()}
-    in_use = {x.name for x in points.values() if x is not None} & set(names)
-    return {
-        "operating_points": {label: x and x.threshold for label, x in points.items()},
-        "point": point or next((name for name in names if name in in_use), None),
-    }

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cft.model.measured import Tested
 
 __all__ = ["PredictiveValues", "predictive_values"]
 
@@ -31,6 +35,32 @@ class PredictiveValues:
     ppv_high: float | None = None
     npv_low: float | None = None
     npv_high: float | None = None
+
+    @classmethod
+    def of(cls, tested: Tested | None, prevalence: float) -> PredictiveValues | None:
+        """Those of what was measured on test films; None without sensitivity and specificity.
+
+        Parameters
+        ----------
+        tested
+            What one test set says of a finding at its operating point.
+        prevalence
+            In [0, 1].
+
+        Raises
+        ------
+        ValueError
+            If the prevalence is not in [0, 1].
+        """
+        if tested is None or tested.sensitivity is None or tested.specificity is None:
+            return None
+        pairs: list[tuple[float | None, float | None]] = []
+        for end in ("value", "low", "high"):
+            rates = getattr(tested.sensitivity, end), getattr(tested.specificity, end)
+            known = None not in rates
+            pairs.append(predictive_values(*rates, prevalence) if known else (None, None))
+        (ppv, npv), (ppv_low, npv_low), (ppv_high, npv_high) = pairs
+        return cls(prevalence, ppv, npv, ppv_low, ppv_high, npv_low, npv_high)
 
 
 def predictive_values(

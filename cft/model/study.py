@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cft.errors import RadiographError
+from cft.model.category import no_such_finding
 from cft.model.change import Change
 from cft.model.findings import LATERAL, LATERAL_FILM, Findings
 
@@ -42,7 +43,7 @@ class StudyFindings(Findings):
     def heatmap(self, label: str, shape: tuple[int, int] | None = None) -> np.ndarray:
         """The heat map of the film that shows most of a finding; see `Findings.heatmap`."""
         if label not in self.scores:
-            raise KeyError(f"no finding {label!r}; the model has {', '.join(self.scores)}")
+            raise KeyError(no_such_finding(label, self.scores))
         return self._films[self.film_of[label]].heatmap(label, shape)
 
     def members(self, label: str) -> tuple[float, ...]:

@@ -4,51 +4,33 @@ Every picture and download is a ``data:`` address inside the HTML, so that nothi
 in a file on the server. Choosing a finding, hiding the heat map and enlarging the film need no
 script: they are radio buttons, a checkbox and a popover, and the rules of `style`. So is the choice
 among operating points; `script` adds that rows change places with it, and predictive values.
-
-Whatever a visitor or a model folder could have written is text: the templates escape it.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import cft
 from cft import heatmap, results
 from cft.film.radiograph import MAX_BYTES
 from cft.film.turn import OFFERS
-from cft.labels import DATASETS
 from cft.model.category import point_names
 from cft.model.findings import LATERAL, LATERAL_FILM
-from cft.model.measured import Figures, TestSet
 from cft.model.selftest import SelfTest
 from cft.page.picture import Picture
 from cft.page.report import report
 from cft.page.table import finding_rows
-from cft.page.text import data_address, percent, plain_label, short_percent
+from cft.page.template import HERE, fill
+from cft.page.text import data_address, plain_label
 from cft.study import LATERAL_WORDS, PATTERNS
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cft.results import Model
-
-_HERE = Path(__file__).resolve().parent
-
-#: Title of a program that asks the page -> its file in the folder `snippets`.
-SNIPPETS = {
-    "Python (pip install gradio_client)": "python.txt",
-    "curl": "curl.txt",
-    "JavaScript (Node.js)": "javascript.txt",
-    "A study and its prior, in Python": "study_python.txt",
-    "A study, with curl": "study_curl.txt",
-    "A study, in JavaScript": "study_javascript.txt",
-}
 
 #: Films that the page keeps at a time; see batch.js.
 MOST_FILMS = 200
@@ -59,51 +41,27 @@ _BATCH = ("ask", "batch", "studies", "matrix", "report", "reports", "together")
 _STYLES = ("page", "viewer", "film", "findings", "about", "study", "drop", "matrix")
 
 
-@cache
-def _templates() -> Environment:
-    """The templates; what they print is escaped, and a name without a value is an error."""
-    environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    environment.filters["percent"] = percent
-    environment.filters["short"] = short_percent
-    environment.filters["number"] = lambda share: short_percent(share)[:-2]
-    environment.globals["about_grad_cam"] = heatmap.ABOUT_GRAD_CAM
-    environment.globals["about_evidence"] = results.ABOUT_EVIDENCE
-    environment.globals["disclaimer"] = cft.NOT_A_MEDICAL_DEVICE.split(". ", 1)
-    return environment
-
-
-def _html(name: str, **data: Any) -> str:
-    return _templates().get_template(f"{name}.html").render(data)
-
-
 # --------------------------------------------------------------------------------- frame
 
 
 def banner() -> str:
     """The sentence that cannot be missed."""
-    return _html("banner")
+    return fill("banner")
 
 
 def fallback_notice(reason: str) -> str:
     """Says that the page does not use the model that it was set to use; nothing without reason."""
-    return _html("fallback", reason=reason[:1].upper() + reason[1:]) if reason else ""
+    return fill("fallback", reason=reason[:1].upper() + reason[1:]) if reason else ""
 
 
 def title() -> str:
     """The heading of the page."""
-    return _html("title")
+    return fill("title")
 
 
 def drop_zone() -> str:
     """Where films are dropped or chosen."""
-    return _html("drop", most=MOST_FILMS, megabytes=MAX_BYTES // 2**20)
+    return fill("drop", most=MOST_FILMS, megabytes=MAX_BYTES // 2**20)
 
 
 def desk(classifier: Model) -> str:
@@ -118,7 +76,7 @@ def desk(classifier: Model) -> str:
     ]
     names = {"patterns": PATTERNS, "lateral": LATERAL_WORDS}
     knows_laterals = bool(classifier.facts.views.get("lateral"))
-    return _html(
+    return fill(
         "desk",
         columns=columns,
         points=points_of(classifier),
@@ -158,12 +116,12 @@ def batch_script() -> str:
 
 
 def _joined(names: Sequence[str], suffix: str) -> str:
-    return "".join((_HERE / f"{name}{suffix}").read_text(encoding="utf-8") for name in names)
+    return "".join((HERE / f"{name}{suffix}").read_text(encoding="utf-8") for name in names)
 
 
 def self_test_notice(result: SelfTest) -> str:
     """Says that the model does not give its own figures here; nothing if it may."""
-    return "" if result.passed is not False else _html("selftest", reason=result.sentence)
+    return "" if result.passed is not False else fill("selftest", reason=result.sentence)
 
 
 # ------------------------------------------------------------------------------- results
@@ -197,7 +155,7 @@ def films_html(
     first = next((entry for entry in entries if entry["error"] is None), None)
     if first:
         first["open"] = True
-    return _html(
+    return fill(
         "results",
         points=points,
         summaries=[_summary(at) for at in named],
@@ -214,11 +172,6 @@ def films_html(
 def entries(classifier: Model, films: Sequence[Shown]) -> list[dict[str, Any]]:
     """What the template of a film shows, for each of some films."""
     return [_film(classifier, number, *film) for number, film in enumerate(films)]
-
-
-def fill(template: str, **data: Any) -> str:
-    """A template of this room, filled in."""
-    return _html(template, **data)
 
 
 def points_of(classifier: Model) -> list[str | None]:
@@ -271,7 +224,7 @@ def _reports(
         return []
     found = films[0][1]
     data = (report(classifier, entries[0], found.at(p), i) for i, p in enumerate(points))
-    return [data_address(_html("report", **each).encode(), "text/html") for each in data]
+    return [data_address(fill("report", **each).encode(), "text/html") for each in data]
 
 
 def _film(
@@ -343,70 +296,3 @@ def _offer(classifier: Model, number: int, film: Shown, offer: Shown) -> dict[st
 
 # Numbers of films that were turned begin there, so that no two have the same.
 _MOST_FILMS = 1000
-
-
-# --------------------------------------------------------------------------------- about
-
-
-def about_html(classifier: Model) -> str:
-    """What the model is, how good it was found to be, and how to read what it says."""
-    channels, height, width = classifier.preprocess.input_size
-    facts = {
-        "Network": f"{classifier.facts.architecture}, input {width} × {height} pixels, "
-        + ("one channel" if channels == 1 else f"{channels} channels"),
-        "Weights": f"SHA-256 {classifier.weights_sha256}",
-        "Trained on": results.trained_on(classifier) or "not stated",
-    }
-    if classifier.commit:
-        facts["Hub"] = f"{classifier.reference}, commit {classifier.commit}"
-    unproven = {label for label, row in classifier.categories.items() if row.evidence}
-    test_sets = [_test_set(tested, unproven) for tested in classifier.facts.test_sets]
-    return _html(
-        "about",
-        facts=facts,
-        test_sets=test_sets,
-        points=point_names(classifier.categories),
-        unproven=[plain_label(label) for label in classifier.label_names if label in unproven],
-    )
-
-
-def api_html(max_films: int) -> str:
-    """How programs ask the page."""
-    snippets = [
-        (title, (_HERE / "snippets" / name).read_text(encoding="utf-8"))
-        for title, name in SNIPPETS.items()
-    ]
-    schema = data_address((_HERE / "schema.json").read_bytes(), "application/schema+json")
-    return _html("api", snippets=snippets, schema=schema, max_films=max_films)
-
-
-def _test_set(tested: TestSet, unproven: set[str]) -> dict[str, Any]:
-    """One table of ``about.html``."""
-    rows = [
-        (plain_label(label), row, label in unproven) for label, row in tested.categories.items()
-    ]
-    if tested.mean:
-        rows.append(("Mean", tested.mean, False))
-    rows_of = {"film": "films", "study": "studies"}.get(tested.row, "rows")
-    return {
-        "name": DATASETS.get(tested.name, tested.name)
-        + ("" if tested.rows is None else f": {tested.rows} {rows_of}"),
-        "level": "" if tested.level is None else f"{100 * tested.level:g} % ",
-        "rows": [
-            {
-                "name": name,
-                "positives": "" if row.positives is None else str(row.positives),
-                "unproven": mark,
-                **_auroc(row),
-            }
-            for name, row, mark in rows
-        ],
-    }
-
-
-def _auroc(row: Figures) -> dict[str, str]:
-    if row.auroc is None:
-        return {"auroc": "not defined", "interval": ""}
-    known = row.low is not None and row.high is not None
-    interval = f"{row.low:.2f} to {row.high:.2f}" if known else ""
-    return {"auroc": f"{row.auroc:.3f}", "interval": interval}

@@ -24,6 +24,7 @@ from gradio.routes import App, file_upload_statuses
 from cft.film.radiograph import MAX_BYTES
 from cft.model.selftest import SelfTest
 from cft.page import intake, render, upkeep
+from cft.page.about import about_html, api_html
 from cft.page.addresses import Addresses
 from cft.page.answers import check_point, example_film, predict, show, show_together
 from cft.page.calls import Calls
@@ -140,9 +141,9 @@ def build(
             with gr.Column(elem_classes="main", min_width=0):
                 gr.HTML(render.desk(classifier), apply_default_css=False)
         with gr.Accordion("About this model", open=False):
-            gr.HTML(render.about_html(classifier), apply_default_css=False)
+            gr.HTML(about_html(classifier), apply_default_css=False)
         with gr.Accordion("For programs", open=False):
-            gr.HTML(render.api_html(MAX_FILMS), apply_default_css=False)
+            gr.HTML(api_html(MAX_FILMS), apply_default_css=False)
         # What programs call, and the page's own scripts do; Gradio shows none of these.
         drop = gr.File(file_count="multiple", visible=False)
         setattr(drop, "async_move_resource_to_block_cache", _only_uploads)  # noqa: B010, a method

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from cft import results
 from cft.model.change import Change, change_sentence
 from cft.model.study import Study
-from cft.page.render import Shown, entries, fill, picture_facts, points_of
+from cft.page.render import Shown, entries, picture_facts, points_of
 from cft.page.table import finding_rows, place
+from cft.page.template import fill
 from cft.page.text import data_address, plain_label, short_percent
 
 if TYPE_CHECKING:

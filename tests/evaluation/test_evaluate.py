@@ -12,7 +12,7 @@ import pytest
 from tests.evaluation.conftest import evaluate, failure, rewrite, write_csv
 from train.evaluate import _parser, main
 from train.evaluation.combine import combine, greedy_weights
-from train.evaluation.predictions import read_predictions, read_truth
+from train.evaluation.read_tables import read_predictions, read_truth
 
 pytestmark = pytest.mark.slow
 

@@ -9,13 +9,8 @@ import pytest
 
 from tests.evaluation.conftest import evaluate, failure, rewrite, write_csv
 from train.errors import TableError
-from train.evaluation.predictions import (
-    Predictions,
-    predictions_csv,
-    read_decisions,
-    read_predictions,
-    read_truth,
-)
+from train.evaluation.predictions import Predictions, predictions_csv
+from train.evaluation.read_tables import read_decisions, read_predictions, read_truth
 
 pytestmark = pytest.mark.slow
 

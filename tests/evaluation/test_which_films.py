@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from cft.page import render
+from cft.page.about import about_html
 from tests.evaluation.conftest import (
     evaluate,
     failure,
@@ -229,7 +229,7 @@ def test_a_saved_ensemble_is_loaded_and_scores_the_same(nih, model_folder, tmp_p
     card = (saved / "README.md").read_text()
     assert "An ensemble of networks" in card
     assert "14 studies of 14 patients" in card
-    assert "Test set NIH ChestX-ray14: 14 studies" in render.about_html(ensemble)
+    assert "Test set NIH ChestX-ray14: 14 studies" in about_html(ensemble)
 
 
 def test_an_ensemble_that_cannot_be_loaded_is_not_called_written(

@@ -104,30 +104,35 @@ def table_of(
         If the data is not there or not recognised, breaks a rule that `train.datasets.reading`
         states, or all its images are missing (``check_images``).
     """
-    name, data = options.dataset, options.data
-    if data is None:
-        if name not in (None, "phantoms"):
-            raise UsageError(f"{name} needs --data: the folder or the table of labels")
-        name = "phantoms"
-    elif not data.exists():
-        raise DatasetError(f"there is no {data}")
-    elif not data.is_dir() and not data.is_file():  # a pipe may never end, as /dev/zero
-        raise DatasetError(f"{data} is neither a folder nor a regular file")
-    elif name is None:
-        name = _recognise(data)
-    if name not in READERS:
-        raise DatasetError(f"no data set is called {name!r}; choose from {', '.join(READERS)}")
-    if name == "phantoms" and data is not None:
-        raise UsageError(f"phantoms are drawn, not read; omit {data} or name another data set")
+    name = _reader_for(options.dataset, options.data)
     options.check_reader(name)
     if options.data_seed is not None:
         seed = options.data_seed
-    table = READERS[name].read(data, Request(**vars(options), seed=seed))
+    table = READERS[name].read(options.data, Request(**vars(options), seed=seed))
     if splits is not None:
         table = with_splits(table, splits)
     if check_images:
         table = _without_missing_images(table)
     return hide_labels(table, options.known, seed)
+
+
+def _reader_for(name: str | None, data: Path | None) -> str:
+    """The reader that was asked for, or the one that recognises the data; raises as `table_of`."""
+    if data is None:
+        if name not in (None, "phantoms"):
+            raise UsageError(f"{name} needs --data: the folder or the table of labels")
+        return "phantoms"
+    if not data.exists():
+        raise DatasetError(f"there is no {data}")
+    if not data.is_dir() and not data.is_file():  # a pipe may never end, as /dev/zero
+        raise DatasetError(f"{data} is neither a folder nor a regular file")
+    if name is None:
+        return _recognise(data)
+    if name not in READERS:
+        raise DatasetError(f"no data set is called {name!r}; choose from {', '.join(READERS)}")
+    if name == "phantoms":
+        raise UsageError(f"phantoms are drawn, not read; omit {data} or name another data set")
+    return name
 
 
 def _recognise(data: Path) -> str:

@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cft.errors import RadiographError
-from cft.files import atomic_write, from_json, reserve_all
+from cft.files import atomic_write, from_json, regular, reserve_all
 from cft.film.read import read_radiograph
 from cft.model.preprocess import Preprocess
 from train.locks import locked
@@ -84,7 +84,7 @@ class Pixels:
         """Hash of the films. A pack that is whole stays as it is, so its hash is noted in it."""
         note = self.folder and self.folder / _HASH
         if note and note.exists():
-            return note.read_text()
+            return regular(note).read_text()
         digest = hashlib.sha256()
         for start in range(0, len(self.array), 1024):  # not all films in memory at once
             digest.update(np.ascontiguousarray(self.array[start : start + 1024]).data)
@@ -170,8 +170,9 @@ def pack(
     preprocess
         Gives the size and the geometry.
     cache
-        Folder of packs. The pack's own folder in it is named by a hash of the geometry and of
-        every file's path, size and time of change, so a pack is never used for other films.
+        Folder whose folder ``pixels`` holds packs. The pack's own folder in it is named by a hash
+        of the geometry and of every file's path, size and time of change, so a pack is never used
+        for other films.
     workers
         How many films are decoded at once, by threads or processes; None: one a core.
     progress
@@ -187,7 +188,7 @@ def pack(
     if not images:
         raise ValueError("there are no films to pack")
     recipe = _recipe(preprocess)
-    folder = Path(cache) / _key(images, recipe)
+    folder = _folder(Path(cache), _key(images, recipe))
     shape = (len(images), *preprocess.input_size[1:])
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder, wait=True):  # a second run on the same films waits, and finds them packed
@@ -325,12 +326,18 @@ def _key(images: Sequence[Path], recipe: dict) -> str:
     return f"{recipe['input_size'][0]}x{recipe['input_size'][1]}-{digest.hexdigest()[:16]}"
 
 
+def _folder(cache: Path, key: str) -> Path:
+    """Where a pack is. Older versions put packs into the cache itself; they are used there."""
+    older = cache / key
+    return older if older.is_dir() else cache / "pixels" / key
+
+
 def _index_of(folder: Path, shape: tuple[int, int, int], recipe: dict) -> dict:
     """What the pack's index says; the pack is begun anew if it is not there or does not fit."""
     files = {"pixels.u8": int(np.prod(shape)), "done.u8": shape[0]}
     made_from = {**recipe, "films": shape[0]}
     try:
-        index = from_json((folder / _INDEX).read_text())
+        index = from_json(regular(folder / _INDEX).read_text())
         whole = all((folder / name).stat().st_size == size for name, size in files.items())
         rows = map(int, index["unreadable"])
         if (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cft.files import atomic_write
+from cft.files import atomic_write, regular
 from train.datasets.csv_core import read_csv
 from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.reading import note_names
@@ -41,11 +41,13 @@ def read_splits(folder: Path) -> dict[str, str] | None:
     ------
     DatasetError
         If the file is damaged.
+    OSError
+        If it is no file.
     """
     path = folder / SPLITS_FILE
     if not path.exists():
         return None
-    table = read_csv(path)
+    table = read_csv(regular(path))
     for value in set(table["split"]):
         if value not in SPLITS:
             raise table.refuse("split", value, ", ".join(SPLITS))

@@ -51,7 +51,6 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
     """What a model folder's ``config.json`` says, by the names of `ITEMS`."""
     ours = config.get("cft", {})
     provenance, metrics = ours.get("provenance", {}), ours.get("metrics", {})
-    dataset = provenance.get("dataset")
     facts = {
         "use": "research and teaching only, no medical device; see Intended use and limits",
         "goal": f"probabilities of {len(config['label_names'])} findings in a frontal chest film",
@@ -69,8 +68,20 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
     }
     if any((row or {}).get("operating_point") for row in ours.get("categories", {}).values()):
         facts["thresholds"] = "operating points chosen on validation films, in `config.json`"
-    if (provenance.get("arguments") or {}).get("loss"):
-        facts["imbalance"] = f"loss {provenance['arguments']['loss']}, no resampling"
+    members = ours.get("members")
+    facts["ensemble"] = f"{len(members)} members" if members else "none: a single network"
+    facts |= {**_facts_of_data(provenance), **_facts_of_training(provenance)}
+    if metrics:
+        facts |= _facts_of_figures(metrics)
+    if len(metrics) > 1:
+        facts["robustness"] = "figures against other labels of the same films"
+    return {**facts, **facts_of_source(config, metrics)}
+
+
+def _facts_of_data(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What is known of the films that trained a model, and of their labels."""
+    facts = {}
+    dataset = provenance.get("dataset")
     if dataset:
         facts["sources"] = f"{DATASETS.get(dataset, dataset)}; see Training data"
     if provenance.get("notes"):
@@ -87,6 +98,12 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
     policy = provenance.get("label_policy") or {}
     if policy.get("unknown"):
         facts["missing"] = f"unknown labels in training: {policy['unknown']}; in tests: not counted"
+    return facts
+
+
+def _facts_of_training(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a model began from, and how it was trained."""
+    facts = {}
     if provenance.get("versions"):
         facts["software"] = ", ".join(f"{k} {v}" for k, v in provenance["versions"].items())
         facts["code"] = f"the software is published; this model is of {facts['software']}"
@@ -95,18 +112,14 @@ def facts_of_config(config: Mapping[str, Any]) -> dict[str, str]:
         facts["start"] = f"{provenance['start'].get('init')} (weights {weights})"
     elif (provenance.get("arguments") or {}).get("init") == "random":
         facts["start"] = "random"
+    if (provenance.get("arguments") or {}).get("loss"):
+        facts["imbalance"] = f"loss {provenance['arguments']['loss']}, no resampling"
     if provenance.get("command"):
         facts["training"] = f"`{provenance['command']}`, seed {provenance.get('seed')}"
         facts["protocol"] = "the command and its arguments, in `config.json`"
     if provenance.get("best_epoch") is not None:
         facts["choice"] = f"epoch {provenance['best_epoch']}, the best on validation films"
-    members = ours.get("members")
-    facts["ensemble"] = f"{len(members)} members" if members else "none: a single network"
-    if metrics:
-        facts |= _facts_of_figures(metrics)
-    if len(metrics) > 1:
-        facts["robustness"] = "figures against other labels of the same films"
-    return {**facts, **facts_of_source(config, metrics)}
+    return facts
 
 
 def facts_of_source(config: Mapping[str, Any], tests: Collection[str]) -> dict[str, str]:
@@ -197,19 +210,7 @@ def facts_of_results(results: Mapping[str, Any]) -> dict[str, str]:
     if results["references"]:
         facts["robustness"] = f"other labels of these films: {', '.join(results['references'])}"
     if "subgroups" in model:
-        attributes = ", ".join(model["subgroups"])
-        facts["fairness"] = (
-            f"gaps by {attributes}, with intervals and Holm's correction; nothing was done to "
-            "narrow them"
-        )
-        facts.setdefault("robustness", f"AUROC in each subgroup by {attributes}")
-        further = [name for name in model["subgroups"] if name not in _OF_PATIENTS]
-        if further:
-            facts["clusters"] = f"AUROC in each subgroup by {', '.join(further)}"
-        facts["characteristics"] = "; ".join(
-            f"{name}: " + ", ".join(f"{value} {of['films']:,}" for value, of in values.items())
-            for name, values in model["subgroups"].items()
-        )
+        facts = {**_facts_of_subgroups(model["subgroups"]), **facts}
     if results["radiologists"]:
         facts["readers"] = f"{_readers(results)} against the truth; see Radiologists"
     if model.get("localisation"):
@@ -230,6 +231,24 @@ def facts_of_results(results: Mapping[str, Any]) -> dict[str, str]:
         facts["differences"] = "other films and labels; see Shift"
         facts["compared"] = "positives and prevalence on both data sets; see Shift"
     facts["protocol"] = "the settings, in `report.json`"
+    return facts
+
+
+def _facts_of_subgroups(subgroups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """What a report says of the groups of one model's films."""
+    attributes = ", ".join(subgroups)
+    facts = {
+        "fairness": f"gaps by {attributes}, with intervals and Holm's correction; nothing was done "
+        "to narrow them",
+        "robustness": f"AUROC in each subgroup by {attributes}",
+        "characteristics": "; ".join(
+            f"{name}: " + ", ".join(f"{value} {of['films']:,}" for value, of in values.items())
+            for name, values in subgroups.items()
+        ),
+    }
+    further = [name for name in subgroups if name not in _OF_PATIENTS]
+    if further:
+        facts["clusters"] = f"AUROC in each subgroup by {', '.join(further)}"
     return facts
 
 

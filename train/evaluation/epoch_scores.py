@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from cft.files import atomic_write
+from cft.files import atomic_write, regular
 
 __all__ = ["FOLDER", "keep_epoch", "read_epochs"]
 
@@ -68,7 +68,7 @@ def read_epochs(folder: Path) -> tuple[dict[int, np.ndarray], np.ndarray, list[s
         if match is None:
             continue
         try:
-            with safetensors.safe_open(path, framework="numpy") as file:
+            with safetensors.safe_open(regular(path), framework="numpy") as file:
                 names = json.loads(file.metadata()["label_names"])
                 scores, labels = file.get_tensor("scores"), file.get_tensor("labels")
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):

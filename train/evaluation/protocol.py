@@ -203,19 +203,7 @@ def _evaluate(
             attribute: {value: figures(rows) for value, rows in values.items()}
             for attribute, values in subgroups.items()
         }
-        for attribute, value, rows in each_subgroup(subgroups):
-            add_in_the_large(
-                result["subgroups"][attribute][value]["categories"],
-                *(model.scores[rows], labels[rows], truth.groups[rows]),
-                **settings.bootstrap,
-            )
-        result["gaps"] = subgroup_gaps(
-            *(model.scores, labels, truth.groups, names, subgroups),
-            [points.get(label) for label in names],
-            [result["categories"][label]["brier"] is not None for label in names],
-            **settings.bootstrap,
-        )
-        result["notes"] += few_in_subgroups(result["subgroups"], truth.unit)
+        _compare_subgroups(result, truth, model, points, settings)
     if any(model.bands.get(label) for label in names):
         result["coverage"] = band_coverage(
             *(model.scores, labels, truth.groups, names, model.bands, subgroups),
@@ -224,6 +212,34 @@ def _evaluate(
         if truth.row == "study" and truth.films != len(truth.keys):
             result["notes"].append(_BANDS_OF_FILMS)
     return result
+
+
+def _compare_subgroups(
+    result: dict[str, Any],
+    truth: Truth,
+    model: Predictions,
+    points: Mapping[str, float | None],
+    settings: Settings,
+) -> None:
+    """Add each subgroup's calibration, the gaps between them, and a note on small ones."""
+    labels, names, subgroups = (
+        truth.columns(model.label_names),
+        model.label_names,
+        subgroups_of(truth),
+    )
+    for attribute, value, rows in each_subgroup(subgroups):
+        add_in_the_large(
+            result["subgroups"][attribute][value]["categories"],
+            *(model.scores[rows], labels[rows], truth.groups[rows]),
+            **settings.bootstrap,
+        )
+    result["gaps"] = subgroup_gaps(
+        *(model.scores, labels, truth.groups, names, subgroups),
+        [points.get(label) for label in names],
+        [result["categories"][label]["brier"] is not None for label in names],
+        **settings.bootstrap,
+    )
+    result["notes"] += few_in_subgroups(result["subgroups"], truth.unit)
 
 
 _BANDS_OF_FILMS = (

@@ -13,10 +13,11 @@ from train.evaluation.captions import Plot, plots_beside
 from train.evaluation.checklist import checklist_parts
 from train.evaluation.coverage_tables import coverage_parts
 from train.evaluation.essential_tables import essential_parts, reader_benefit_parts
-from train.evaluation.further_tables import gap_parts, localisation_parts, rate_parts
+from train.evaluation.localisation_tables import localisation_parts
 from train.evaluation.precision_of_films import sample_parts
 from train.evaluation.scores import RATES
 from train.evaluation.shift_tables import shift_parts
+from train.evaluation.subgroup_tables import gap_parts, rate_parts
 from train.tables import (
     PLURALS,
     Table,
@@ -104,24 +105,7 @@ def _section(results: Mapping[str, Any], level: int, plots: Sequence[Plot]) -> l
         parts += [f"{heading} Figures", *plots]
     for i, (name, result) in enumerate(results["models"].items()):
         parts += [f"{heading} {name}", _identity(result), size]
-        parts += [category_table(result["categories"])]
-        parts += _decision_parts(result)
-        parts += essential_parts(result["categories"], explain=i == 0)
-        parts += coverage_parts(result, explain=i == 0)
-        parts += localisation_parts(result, results.get("boxes"))
-        if "uncalibrated" in result:
-            parts += ["Before and after calibration:", calibration_table(result)]
-        if "weights" in result:
-            shares = (f"{member} {share:.2f}" for member, share in result["weights"].items())
-            parts.append(f"Weights, chosen on validation: {', '.join(shares)}.")
-        if "subgroups" in result:
-            parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
-            for attribute, values in result["subgroups"].items():
-                parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
-            parts += rate_parts(result["subgroups"], explain=i == 0)
-        parts += reader_parts(result, explain=i == 0)
-        parts += gap_parts(result, explain=i == 0)
-        parts += sample_parts(result, explain=i == 0)
+        parts += _model_parts(result, results.get("boxes"), explain=i == 0)
     if results["radiologists"]:
         parts += [f"{heading} Radiologists", size, _reader_table(results)]
         parts += reader_benefit_parts(results.get("reader_net_benefit", {}))
@@ -134,6 +118,31 @@ def _section(results: Mapping[str, Any], level: int, plots: Sequence[Plot]) -> l
     if notes:
         parts += [f"{heading} Notes", "\n".join(f"- {note}" for note in notes)]
     return [part for part in parts if part != ""]
+
+
+def _model_parts(
+    result: Mapping[str, Any], boxes: Mapping[str, Any] | None, explain: bool
+) -> list[Part]:
+    """Everything about one model; the first of a report explains its columns."""
+    parts: list[Part] = [category_table(result["categories"])]
+    parts += _decision_parts(result)
+    parts += essential_parts(result["categories"], explain=explain)
+    parts += coverage_parts(result, explain=explain)
+    parts += localisation_parts(result, boxes)
+    if "uncalibrated" in result:
+        parts += ["Before and after calibration:", calibration_table(result)]
+    if "weights" in result:
+        shares = (f"{member} {share:.2f}" for member, share in result["weights"].items())
+        parts.append(f"Weights, chosen on validation: {', '.join(shares)}.")
+    if "subgroups" in result:
+        parts += ["Mean AUROC by subgroup:", _subgroup_table(result["subgroups"])]
+        for attribute, values in result["subgroups"].items():
+            parts += [f"AUROC by {attribute} (positives):", _by_value_table(values)]
+        parts += rate_parts(result["subgroups"], explain=explain)
+    parts += reader_parts(result, explain=explain)
+    parts += gap_parts(result, explain=explain)
+    parts += sample_parts(result, explain=explain)
+    return parts
 
 
 def _identity(result: Mapping[str, Any]) -> str:

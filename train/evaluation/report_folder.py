@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cft.files import atomic_write, from_json
+from cft.files import atomic_write, from_json, regular
 from cft.model.folder import read_config
 from train.errors import EvaluationError
 from train.evaluation import epoch_curves, figure, plots, report, training_curves
@@ -134,7 +134,7 @@ def _json(results: Mapping[str, Any]) -> str:
 def _files_of(earlier: Path) -> set[str]:
     """The files that an earlier report lists; none if it is absent or damaged."""
     try:
-        files = from_json(earlier.read_text(encoding="utf-8"))["files"]
+        files = from_json(regular(earlier).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, LookupError, TypeError):
         return set()
     return {file for file in files if isinstance(file, str)} if isinstance(files, list) else set()

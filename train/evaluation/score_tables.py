@@ -1,4 +1,4 @@
-"""Read tables of predictions and of the truth."""
+"""Scores from tables of predictions and of the truth -> what is evaluated."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ from train.datasets.csv_core import Columns, read_csv
 from train.errors import EvaluationError
 from train.evaluation.group_columns import of_truth, table_of_groups
 from train.evaluation.keys import key_for
-from train.evaluation.predictions import (
-    Predictions,
-    Truth,
-    failures,
-    read_decisions,
-    read_predictions,
-    read_truth,
-)
+from train.evaluation.predictions import Predictions, Truth
+from train.evaluation.read_tables import failures, read_decisions, read_predictions, read_truth
 from train.evaluation.scored import Evaluated, Scored, with_ensemble, with_points, without_ranks
 from train.evaluation.shift import named_as_here
 from train.tables import counted
-
-# --- Tables of predictions ----------------------------------------------------------------------
 
 
 def score_tables(args: argparse.Namespace) -> Evaluated:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cft.files import from_json
+from cft.files import from_json, regular
 from train.evaluation.figure import COLOURS, STYLE, add_heading, save_figure
 from train.tables import counted
 
@@ -67,7 +67,7 @@ def training_curves(
 def _records(log: Path) -> list[dict[str, Any]]:
     """The records of a log, up to a last line that is still being written."""
     records = []
-    for line in log.read_text().splitlines():
+    for line in regular(log).read_text().splitlines():
         try:
             records.append(from_json(line))
         except ValueError:

@@ -1,4 +1,4 @@
-"""Intervals and comparisons for ranking metrics: bootstrap, DeLong, Holm.
+"""Bootstrap intervals of ranking metrics and of sums over films.
 
 Pure functions over numpy arrays. The unit of resampling is the *group* (a patient or a study):
 films of one patient are not independent, and an interval that treats them so is too narrow.

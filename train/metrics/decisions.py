@@ -1,4 +1,4 @@
-"""Figures of decisions."""
+"""Rates of decisions, such as sensitivity and specificity, and Wilson's interval of a rate."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cft.errors import ModelFolderError
-from cft.files import atomic_write, from_json
+from cft.files import atomic_write, from_json, regular
 from cft.model.fields import Fields
 from cft.model.gate_fit import MOST_CHECKED, MOST_FITTED, fit_gate
 from cft.model.gate_statistics import GateStatistics
@@ -84,6 +84,6 @@ def gate_of_run(
 def _found(file: Path) -> GateStatistics | None:
     """What was kept; None if nothing was, or if it is damaged."""
     try:
-        return GateStatistics.read(Fields(from_json(file.read_text()), "gate", str(file)))
+        return GateStatistics.read(Fields(from_json(regular(file).read_text()), "gate", str(file)))
     except (OSError, ValueError, ModelFolderError):
         return None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from cft.files import atomic_file
+from cft.files import atomic_file, regular
 from cft.model.network import has_linear_head
 from train.frozen.kept import place_of
 from train.stage1.run import Run
@@ -80,7 +80,7 @@ def _mean_features(run: Run, network: Network, rows: np.ndarray) -> np.ndarray |
 def _found(file: Path) -> np.ndarray | None:
     """What was kept; None if nothing was, or if it is damaged."""
     try:
-        return np.load(file, allow_pickle=False)
+        return np.load(regular(file), allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
 

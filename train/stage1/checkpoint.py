@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from cft.files import atomic_write
+from cft.files import atomic_write, regular
 from train.errors import CheckpointError
 
 
@@ -51,7 +51,7 @@ def read_facts(path: Path) -> dict[str, Any]:
         If it is not there or not readable.
     """
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(regular(path), framework="pt") as file:
             return json.loads(file.metadata()["facts"])
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
@@ -70,7 +70,7 @@ def load_checkpoint(
         If it is not readable or belongs to another network.
     """
     try:
-        tensors = safetensors.torch.load_file(path)
+        tensors = safetensors.torch.load_file(regular(path))
         for prefix, network in networks.items():
             network.load_state_dict(_below(tensors, prefix), strict=True)
         if optimizer is not None:

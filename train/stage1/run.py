@@ -23,8 +23,8 @@ from train.precision import use_bfloat16
 from train.processes import Processes
 from train.run_folder import Work, rows_of_splits
 from train.stage1.augment import Augmentation, augment
+from train.stage1.batch_norm import share_batch_statistics
 from train.stage1.checkpoint import load_checkpoint, read_facts, save_checkpoint
-from train.stage1.distributed import share_batch_statistics
 from train.stage1.layers import optimizer_for
 from train.stage1.mix import FOLLOWERS, draw_shares, mix_films, mix_targets
 from train.stage1.network import build, preprocess_of

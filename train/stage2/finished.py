@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from cft.files import atomic_path
+from cft.files import atomic_path, regular
 from train.errors import CheckpointError
 
 
@@ -34,7 +34,7 @@ class Finished:
         if path is None or not path.exists():
             return
         try:
-            with safetensors.safe_open(path, framework="np") as file:
+            with safetensors.safe_open(regular(path), framework="np") as file:
                 found = file.metadata() or {}
                 self._arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError) as error:

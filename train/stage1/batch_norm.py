@@ -1,8 +1,7 @@
-"""The processes of one training run, as torchrun starts them; one process without it.
+"""Batch normalisation over the whole batch of a run with several processes.
 
-Every process holds the whole network and computes its part of each global batch. The parts add up
-to what one process would compute: gradients are summed over processes, and batch normalisation
-takes its statistics over the whole batch.
+Every process holds the whole network and computes its part of each global batch. With the
+statistics of the whole batch the parts add up to what one process would compute.
 """
 
 from __future__ import annotations

@@ -1,21 +1,13 @@
-"""Tables of localisation and of subgroups' gaps, from the dict of results."""
+"""Tables of where maps point to, from the dict of results."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from train.evaluation.subgroup_gaps import GAPS
-from train.tables import (
-    Table,
-    figure_cell,
-    interval_cell,
-    p_cell,
-    range_cell,
-    without_empty_columns,
-)
+from train.tables import Table, difference_cell, figure_cell, interval_cell, p_cell, range_cell
 
-__all__ = ["gap_parts", "localisation_parts", "rate_parts"]
+__all__ = ["localisation_parts"]
 
 
 def localisation_parts(
@@ -66,7 +58,7 @@ def _shares_table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
                     limits = range_cell(*row[f"{name}_{of}"][place][1:])
                     cells.append(figure_cell(value) + (f" ({limits})" if limits else ""))
                 _, difference, low, high = row[f"{name}_difference"][place]
-                cells.append(_gap_cell({"difference": difference, "low": low, "high": high}))
+                cells.append(difference_cell({"difference": difference, "low": low, "high": high}))
             table.append(cells)
     return Table(table, detail=True)
 
@@ -85,7 +77,7 @@ def _kinds_of_maps(result: Mapping[str, Any]) -> list[str | Table]:
     for row in compared["differences"]:
         cells: list[str] = []
         for name in ("hit", "iou"):
-            cells += [_gap_cell(row[name]), p_cell(row[name]["p_holm"])]
+            cells += [difference_cell(row[name]), p_cell(row[name]["p_holm"])]
         pairs.append([f"{row['first']} minus {row['second']}", *cells])
     parts: list[str | Table] = ["Kinds of maps on the same films, all findings together:"]
     parts.append(Table(rows))
@@ -103,76 +95,8 @@ def _beside_floor(row: Mapping[str, Any], name: str) -> list[str]:
     ends = {end: row[f"{name}_difference_{end}"] for end in ("low", "high")}
     return [
         *(interval_cell(row, x, x) for x in (name, f"floor_{name}")),
-        _gap_cell({"difference": row[f"{name}_difference"], **ends}),
+        difference_cell({"difference": row[f"{name}_difference"], **ends}),
     ]
 
 
 _COLUMNS = ("", ", floor", ", difference")
-
-
-def rate_parts(subgroups: Mapping[str, Any], explain: bool = True) -> list[str | Table]:
-    """Rates at the operating points and calibration in the large of each subgroup."""
-    parts: list[str | Table] = []
-    for attribute, values in subgroups.items():
-        rows = [["Value", "Films", "Category", "Positive", *(GAPS[x] for x in _RATES)]]
-        for value, of in values.items():
-            for label, row in of["categories"].items():
-                cells = [
-                    interval_cell(row, "sensitivity", "sensitivity"),
-                    interval_cell(row, "specificity", "specificity"),
-                    _surplus_cell(row),
-                ]
-                if any(cells):
-                    count = f"{row['positives']:,}"
-                    rows.append([value, f"{of['films']:,}", label, count, *cells])
-        if len(rows) > 1:
-            parts += [f"Decisions and calibration in the large by {attribute}:"]
-            parts.append(Table(without_empty_columns(rows), detail=True))
-    if parts and explain:
-        parts.append(
-            "Observed minus stated share: calibration in the large; above 0 the probabilities are "
-            "too low on average."
-        )
-    return parts
-
-
-_RATES = ("sensitivity", "specificity", "in_the_large")
-
-
-def _surplus_cell(row: Mapping[str, Any]) -> str:
-    """Observed minus stated share, with its interval."""
-    name = "in_the_large"
-    return _gap_cell(
-        {end: row[f"{name}_{end}"] for end in ("low", "high")} | {"difference": row[name]}
-    )
-
-
-def gap_parts(result: Mapping[str, Any], explain: bool = True) -> list[str | Table]:
-    """What a subgroup has more or less than the other films; `explain`: say what a gap is."""
-    parts: list[str | Table] = []
-    for attribute, values in result.get("gaps", {}).items():
-        rows = [["Value", "Films", "Category", *GAPS.values(), "Smallest p (Holm)"]]
-        for value, row in values.items():
-            name = f"{value} minus {row['against']}"
-            mean = _gap_cell(row["mean"])
-            rows.append([name, f"{row['films']:,}", "Mean AUROC", mean, "", "", "", ""])
-            for label, gaps in row["categories"].items():
-                p = [x["p_holm"] for x in gaps.values() if x["p_holm"] is not None]
-                if p:
-                    cells = map(_gap_cell, gaps.values())
-                    rows.append([name, f"{row['films']:,}", label, *cells, p_cell(min(p))])
-        parts += [f"Gaps by {attribute}:", Table(rows, detail=True)]
-    if parts and explain:
-        parts.append(
-            "A gap is the figure of the subgroup minus that of the other films. Categories with "
-            "fewer than ten patients of a class on either side are left out. p is corrected by "
-            "Holm over all categories and values of the attribute, for each figure by itself."
-        )
-    return parts
-
-
-def _gap_cell(row: Mapping[str, Any]) -> str:
-    if row["difference"] is None:
-        return ""
-    limits = range_cell(row["low"], row["high"], signed=True)
-    return f"{row['difference']:+.4f}" + (f" ({limits})" if limits else "")
