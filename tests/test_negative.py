@@ -186,8 +186,8 @@ def test_where_maps_point_to_is_added_to_a_folder(data, trained, tmp_path, capsy
     assert complete.main(command) == 1
     assert "boxes.csv frames no finding on a test film" in capsys.readouterr().err
     assert json.loads((folder / "config.json").read_text()) == before
-    # Every point lies in a box that is the whole film; the point that is chosen on the others' boxes
-    # lies in one that is in the same corner.
+    # Every point lies in a box that is the whole film; the one chosen on the boxes of the other
+    # films lies in one that is in the same corner.
     whole, corner = f"0,0,{SIZE},{SIZE}", "0,0,2,2"
     rows = [f"{n}.png,Bright,{whole}" for n in (4, 9)]
     rows += [f"{n}.png,Dark,{corner}" for n in (4, 9, 14)]
