@@ -144,6 +144,22 @@ def test_choosing_a_finding_shows_its_words(visit):
     assert rows.nth(6).is_checked()
 
 
+def test_a_film_that_is_read_has_the_room_and_more_can_still_be_dropped(visit):
+    """A film beside its findings takes two fifths of the window at least, or all of its height."""
+    before = visit.locator("#drop").bounding_box()
+    chromium.drop(visit, [("first.png", film(1))])
+    visit.wait_for_selector(".viewing canvas")
+    frame, table = (visit.locator(x).bounding_box() for x in (".frame", ".findings"))
+    assert frame["width"] >= min(0.4 * 1280, 0.7 * 844)
+    assert table["x"] >= frame["x"] + frame["width"]
+    zone = visit.locator("#drop").bounding_box()
+    assert zone["height"] < before["height"] / 3
+    assert zone["y"] + zone["height"] <= frame["y"]
+    for name in ("#choose", "#choose-folder"):
+        assert visit.locator(f"label:has({name})").is_visible()
+    assert overflow(visit) <= 0
+
+
 def test_a_hostile_file_name_is_text(visit):
     chromium.drop(visit, [(HOSTILE, film(1))])
     assert visit.locator("#answer h2").inner_text() == HOSTILE

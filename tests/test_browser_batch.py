@@ -131,6 +131,7 @@ def test_a_refused_film_has_its_reason_and_no_numbers(visit, monkeypatch):
     row = visit.locator("#many tbody tr").first
     assert "Not answered. A picture of a cat." in row.inner_text()
     assert row.locator("td.of-finding").count() == 0
+    assert row.locator("td.of-gate").inner_text() == "refused"
     assert visit.locator("#many .count").inner_text() == "2 films · 2 not answered"
 
 
@@ -549,6 +550,21 @@ def test_the_matrix_fits_a_phone(visit):
     visit.locator("#many td.of-film button").first.click()
     visit.wait_for_selector("#answer .film")
     assert overflow(visit) <= 0
+
+
+def test_the_names_of_the_findings_stay_in_sight_while_the_matrix_is_scrolled(page):
+    page.set_viewport_size({"width": 1280, "height": 500})
+    many(page, 8)
+    page.locator("#many tbody tr").last.scroll_into_view_if_needed()
+    page.wait_for_timeout(100)
+    heading = page.locator("#many thead th.of-finding").first.bounding_box()
+    banner = page.get_by_role("note").bounding_box()
+    assert page.locator("#many tbody tr").first.bounding_box()["y"] < 0
+    assert heading["y"] >= 0
+    assert heading["y"] + heading["height"] > banner["height"] + 40  # its words are below it
+    page.set_viewport_size({"width": 390, "height": 844})  # columns are cut off: the table scrolls
+    page.wait_for_timeout(200)
+    assert overflow(page) <= 0
 
 
 def test_a_keyboard_is_enough(page, tmp_path):

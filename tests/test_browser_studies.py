@@ -8,6 +8,7 @@ import re
 import pytest
 
 from cft import study as grouping
+from cft.model.findings import LATERAL_FILM
 from cft.model.sentence import first_sentence
 from tests import chromium
 from tests.films import dataset, dicom, phantom
@@ -167,7 +168,7 @@ def test_a_study_is_opened_as_one_and_left_for_its_place(page, served):
     becomes(page, titles, ["4711"])
 
 
-def test_a_film_whose_name_says_lateral_is_left_out_of_an_opened_study(page, tmp_path):
+def test_a_film_whose_name_says_lateral_is_left_out_of_an_opened_study(page, browser, tmp_path):
     place = tmp_path / "patient00001" / "study1"
     place.mkdir(parents=True)
     for name in ("view1_frontal.png", "view2_lateral.png"):
@@ -180,6 +181,13 @@ def test_a_film_whose_name_says_lateral_is_left_out_of_an_opened_study(page, tmp
     lines = page.locator(".study li").all_inner_texts()
     assert "view1_frontal.png scored" in lines[0]
     assert "view2_lateral.png not scored: It is a lateral film" in lines[1]
+    report, *_ = report_of(page, "#answer [data-many=report-study]", browser, tmp_path)
+    _, scored, lateral = report.locator(".sheet").all()
+    assert scored.locator("tbody tr").count() == 3
+    assert lateral.locator("tbody tr").count() == 0
+    said = lateral.locator(".sentence").inner_text()
+    assert said == f"Not scored: It is {LATERAL_FILM}"
+    report.close()
 
 
 # ----------------------------------------------------------------------- where studies come from
@@ -345,7 +353,7 @@ def test_the_report_of_many_has_a_page_for_each_and_first_what_all_say(
         cells = row.locator("th, td").all_inner_texts()
         assert cells[0] == label.replace("_", " ")
         share = 100 * study.findings.probabilities[label]
-        assert float(cells[1].rstrip(" %")) == pytest.approx(share, abs=0.51)
+        assert float(cells[1].rstrip("\u202f%")) == pytest.approx(share, abs=0.051)
         assert cells[4] == most[study.findings.film_of[label]]
     assert len(others) == 3  # one of the films could not be read
     order = (PAIR[0], PAIR[2], PAIR[1])

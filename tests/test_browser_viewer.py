@@ -121,6 +121,24 @@ def test_presets_window_by_the_greys_of_the_film(viewer):
     assert (low, high) == pytest.approx((0.5, 1), abs=0.01)
 
 
+def test_the_preset_that_is_in_use_is_marked_until_the_window_is_dragged(viewer):
+    def marked() -> list[str]:
+        settle(viewer)
+        return viewer.locator(".presets [aria-pressed=true]").all_inner_texts()
+
+    assert marked() == ["As stored"]
+    key(viewer, "l")
+    assert marked() == ["Lung"]
+    box = viewer.locator(".viewing canvas").bounding_box()
+    viewer.mouse.move(box["x"] + 50, box["y"] + 50)
+    viewer.mouse.down()
+    viewer.mouse.move(box["x"] + 80, box["y"] + 60)
+    viewer.mouse.up()
+    assert marked() == []
+    key(viewer, "z")
+    assert marked() == ["As stored"]
+
+
 def test_i_inverts_t_turns_and_m_mirrors(viewer):
     before = seen(viewer)
     key(viewer, "i")
@@ -278,7 +296,7 @@ def test_full_screen_has_the_findings_beside_the_film_and_the_warning(viewer):
     viewer.keyboard.press("j")
     assert viewer.locator(".findings input:checked").get_attribute("class") != chosen
     viewer.keyboard.press("Escape")
-    assert viewer.locator(".frame").bounding_box()["height"] < 600
+    assert viewer.locator(".frame").bounding_box()["height"] < film_box["height"]
 
 
 def test_without_scripts_the_picture_and_its_heat_map_are_shown(browser, address):

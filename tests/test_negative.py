@@ -175,6 +175,34 @@ def test_controls_are_added_to_a_folder_and_its_card(data, trained, tmp_path, ca
     assert f"Controls on the same films, mean AUROC: {said}" in card
 
 
+def test_where_maps_point_to_is_added_to_a_folder(data, trained, tmp_path, capsys):
+    folder, boxes = tmp_path / "model", tmp_path / "boxes.csv"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint"))
+    before = json.loads((folder / "config.json").read_text())
+    head = "image,finding,x,y,w,h\n"
+    # Film 0 trained the model: none of the test films is framed.
+    boxes.write_text(f"{head}0.png,Bright,0,0,{SIZE},{SIZE}\n")
+    command = [str(folder), "--device", "cpu", "--boxes", str(boxes), "--box-side", str(SIZE)]
+    assert complete.main(command) == 1
+    assert "boxes.csv frames no finding on a test film" in capsys.readouterr().err
+    assert json.loads((folder / "config.json").read_text()) == before
+    # Every point lies in a box that is the whole film; the one chosen on the boxes of the other
+    # films lies in one that is in the same corner.
+    whole, corner = f"0,0,{SIZE},{SIZE}", "0,0,2,2"
+    rows = [f"{n}.png,Bright,{whole}" for n in (4, 9)]
+    rows += [f"{n}.png,Dark,{corner}" for n in (4, 9, 14)]
+    boxes.write_text(head + "\n".join(rows) + "\n")
+    assert complete.main(command) == 0
+    found = json.loads((folder / "config.json").read_text())["cft"]["metrics"]["csv"]
+    bright, dark = (found["categories"][label]["localisation"] for label in ("Bright", "Dark"))
+    assert (bright["n"], bright["hit"], bright["floor_hit"]) == (2, 1.0, 1.0)
+    assert (dark["n"], dark["floor_hit"]) == (3, 1.0)
+    assert found["localisation"]["n"] == 5
+    test_set = cft.load(folder, "cpu").facts.test_sets[0]
+    assert test_set.pointing.films == 5
+    assert test_set.categories["Bright"].pointing.hit.value == 1.0
+
+
 def test_a_run_learns_and_writes_a_model_folder_that_everybody_reads(trained, data):
     ours = read_model_folder(trained).config["cft"]
     assert ours["metrics"]["csv"]["subsets"]["all"]["auroc"] > 0.8

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 
 import httpx
@@ -253,3 +254,18 @@ def test_the_pages_table_has_a_mark_for_excel_and_is_the_command_lines_besides(c
         weights=classifier.weights_sha256,
     )
     assert table.decode("utf-8-sig") == "".join(rows)
+
+
+def test_a_study_is_unsure_where_its_film_is(classifier, films):
+    found = next(
+        (film, found)
+        for film, found in ((film, classifier.predict(film)) for film in films)
+        if any(ruled == "unsure" for ruled in found.ruled.values())
+    )
+    unsure = [label for label in found[1].order if found[1].ruled[label] == "unsure"]
+    html = server.show_together(classifier, [("one", found[0]), ("two", found[0])])
+    table = html.split('<table class="of-study">')[1].split("</table>")[0]
+    rows = dict(re.findall(r">(\w+)</span></th>(.*?)</tr>", table, re.DOTALL))
+    assert [label for label in rows if '<small class="unsure">unsure</small>' in rows[label]]
+    for label, row in rows.items():
+        assert ("unsure" in row) == (label in unsure), label

@@ -5,7 +5,8 @@ films, from which probability on validation films rule it in or out, how both di
 by how much its evidence differs between two films of one patient with the same labels,
 and what the model says of the packaged example film. This command adds all that to a folder made
 before, and to any folder the controls: what view, sex and age alone say of the test films, and
-what the recipe learns from shuffled labels. Weights, calibration, operating points and the figures
+what the recipe learns from shuffled labels; and, with ``--boxes``, whether its heat maps point to
+what radiologists framed on the test films. Weights, calibration, operating points and the figures
 that are there stay as they are.
 
 The films are those of the model's own run: its ``splits.csv`` if the folder has one, else the
@@ -35,8 +36,10 @@ from train.datasets import DataOptions, read_dataset, table_of
 from train.datasets.labels import LabelTable
 from train.datasets.splits import check_splits, read_splits
 from train.errors import ERRORS, EvaluationError, TrainingError
+from train.evaluation.boxes import Boxes, film_id, read_boxes
 from train.evaluation.controls import METADATA, metadata_chances, shuffled_runs
 from train.evaluation.inference import FilmScores, readable, run
+from train.evaluation.localise import localisation
 from train.evaluation.of_run import (
     band_of,
     band_points,
@@ -86,6 +89,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="a run of the same recipe with --shuffle-labels, as a control in the card",
     )
+    parser.add_argument(
+        "--boxes",
+        type=Path,
+        metavar="FILE",
+        help="what radiologists framed on the test films, as train.evaluate takes it",
+    )
+    parser.add_argument(
+        "--box-side",
+        type=float,
+        default=1024,
+        metavar="SIDE",
+        help="width and height of a film in the unit of its boxes (default: 1024, NIH's)",
+    )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
     add_options(parser.add_argument_group("data"), DataOptions)
     return parser
@@ -97,8 +113,9 @@ def _work_through(args: argparse.Namespace) -> None:
     provenance = config.get("cft", {}).get("provenance", {})
     ran = provenance.get("stage_1", provenance).get("arguments", {})
     sides, others = _films_of_the_run(args, ran, parse_config(config, args.folder).label_names)
+    boxes = read_boxes(args.boxes, args.box_side) if args.boxes else None
     model = load(args.folder, args.device)
-    scores = run(model, [sides["valid"], sides["test"]])
+    scores = run(model, [sides["valid"], sides["test"]], boxes=boxes)
     sides |= {side: readable(sides[side], [scores]) for side in ("valid", "test")}
     _check_counts(args.folder, provenance.get("splits", {}), sides)
     tests = [sides["test"], *(_among(other, sides["test"]) for other in others)]
@@ -109,6 +126,11 @@ def _work_through(args: argparse.Namespace) -> None:
             there = config["cft"]["metrics"][table.dataset]
             found = rounded(controls(sides["train"], table, shuffled))
             there["controls"] = {**there.get("controls", {}), **found}
+    if boxes is not None:
+        metrics = config["cft"]["metrics"]
+        metrics[sides["test"].dataset] = rounded(
+            pointing(metrics.get(sides["test"].dataset, {}), sides["test"], scores, boxes)
+        )
     parse_config(config, args.folder)
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     atomic_write(args.folder / CARD, model_card(config))
@@ -176,6 +198,49 @@ def completed(
             {**there, "band": found["band"], "points": there.get("points") or found["points"]}
         )
     return result
+
+
+# What of a comparison with boxes is kept: the films, and the pointing game beside its floor.
+_HITS = tuple(f"{share}{end}" for share in ("hit", "floor_hit") for end in ("", "_low", "_high"))
+
+
+def pointing(
+    metrics: Mapping[str, Any], test: LabelTable, scores: FilmScores, boxes: Boxes
+) -> dict[str, Any]:
+    """A test set's figures with ``localisation``, of each category and of all together.
+
+    Parameters
+    ----------
+    metrics
+        The figures of the test films, with ``categories``.
+    test
+        The test films.
+    scores
+        What the model says of them, with the maps of the findings that have a box.
+    boxes
+        What radiologists framed; boxes of other films help to choose the fixed point alone.
+
+    Raises
+    ------
+    EvaluationError
+        If no test film has a box of a category of which the model draws a map.
+    """
+    patients = dict(zip(map(film_id, test.names), map(str, test.patients), strict=True))
+    maps = {key: heat for key, heat in scores.maps.items() if key[0] in patients}
+    found = localisation(maps, boxes, patients)
+    if not found["micro"]:
+        raise EvaluationError(
+            f"{boxes.name} frames no finding on a test film of which the model draws a heat map"
+        )
+    rows = {
+        label: {**row, "localisation": _kept(found["categories"].get(label))}
+        for label, row in metrics["categories"].items()
+    }
+    return {**metrics, "categories": rows, "localisation": _kept(found["micro"])}
+
+
+def _kept(figures: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if figures is None else {key: figures[key] for key in ("n", "patients", *_HITS)}
 
 
 def _scores_of_shuffled(

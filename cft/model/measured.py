@@ -9,7 +9,16 @@ from typing import Any
 
 from cft.model.fields import Fields
 
-__all__ = ["AtPoint", "Figures", "Share", "TestSet", "Tested", "read_test_sets", "tested_at"]
+__all__ = [
+    "AtPoint",
+    "Figures",
+    "Pointing",
+    "Share",
+    "TestSet",
+    "Tested",
+    "read_test_sets",
+    "tested_at",
+]
 
 # Metrics are stored with six decimals, thresholds with all.
 _SAME_THRESHOLD = 1e-6
@@ -34,6 +43,25 @@ class AtPoint:
 
 
 @dataclass(frozen=True)
+class Pointing:
+    """Whether heat maps point where a radiologist does (the pointing game).
+
+    Attributes
+    ----------
+    films
+        How many films with a box were looked at.
+    hit
+        The share of which the map's largest value lies in the box.
+    fixed
+        The share of which a point does that is the same on every film.
+    """
+
+    films: int
+    hit: Share
+    fixed: Share
+
+
+@dataclass(frozen=True)
 class Figures:
     """A line of a table of measured figures: AUROC with its interval, and the positives.
 
@@ -47,6 +75,8 @@ class Figures:
         Name of an operating point -> what was measured at it; "" for the one in use.
     band
         The same for the limits of `cft.model.conformal.Band`: "rule_out" and "rule_in".
+    pointing
+        Of the films on which a radiologist has framed the category; None if that is not known.
     """
 
     auroc: float | None
@@ -56,11 +86,15 @@ class Figures:
     negatives: int | None = None
     points: Mapping[str, AtPoint] = field(default_factory=dict)
     band: Mapping[str, AtPoint] = field(default_factory=dict)
+    pointing: Pointing | None = None
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """What was measured on one test set: label -> figures, their mean, and on how many rows."""
+    """What was measured on one test set: label -> figures, their mean, and on how many rows.
+
+    `pointing`: of all categories with boxes together; None if that is not known.
+    """
 
     name: str
     categories: dict[str, Figures]
@@ -68,6 +102,7 @@ class TestSet:
     rows: int | None
     row: str
     level: float | None
+    pointing: Pointing | None = None
 
 
 @dataclass(frozen=True)
@@ -173,6 +208,7 @@ def _test_set(stored: Fields, name: str) -> TestSet:
         rows=stored.whole("films"),
         row=stored.text("row") or "film",
         level=stored.number("level", 0, 1),
+        pointing=_pointing(stored),
     )
 
 
@@ -207,4 +243,14 @@ def _figures(
         row.whole("negatives"),
         {name: at for name, at in points.items() if at},
         {name: at for name, at in band.items() if at},
+        _pointing(row),
     )
+
+
+def _pointing(stored: Fields) -> Pointing | None:
+    """Of the entry ``localisation``, which is that of ``report.json`` of ``train.evaluate``."""
+    found = stored.optional_object("localisation")
+    if found is None:
+        return None
+    films, hit, fixed = found.whole("n"), _share(found, "hit"), _share(found, "floor_hit")
+    return Pointing(films, hit, fixed) if films and None not in (hit.value, fixed.value) else None

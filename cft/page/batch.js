@@ -162,6 +162,7 @@ function goOn() {
 function clearFilms() {
   stopReading();
   closeFilm();
+  makeRoom(false);
   Object.assign(batch, { films: [], left: 0, busy: "" });
   Object.assign(studying, { held: null, rows: new Map() });
   document.querySelector("#many").hidden = true;
@@ -202,6 +203,7 @@ async function showAnswer(name, get) {
   opened.stop.abort();
   opened.stop = new AbortController();
   const { signal } = opened.stop;
+  makeRoom(true);
   const answer = document.querySelector("#answer");
   const saying = element("p", "empty");
   saying.setAttribute("role", "log");
@@ -231,6 +233,9 @@ function showAlone(name, get) {
   placeBar();
   showAnswer(name, get);
 }
+
+// The films have the room, see drop.css.
+const makeRoom = (on) => document.documentElement.classList.toggle("films", on);
 
 const openExample = () => showAlone("the example film", (signal, waits) => ask("example", [], signal, waits));
 
@@ -262,6 +267,7 @@ function step(by) {
 // Back to the matrix, as it was left.
 function showMatrix() {
   const last = opened.film;
+  makeRoom(true);
   closeFilm();
   document.querySelector("#many").hidden = false;
   changed();

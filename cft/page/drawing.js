@@ -108,13 +108,13 @@ class Drawing extends View {
     this.write(this.context, state, 8 * this.ratio, this.canvas.height - 12 * this.ratio, "#d4d4d4", true, "left");
     if (this.moving) return;
     const pressed = {
-      [this.tool]: true, [this.heat]: true, invert: this.inverted, mirror: this.mirrored, turn: this.turned > 0, full: this.isFull(),
+      [this.tool]: true, [this.heat]: true, [this.shown]: true, invert: this.inverted, mirror: this.mirrored, turn: this.turned > 0, full: this.isFull(),
     };
     for (const button of this.figure.querySelectorAll("[data-action]")) {
       const on = String(!!pressed[button.dataset.action]);
       if (button.getAttribute("aria-pressed") !== on) button.setAttribute("aria-pressed", on);
     }
-    if (this.slider) this.slider.hidden = this.heat !== "wash";
+    for (const part of [this.slider, this.legend]) if (part) part.hidden = this.heat !== "wash";
     this.canvas.dataset.tool = this.tool;
     this.canvas.style.touchAction = this.isFull() || this.zoom > 1.01 || this.tool === "ruler" ? "none" : "pan-y";
   }

@@ -22,6 +22,7 @@ class Gestures extends Drawing {
     const point = this.at(event);
     const [dx, dy] = [point.x - last.x, point.y - last.y];
     if (this.does === "window") {
+      this.shown = ""; // no preset any more
       const step = 1 / Math.min(this.canvas.width, this.canvas.height);
       this.spread = Math.min(4, Math.max(0.004, this.spread * Math.exp(2 * dx * step)));
       this.level = Math.min(1.5, Math.max(-0.5, this.level + dy * step * Math.min(1, this.spread)));

@@ -95,12 +95,22 @@ function drawMatrix() {
     body.replaceChildren(...lines);
     if (body.contains(focused)) focused.focus({ preventScroll: true });
   }
+  watchWidth(many.querySelector(".many-table"));
   for (const heading of many.querySelectorAll("th[data-sort]")) {
     const way = SHOWN.down === (heading.dataset.sort !== "name") ? "descending" : "ascending";
     if (heading.dataset.sort === SHOWN.sort) heading.setAttribute("aria-sort", way);
     else heading.removeAttribute("aria-sort");
   }
   drawHead(many, shown.flatMap(({ films }) => films).length);
+}
+
+// Where the whole table is seen, its head can stay while the page scrolls.
+const ofWidth = new ResizeObserver(([{ target }]) => target.classList.toggle("fits", target.scrollWidth <= target.clientWidth));
+
+function watchWidth(table) {
+  if (SHOWN.watched === table) return;
+  SHOWN.watched = table;
+  ofWidth.observe(table);
 }
 
 function drawHead(many, seen) {
@@ -110,7 +120,7 @@ function drawHead(many, seen) {
   const refused = batch.films.filter(KINDS.refuse).length;
   const together = studies().filter(several).length;
   const parts = [`${all} films`];
-  if (together) parts.push(together === 1 ? "1 study of several" : `${together} studies of several`);
+  if (together) parts.push(together === 1 ? "1 study of several films" : `${together} studies of several films`);
   if (refused) parts.push(`${refused} not answered`);
   if (failed) parts.push(`${failed} could not be read`);
   if (stopped) parts.push(`${stopped} not read yet`);
@@ -157,7 +167,9 @@ function cells(film) {
   if (film.state !== "read" || !entry.findings.length) {
     const why = film.state === "read" ? `Not answered. ${entry.gate.reasons.join(" ")}`
       : film.state === "failed" ? `Could not be read: ${film.reason}.` : STATES[film.state];
-    return [name, element("td", "of-gate"), moving(film), reason(`of-${film.state}`, why)];
+    const gate = element("td", "of-gate");
+    if (film.state === "read") gate.textContent = VERDICTS.refuse;
+    return [name, gate, moving(film), reason(`of-${film.state}`, why)];
   }
   const gate = element("td", `of-gate ${entry.gate.verdict}`);
   Object.assign(gate, { textContent: VERDICTS[entry.gate.verdict], title: entry.gate.reasons.join(" ") });

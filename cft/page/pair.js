@@ -34,8 +34,8 @@ class LinkedViewer extends Viewer {
   }
 
   follow(leader) {
-    const { zoom, inverted, turned, mirrored, tool, heat, hidden, opacity, moving } = leader;
-    Object.assign(this, { zoom, inverted, turned, mirrored, tool, heat, hidden, opacity, moving });
+    const { zoom, inverted, turned, mirrored, tool, heat, hidden, opacity, moving, shown } = leader;
+    Object.assign(this, { zoom, inverted, turned, mirrored, tool, heat, hidden, opacity, moving, shown });
     this.x = (leader.x / leader.width) * this.width;
     this.y = (leader.y / leader.height) * this.height;
     this.level = this.preset[0] + leader.level - leader.preset[0];

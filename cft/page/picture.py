@@ -17,9 +17,10 @@ from cft.film.resize import resize
 
 __all__ = ["ALONE", "ONE_OF_SEVERAL", "Picture"]
 
-#: Longest side in pixels of a film that is the only one of an answer, and of one of several: 20
-#: films at the resolution of the first would be an answer of some 200 MB.
-ALONE, ONE_OF_SEVERAL = 2560, 1024
+#: Longest side in pixels of a film that is the only one of an answer, which few films surpass and
+#: every browser can draw; and of one of several: 20 films at the resolution of the first would be
+#: an answer of some 500 MB.
+ALONE, ONE_OF_SEVERAL = 4096, 1024
 
 # Longest side in pixels of the body's mask, and so of the heat maps. They are smooth, being made of
 # a few local scores across, so that the browser may enlarge them.

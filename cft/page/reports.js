@@ -27,7 +27,8 @@ async function reportOfMany(shown, stem) {
     const sheets = [];
     for (const [i, film] of films.entries()) {
       tell(`Report: film ${i + 1} of ${films.length} …`);
-      sheets.push(await sheetOf(film, signal));
+      const study = shown.find((each) => each.films.includes(film));
+      sheets.push(await sheetOf(film, signal, several(study)));
     }
     const first = sheets.find(Boolean);
     if (!first) return;
@@ -45,6 +46,9 @@ async function reportOfMany(shown, stem) {
   }
 }
 
+// As `percent` of cft/page/text.py.
+const exact = (share) => `${(100 * share).toFixed(1)}\u202f%`;
+
 function tell(said) {
   reporting.said = said;
   for (const button of document.querySelectorAll('[data-many^="report"]')) button.textContent = said ? "Stop the report" : "Report";
@@ -54,7 +58,7 @@ function tell(said) {
 }
 
 // The report of a film as a document; nothing if the film could not be read.
-async function sheetOf(film, signal) {
+async function sheetOf(film, signal, ofStudy) {
   const waits = (sentence, seconds) => tell(`${sentence} The next try is in ${Math.round(seconds)} s.`);
   if (film.state === "failed") return null;
   if (!film.row) {
@@ -70,8 +74,17 @@ async function sheetOf(film, signal) {
   const still = new Still(holder.querySelector(".film figure"));
   await still.load();
   const report = documentOf(link);
-  complete(report, pictured(still.figure, still), "image/jpeg");
+  const withheld = ofStudy ? leftOut(film) : "";
+  complete(report, pictured(still.figure, withheld ? null : still), "image/jpeg");
+  if (withheld && report.querySelector("table")) withhold(report, withheld);
   return report;
+}
+
+// A film that does not count in its study, such as a lateral one, has no numbers.
+function withhold(report, why) {
+  const warning = Object.assign(report.createElement("p"), { className: "warning", textContent: why });
+  report.querySelector("main table").replaceWith(warning);
+  report.querySelector(".sentence").textContent = `Not scored: ${why.replace(/\.$/, "")}`;
 }
 
 function pageOf(report, title) {
@@ -132,7 +145,7 @@ function summaryOf(report, study, numbers, number) {
   for (const finding of result.findings) {
     const { label, probability, operating_point: point, positive, ruled, evidence, file } = finding;
     const said = evidence ? "no evidence" : positive === null ? "–" : `${positive ? "▲ above" : "below"}${ruled === "unsure" ? ", unsure" : ""}`;
-    const line = row("td", [label.replaceAll("_", " "), `${percent(probability)} %`, point === null ? "not set" : `${percent(point)} %`, said, file]);
+    const line = row("td", [label.replaceAll("_", " "), exact(probability), point === null ? "not set" : exact(point), said, file]);
     if (evidence) line.className = "unproven";
     else if (positive) line.className = "above";
     body.append(line);

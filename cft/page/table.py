@@ -6,7 +6,7 @@ see `cft.page.render.style`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,14 @@ import cft
 from cft import heatmap, results
 from cft.labels import DATASETS, DESCRIPTIONS
 from cft.model.conformal import Band
-from cft.model.measured import AtPoint, Share, Tested
+from cft.model.measured import AtPoint, Pointing, Share, Tested, TestSet
 from cft.model.odds import logit
 from cft.page.text import data_address, plain_label, short_percent
 
 if TYPE_CHECKING:
     from cft.results import Model
 
-__all__ = ["finding_rows", "place"]
+__all__ = ["finding_rows", "place", "pointing_sentence"]
 
 _ROWS = {"film": "films", "study": "studies"}
 
@@ -58,6 +58,7 @@ def finding_rows(
             "unproven": results.NO_EVIDENCE if category.evidence else "",
             "places": " ".join(str(order.index(label)) for order in orders),
             "auroc": _auroc(first.tested(label)),
+            "pointing": pointing_sentence(classifier.facts.test_sets, label),
             "band": _band(category.band, first.tested(label)) if not category.evidence else None,
             "prevalence": category.prevalence,
             "views": [_view(classifier, view, label) for view in views],
@@ -213,8 +214,43 @@ def _test(tested: Tested) -> dict[str, Any]:
         "name": f"{number}test {rows} ({DATASETS.get(test_set.name, test_set.name)})",
         "rates": rates,
         "auroc": _auroc(tested),
-        "level": "" if test_set.level is None else f"{100 * test_set.level:g} % ",
+        "level": "" if test_set.level is None else f"{short_percent(test_set.level)} ",
     }
+
+
+def pointing_sentence(test_sets: Iterable[TestSet], label: str) -> str:
+    """Whether the heat maps of a finding point to what radiologists framed on test films.
+
+    Where they framed it on none, it says so of all findings together.
+    """
+    framed = next((each for each in test_sets if each.pointing), None)
+    if framed is None or framed.pointing is None:
+        return "Whether the map points to what a radiologist would frame has not been measured."
+    figures = framed.categories.get(label)
+    own, every = figures and figures.pointing, framed.pointing
+    first = (
+        f"Of {_films(own.films)} on which radiologists framed this finding"
+        if own
+        else "Radiologists framed this finding on no test film. Of "
+        f"{every.films} findings that they framed"
+    )
+    more = " and ".join(map(str, _inside(every)))
+    inside, fixed = _inside(own or every)
+    return (
+        f"{first}, the map is strongest inside the frame on {inside}, and a point that never "
+        f"moves lies inside on {fixed}"
+        + (f"; of all {every.films} framed findings on {more}." if own else ".")
+    )
+
+
+def _inside(pointing: Pointing) -> tuple[int, int]:
+    """On how many films the map points into the frame, and on how many the fixed point lies in."""
+    hit, fixed = (pointing.films * (x.value or 0) for x in (pointing.hit, pointing.fixed))
+    return round(hit), round(fixed)
+
+
+def _films(number: int) -> str:
+    return f"{number} test film{'s' if number > 1 else ''}"
 
 
 def _rest(share: Share | None) -> Share | None:

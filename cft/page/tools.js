@@ -14,6 +14,8 @@ const ICONS = {
 
 const LABELS = { stored: "As stored", range: "Full", lung: "Lung", bone: "Bone", off: "No map", outline: "Outline", wash: "Wash", all: "All above" };
 
+const PRESETS = ["stored", "range", "lung", "bone"];
+
 // Action -> its keys, and what it does.
 const ACTIONS = {
   window: ["w", "Drag: window and level"],
@@ -62,7 +64,7 @@ class Tools extends Gestures {
     }
     this.bar.append(this.button("keys", "?"));
     const presets = element("div", "presets");
-    for (const name of ["stored", "range", "lung", "bone"]) presets.append(this.button(name, LABELS[name]));
+    for (const name of PRESETS) presets.append(this.button(name, LABELS[name]));
     this.options = element("div", "heat");
     if (this.maps.length) {
       for (const name of ["off", "outline", "wash", "all"]) this.options.append(this.button(name, LABELS[name]));
@@ -71,6 +73,8 @@ class Tools extends Gestures {
       this.slider.setAttribute("aria-label", "Opacity of the wash");
       this.slider.addEventListener("input", () => this.fade(Number(this.slider.value) - this.opacity));
       this.options.append(this.slider);
+      this.legend = this.figure.querySelector(".legend");
+      if (this.legend) this.options.append(this.legend);
     }
     this.keys = element("div", "keys");
     Object.assign(this.keys, { popover: "auto", tabIndex: 0 });
@@ -113,6 +117,7 @@ class Tools extends Gestures {
       full: () => this.reading.togglePopover(), keys: () => this.keys.togglePopover(),
     };
     does[name]();
+    if (PRESETS.includes(name)) this.shown = name;
     this.draw();
   }
 
@@ -152,6 +157,7 @@ class Tools extends Gestures {
   restore() {
     Object.assign(this, { inverted: false, turned: 0, mirrored: false, rulers: [] });
     this.range(0, 1);
+    this.shown = "stored";
     this.centre();
     if (this.ratio) this.draw();
   }
