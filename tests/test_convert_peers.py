@@ -176,7 +176,8 @@ def test_code_in_a_pickle_is_not_run(tmp_path, capsys):
     captured = capsys.readouterr()
     assert "boom" not in captured.out + captured.err
     assert len(captured.err.splitlines()) == 3
-    assert captured.err.count("cannot be read without running code") == 2
+    assert "b.pth is no checkpoint of PyTorch" in captured.err
+    assert "c.pth cannot be read without running code" in captured.err
     assert "unsupported GLOBAL posix.system" in captured.err  # what it wants to run
     assert "weights_only" not in captured.err  # nor how to run it
 
@@ -227,14 +228,14 @@ def test_tensors_that_share_their_memory_become_two(tmp_path):
     [
         torch.zeros(2).to_sparse(),
         torch.zeros(2, dtype=torch.complex64),
-        torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8),
     ],
-    ids=["sparse", "complex", "quantised"],
+    ids=["sparse", "complex"],
 )
-@pytest.mark.filterwarnings("ignore")
 def test_a_tensor_of_an_odd_kind_is_named(tensor, tmp_path):
     torch.save({"a": tensor}, tmp_path / "a.pth")
-    with pytest.raises(ConversionError, match="the tensor a of .* is sparse, quantised or complex"):
+    with pytest.raises(
+        ConversionError, match=r"the tensor a of .* is sparse, quantised or complex"
+    ):
         read_tensors(tmp_path / "a.pth")
 
 

@@ -281,6 +281,8 @@ def _scaling(model: KerasModel, channels: int) -> dict[str, Any]:
             by = 1 / np.maximum(np.sqrt(variance), 1e-7)
             plus = -mean * by
         scale, offset = scale * by.ravel(), offset * by.ravel() + plus.ravel()
+    if not scale.all():
+        raise _refused(model, "its scaling by 0")
     return {
         "mean": tuple(float(x) for x in -offset / (255 * scale)),
         "std": tuple(float(x) for x in 1 / (255 * scale)),
