@@ -72,6 +72,8 @@ PROJECTS = {
         preprocess=_CENTRE,
         about="Its authors average the answers of ten crops of 224 from 256; here it is the centre "
         "crop alone, as in most uses since, so that figures differ from theirs.",
+        measured="Its authors report a mean AUROC of 0.843, and 0.847 for an improved model, on a "
+        "fifth of NIH's films drawn by chance, with ten crops.",
     ),
     "dacnet": Project(
         title="DACNet, DenseNet-121",

@@ -82,7 +82,7 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
         title=f"EVA-X, {_SIZES[width].split('_')[1]}",
         about="A start for training (`--init`, `--freeze`)." if head is None else "",
         measured="Its authors report for NIH's official test set AUROCs of .824 (tiny), .833 "
-        "(small) and .835 (base) after fine-tuning.",
+        "(small) and .835 (base) after fine-tuning, of the epoch that was best on that list.",
         trained_on="520,000 chest films (pretraining)"
         if head is None
         else "what its source says; the checkpoint does not",
