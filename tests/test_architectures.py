@@ -61,10 +61,10 @@ def batch_norm(x, p, name, eps=1e-6):
     return (x - mean) / (variance + eps).sqrt() * scale + shift
 
 
-def layer_norm(x, p, name):
+def layer_norm(x, p, name, eps=1e-6):
     mean = x.mean(-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(-1, keepdim=True)
-    return (x - mean) / (variance + 1e-6).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+    return (x - mean) / (variance + eps).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
 
 
 def gelu(x):
@@ -91,15 +91,16 @@ def under(p, name):
     return {key[len(name) + 1 :]: value for key, value in p.items() if key.startswith(name + ".")}
 
 
-def conv_block(p, x, extra=None, stride=1, project=False):
+def conv_block(p, x, extra=None, stride=1, project=False, edition=2):
     inner = relu(batch_norm(conv_of(x, p, "conv1"), p, "norm1"))
     if extra is not None:
         inner = inner + extra
     inner = conv_of(inner, p, "conv2", stride, 1)
-    y = 2 * batch_norm(inner, p, "norm2") + conv_of(inner, p, "branch")
-    y = batch_norm(conv_of(relu(y), p, "conv3"), p, "norm3")
+    rectified = relu(2 * batch_norm(inner, p, "norm2") + conv_of(inner, p, "branch"))
+    y = batch_norm(conv_of(rectified, p, "conv3"), p, "norm3")
     y = y + (batch_norm(conv_of(x, p, "identity.0", stride), p, "identity.1") if project else x)
-    return relu(y + batch_norm(conv_of(x, p, "shortcut.0", stride), p, "shortcut.1")), inner
+    y = relu(y + batch_norm(conv_of(x, p, "shortcut.0", stride), p, "shortcut.1"))
+    return y, rectified if edition == 2 else inner
 
 
 def attend(q, k, v):
@@ -200,9 +201,9 @@ def transformer_layer(p, x, heads, grid, memsp=False, ib=False):
     return x + linear(gelu(linear(layer_norm(x, p, "norm3"), p, "mlp.0")), p, "mlp.2")
 
 
-def to_tokens(p, maps, special, stride):
+def to_tokens(p, maps, special, stride, eps=1e-5):
     x = conv_of(maps, p, "conv")
-    y = sigmoid(batch_norm(conv_of(x, p, "branch.0"), p, "branch.1"))
+    y = sigmoid(batch_norm(conv_of(x, p, "branch.0"), p, "branch.1", eps))
     x = x + conv_of(y, p, "branch.3")
     h, w = x.shape[2] // stride, x.shape[3] // stride
     places = [
@@ -233,8 +234,9 @@ def max_pool(x):
     return torch.stack(shifted).amax(0)
 
 
-def network(p, x, width, depth, memsp, ib, iim):
+def network(p, x, width, depth, memsp, ib, iim, edition=2):
     """Both heads' logits, (2, B, C)."""
+    eps = 1e-5 if edition == 2 else 1e-6
     x = conv_of(x, p, "stem.0", 2, 3)
     x = max_pool(relu(batch_norm(x, p, "stem.1", eps=1e-5)))
     padded = x.new_zeros(*x.shape[:2], -(-x.shape[2] // 4) * 4, -(-x.shape[3] // 4) * 4)
@@ -252,18 +254,17 @@ def network(p, x, width, depth, memsp, ib, iim):
         q = under(p, f"levels.{level - 1}")
         before, now = (level - 1) // (depth // 3), level // (depth // 3)
         finer, wider = 4 // 2**now, now > before
-        x, inner = conv_block(under(q, "first"), x, stride=1 + wider, project=wider)
+        x, told = conv_block(under(q, "first"), x, stride=1 + wider, project=wider, edition=edition)
         if iim:
-            said = to_tokens(under(q, "to_tokens"), inner, tokens[:, : len(special)], finer)
+            said = to_tokens(under(q, "to_tokens"), told, tokens[:, : len(special)], finer, eps)
             tokens = tokens + said
         tokens = transformer_layer(under(q, "layer"), tokens, 6, grid, memsp, ib)
         extra = to_map(under(q, "to_map"), tokens, grid, finer) if iim else None
         last = level == depth - 1
         x, _ = conv_block(under(q, "second"), x, extra, stride=1 + last, project=last)
     conv_logits = linear(x.mean((2, 3)), p, "head_conv")
-    return torch.stack(
-        [conv_logits, linear(layer_norm(tokens[:, 0], p, "norm"), p, "head_transformer")]
-    )
+    class_token = layer_norm(tokens[:, 0], p, "norm", eps)
+    return torch.stack([conv_logits, linear(class_token, p, "head_transformer")])
 
 
 def shaken(module):
@@ -318,6 +319,29 @@ def test_the_convolutional_block_is_its_formula(stride, with_extra):
 def test_the_convolutional_block_without_projection_keeps_its_input():
     block = ConvBlock(8, 8)
     agrees(block, [randn(2, 8, 4, 5)], block, lambda p, x: conv_block(p, x))
+
+
+def test_the_convolutional_block_counts_a_batch_twice_as_its_authors_code_does():
+    """That normalises the same features twice, so that its running statistics move further."""
+    torch.manual_seed(0)
+    block, twice = ConvBlock(8, 16, project=True), nn.BatchNorm2d(4, 1e-6)
+    x = randn(4, 8, 6, 6)
+    with torch.no_grad():
+        inner = block.conv2(block.norm1(block.conv1(x)).relu())
+        for _ in range(2):
+            twice(inner)
+        block(x)
+    torch.testing.assert_close(block.norm2.running_mean, twice.running_mean)
+    torch.testing.assert_close(block.norm2.running_var, twice.running_var)
+
+
+def test_the_convolutional_block_begins_without_its_bottleneck():
+    block = ConvBlock(8, 8).train()
+    x = randn(2, 8, 4, 5)
+    short = nn.functional.batch_norm(
+        nn.functional.conv2d(x, block.shortcut[0].weight), None, None, training=True, eps=1e-6
+    )
+    torch.testing.assert_close(block(x)[0], (x + short).relu())
 
 
 def test_attention_has_a_sigmoid_before_its_softmax():
@@ -390,7 +414,28 @@ def test_the_whole_network_is_its_formula(depth, memsp, ib, iim):
     )
 
 
+@pytest.mark.slow
+def test_what_was_folded_before_there_were_editions_keeps_its_scores():
+    built = timm.create_model("chexnet_hybrid", num_classes=3, in_chans=1, folded=True, **TINY)
+
+    def reference(p, x):
+        parts = p["head.weight"].split([32, 48], 1)
+        two = {**p, "head_conv.weight": parts[0], "head_conv.bias": p["head.bias"]}
+        two |= {"head_transformer.weight": parts[1], "head_transformer.bias": 0}
+        return network(two, x, 8, 3, True, True, True, edition=1).sum(0)
+
+    agrees(built, [randn(2, 1, 64, 64)], built, reference)
+
+
 # --- What was published -------------------------------------------------------------------------
+
+
+def awake(built):
+    """With the bottlenecks that are silent when training begins."""
+    for module in built.modules():
+        if isinstance(module, ConvBlock):
+            nn.init.ones_(module.norm3.weight)
+    return built.eval()
 
 
 def count(parameters) -> int:
@@ -404,6 +449,16 @@ def test_the_trunk_has_the_published_number_of_parameters():
     assert count(built.parameters()) - heads == 33_985_392
     unused = 2 * 14 * 14 + 14  # a layer that the original builds and never uses
     assert count(built.parameters()) == 33_994_786 - unused
+
+
+def test_only_the_second_block_of_a_level_is_left_out_and_later_ones_more_often():
+    with torch.device("meta"):
+        built = timm.create_model("ctranscnn", num_classes=14, drop_path_rate=0.1)
+    rates = torch.linspace(0, 0.1, 12)[1:].tolist()
+    assert [level.first.drop_path.drop_prob for level in built.levels] == [0] * 11
+    assert [level.second.drop_path.drop_prob for level in built.levels] == rates
+    assert [level.layer.drop_path.drop_prob for level in built.levels] == rates
+    assert built.first_block.drop_path.drop_prob == 0
 
 
 def test_the_hybrid_network_without_its_modules_is_ctranscnn():
@@ -420,7 +475,7 @@ def test_the_hybrid_network_without_its_modules_is_ctranscnn():
 
 
 def test_without_interaction_no_branch_depends_on_the_other():
-    built = timm.create_model("chexnet_hybrid", num_classes=3, iim=False, **TINY).eval()
+    built = awake(timm.create_model("chexnet_hybrid", num_classes=3, iim=False, **TINY))
     x = randn(1, 3, 64, 64).requires_grad_()
     features = built.forward_head(built.forward_features(x), pre_logits=True)
     ours = features[0, : built.map_features].sum()
@@ -433,7 +488,7 @@ def test_without_interaction_no_branch_depends_on_the_other():
 
 def test_a_label_token_reaches_the_scores_of_the_other_labels():
     torch.manual_seed(0)
-    built = timm.create_model("chexnet_hybrid", num_classes=3, **TINY).eval()
+    built = awake(timm.create_model("chexnet_hybrid", num_classes=3, **TINY))
     (gradient,) = torch.autograd.grad(built(randn(1, 3, 64, 64))[0, 0], built.label_tokens)
     assert (gradient.abs().amax(1) > 0).all()
 
@@ -466,6 +521,7 @@ def test_a_batch_can_be_learnt_by_heart(name):
         ({"width": 10}, "width is 10, which is no multiple of 4 from 8 on"),
         ({"depth": 4}, "depth is 4, which is no multiple of 3"),
         ({"global_pool": "max"}, "global_pool is 'max'"),
+        ({"edition": 3}, r"edition is 3, but has to be one of \[1, 2\]"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments, why):
@@ -494,7 +550,7 @@ def test_importing_cft_does_not_import_the_networks():
 def two_heads(request, tmp_path):
     """A network with two heads, and the model folder that holds it as it is."""
     torch.manual_seed(0)
-    built = timm.create_model(request.param, num_classes=3, in_chans=1, **TINY).eval()
+    built = awake(timm.create_model(request.param, num_classes=3, in_chans=1, **TINY))
     for head in built.get_classifier():
         nn.init.normal_(head.weight)
         nn.init.normal_(head.bias)
@@ -513,6 +569,7 @@ def test_folding_changes_no_score(two_heads, tmp_path):
     parent = read_model_folder(folder)
     config, tensors = fold_heads(parent.config, parent.state_dict)
     assert config["model_args"]["folded"] is True
+    assert config["model_args"]["edition"] == 2
     folded = write_model_folder(tmp_path / "one", state_dict=tensors, config=config, card="")
     films = randn(4, 1, 96, 64)
     with torch.no_grad():
@@ -600,7 +657,7 @@ def test_a_small_one_trains_goes_on_and_passes_through_stage_2(name, tmp_path, f
     assert stage_1([*words, "--out", str(tmp_path / "whole")]) == 0
     whole = read_model_folder(tmp_path / "whole")
     assert whole.config["model_args"] == {
-        "width": 8, "depth": 3, "in_chans": 1, "folded": True
+        "width": 8, "depth": 3, "in_chans": 1, "folded": True, "edition": 2
     }  # fmt: skip
     assert "head.weight" in whole.state_dict
     # Its checkpoint has two heads; gone on with at its end, it gives the same folder.

@@ -392,6 +392,29 @@ def test_another_network_is_refused_with_its_layers(tape, why, tmp_path, capsys)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda layers: layers["predictions"].update(arrays={"kernel": np.zeros((1280, 3))}),
+         "its last layer, which has no bias"),
+        (lambda layers: layers["stem_bn"].pop("epsilon"), "what it states (KeyError: 'epsilon')"),
+        (lambda layers: layers["rescaling"].update(scale=0.0), "its scaling by 0"),
+    ],
+)  # fmt: skip
+def test_what_a_good_network_does_not_state_is_refused(change, why, tmp_path, capsys):
+    tape = Tape()
+    features = efficientnet_b0(tape, film(32).expand(-1, 3, -1, -1))
+    tape.dense("predictions", features, 3)
+    layers = {layer["config"]["name"]: layer["config"] for layer in tape.layers}
+    change(layers)
+    tape.arrays["predictions"] = layers["predictions"].pop("arrays", tape.arrays["predictions"])
+    save(tmp_path / "m.h5", tape, [32, 32, 3])
+    assert convert(tmp_path / "m.h5", tmp_path / "out", "--labels", "A,B,C") == 1
+    error = capsys.readouterr().err
+    assert why in error
+    assert len(error.splitlines()) == 1
+
+
 def test_what_is_no_whole_model_is_one_sentence(tmp_path, capsys, monkeypatch):
     (tmp_path / "no.h5").write_bytes(b"no HDF5")
     (tmp_path / "m.keras").write_bytes(b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import sys
@@ -22,6 +23,7 @@ from cft.__main__ import main as cft_main
 from cft.convert import eva_x, rad_dino, xray_vision
 from cft.convert.__main__ import main
 from cft.convert.catalogue import CONVERTERS
+from cft.convert.result import labels_of
 from cft.convert.sources import find, read_tensors
 from cft.errors import ConversionError
 from cft.labels import CHEXPERT_14, NIH_14
@@ -159,16 +161,25 @@ class Bomb:
         return (print, ("boom",))
 
 
+class Shell:
+    def __reduce__(self):
+        return (os.system, ("echo boom",))
+
+
 def test_code_in_a_pickle_is_not_run(tmp_path, capsys):
     torch.save({"state_dict": {"a": torch.zeros(1)}, "other": Bomb()}, tmp_path / "a.pth")
     assert list(read_tensors(tmp_path / "a.pth")) == ["a"]  # the class that it names is inert
     (tmp_path / "b.pth").write_bytes(pickle.dumps(Bomb()))
-    for name in ("a.pth", "b.pth"):
+    torch.save({"state_dict": {}, "other": Shell()}, tmp_path / "c.pth")
+    for name in ("a.pth", "b.pth", "c.pth"):
         assert convert("dacnet", tmp_path / name, tmp_path / "out") == 1
     captured = capsys.readouterr()
     assert "boom" not in captured.out + captured.err
-    assert len(captured.err.splitlines()) == 2
-    assert "cannot be read without running code" in captured.err
+    assert len(captured.err.splitlines()) == 3
+    assert "b.pth is no checkpoint of PyTorch" in captured.err
+    assert "c.pth cannot be read without running code" in captured.err
+    assert "unsupported GLOBAL posix.system" in captured.err  # what it wants to run
+    assert "weights_only" not in captured.err  # nor how to run it
 
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path, capsys):
@@ -176,7 +187,7 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path, capsys):
     (tmp_path / "no.safetensors").write_bytes(b"nor this")
     torch.save([1, 2], tmp_path / "list.pth")
     for source, why in (
-        (tmp_path / "no.pth", "cannot be read without running code"),
+        (tmp_path / "no.pth", "is no checkpoint of PyTorch, or it is damaged"),
         (tmp_path / "no.safetensors", "is not readable safetensors"),
         (tmp_path / "list.pth", "holds no tensors by name"),
         (tmp_path / "nowhere.pth", "there is no checkpoint at"),
@@ -186,6 +197,119 @@ def test_what_is_no_checkpoint_is_one_sentence(tmp_path, capsys):
         error = capsys.readouterr().err
         assert why in error
         assert len(error.splitlines()) == 1
+
+
+def test_what_wrappers_and_optimisers_add_to_tensors_is_taken_away(tmp_path):
+    weight = torch.arange(3.0)
+    content = {
+        "model_ema": {},
+        "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []},
+        "model": {"module._orig_mod.a": weight.double(), "module._orig_mod.b": weight[:2]},
+    }
+    torch.save(content, tmp_path / "a.pth")
+    found = read_tensors(tmp_path / "a.pth")
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {
+        "a": [0, 1, 2],
+        "b": [0, 1],
+    }
+    assert found["a"].dtype == torch.float32
+
+
+def test_tensors_that_share_their_memory_become_two(tmp_path):
+    weight = torch.arange(3.0)
+    torch.save({"a": weight, "b": weight}, tmp_path / "a.pth")
+    found = read_tensors(tmp_path / "a.pth")
+    assert found["a"].data_ptr() != found["b"].data_ptr()
+    assert torch.equal(found["a"], found["b"])
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(2).to_sparse(),
+        torch.zeros(2, dtype=torch.complex64),
+    ],
+    ids=["sparse", "complex"],
+)
+def test_a_tensor_of_an_odd_kind_is_named(tensor, tmp_path):
+    torch.save({"a": tensor}, tmp_path / "a.pth")
+    with pytest.raises(
+        ConversionError, match=r"the tensor a of .* is sparse, quantised or complex"
+    ):
+        read_tensors(tmp_path / "a.pth")
+
+
+def hollow(network, **other):
+    """Every name of a network with a number instead of a tensor, but for those that are given."""
+    with torch.device("meta"):
+        names = network().state_dict()
+    tensors = {**dict.fromkeys(names, torch.zeros(())), **other}
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+HEAD = {"classifier.weight": torch.zeros(18, 4), "classifier.bias": torch.zeros(18)}
+STEM = {"features.conv0.weight": torch.zeros(64, 1, 7, 7)}
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "why"),
+    [
+        ("dacnet", {}, "has a tensor of shape () as classifier.weight, which has 2 sides there"),
+        (
+            "dacnet",
+            {**HEAD, "features.conv0.weight": None},
+            "has no tensor features.conv0.weight, which has 4 sides there",
+        ),
+        ("torchxrayvision", HEAD, "of shape () as features.conv0.weight, which has 4 sides"),
+        ("torchxrayvision", STEM, "of shape () as classifier.weight, which has 2 sides"),
+        (
+            "torchxrayvision",
+            {**STEM, **HEAD, "classifier.bias": None},
+            "has no tensor classifier.bias, which has 1 sides there",
+        ),
+        (
+            "torchxrayvision",
+            {**STEM, **HEAD, "classifier.bias": torch.zeros(3)},
+            "classifier.bias is not of 18 outputs",
+        ),
+    ],
+)
+def test_a_tensor_of_another_shape_is_named(name, other, why, tmp_path, capsys):
+    torch.save(hollow(torchvision.models.densenet121, **other), tmp_path / "a.pth")
+    assert convert(name, tmp_path / "a.pth", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert why in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words", "why"),
+    [
+        ({"pos_embed": torch.zeros(192)}, [], "of shape (192,) as pos_embed, which has 3 sides"),
+        (
+            {"pos_embed": torch.zeros(1, 197, 192), "mask_token": torch.zeros(1)},
+            ["--labels", "nih-14"],
+            "has no outputs, so --labels has nothing to name",
+        ),
+    ],
+)
+def test_an_odd_eva_x_is_refused_in_a_sentence(tensors, words, why, tmp_path, capsys):
+    torch.save(tensors, tmp_path / "a.pth")
+    assert convert("eva-x", tmp_path / "a.pth", tmp_path / "out", *words) == 1
+    assert why in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "why"),
+    [
+        (["A", "B", "A"], "--labels names 'A' twice"),
+        (["A", "B\nC", "D"], "label 2 of --labels holds a control character"),
+        (["A", "", "B"], "label 2 of --labels is blank"),
+    ],
+)
+def test_labels_that_cannot_be_are_refused(labels, why):
+    with pytest.raises(ConversionError, match=why):
+        labels_of(",".join(labels), 3)
 
 
 # --- torchxrayvision ----------------------------------------------------------------------------
@@ -250,6 +374,26 @@ def test_a_network_without_finite_scores_is_not_called_written(xrv, tmp_path, ca
     said = capsys.readouterr()
     assert "scores of a grey film are not finite" in said.err
     assert "wrote" not in said.out
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
+    assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
+
+
+def test_weights_of_whole_numbers_are_refused_before_anything_is_written(xrv, tmp_path, capsys):
+    tensors = {**xrv[0].state_dict(), "classifier.bias": torch.zeros(18, dtype=torch.int64)}
+    torch.save(tensors, tmp_path / "mine.pt")
+    assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
+    assert "first classifier.bias, which is (18,) of whole numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_are_all_blank_leave_nothing_to_convert(xrv, tmp_path, capsys):
+    torch.save(xrv[0].state_dict(), tmp_path / "mine.pt")
+    words = ("--labels", "," * 17)
+    assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out", *words) == 1
+    assert "no output would be left" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")

@@ -17,12 +17,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from torch.utils import flop_counter
 
 import cft
 from cft.errors import LONGEST, ModelFolderError
 from cft.model.config import ModelConfig
 from cft.model.folder import open_model_folder, read_model_folder, read_regular
-from cft.model.network import build_network, limited, new_network
+from cft.model.network import at_most, build_network, limited, new_network
 from tests import fuzz_folders
 from tests.conftest import ROOT, random_model_config
 from tests.fuzzing import folders
@@ -300,6 +301,39 @@ def test_an_input_that_would_take_minutes_is_refused_before_it_is_tried(tmp_path
     )
     with pytest.raises(ModelFolderError, match="trillion operations for a film of 4096 x 4096"):
         build_network(read_model_folder(folder))
+
+
+def test_a_small_network_with_attention_is_not_counted(tmp_path, monkeypatch):
+    """Counting takes as long as all else at its start."""
+    from cft.model.folder import write_model_folder
+
+    network = timm.create_model("test_vit", num_classes=3, in_chans=1, dynamic_img_size=True)
+    config = config_with("architecture", "test_vit")
+    config["model_args"] = {"in_chans": 1, "dynamic_img_size": True}
+    config["global_pool"] = "token"
+    config["pretrained_cfg"]["input_size"] = [1, 64, 64]
+    folder = write_model_folder(
+        tmp_path / "x", state_dict=network.state_dict(), config=config, card=""
+    )
+    monkeypatch.setattr(flop_counter, "FlopCounterMode", None)
+    build_network(read_model_folder(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_vit", {"dynamic_img_size": True}),
+        ("chexnet_hybrid", {"width": 8, "depth": 3}),
+        ("xcit_nano_12_p16_224", {}),
+    ],
+)
+def test_no_network_needs_more_operations_than_is_supposed_of_it(name, arguments):
+    with torch.device("meta"):
+        network = new_network(name, num_classes=3, **arguments).eval()
+    counter = flop_counter.FlopCounterMode(display=False)
+    with torch.no_grad(), torch.device("meta"), counter:
+        network(torch.empty(1, 3, 64, 64))
+    assert 0 < counter.get_total_flops() <= at_most(network, 64 * 64)
 
 
 # --- Files that are none ------------------------------------------------------------------------

@@ -869,6 +869,28 @@ def test_a_preset_is_a_run_that_can_be_built(name):
     assert settings.batch_size % settings.accumulate == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "optimizer", "rate", "decay", "batch", "epochs", "patience", "ema"),
+    [
+        ("coco-partial", "adam", 2e-4, 1e-4, 128, 60, 10, 0.999),  # train.py of the CFT authors
+        ("dacnet", "adamw", 5e-5, 1e-5, 8, 25, 5, 0),  # scripts/dacnet.py of DacNet
+        ("dacnet-vit", "adam", 1e-4, 1e-5, 16, 20, 5, 0),  # scripts/vit_transformer.py
+        ("chexnet-replica", "adam", 1e-3, 1e-5, 16, 20, 5, 0),  # replicate_chexnet.py at 8624ce0
+        ("eva-x", "adamw", 1e-3, 0.05, 1024, 30, 0, 0),  # train_files/eva_x/cxr14/vit_s.sh
+        ("ctranscnn", "adamw", 1e-3, 0.05, 32, 300, 0, 0),  # configs/*_CTransCNN.py
+        ("chexnet_hybrid", "adamw", 1e-3, 0.05, 32, 300, 0, 0),
+    ],
+)
+def test_a_published_recipe_has_the_numbers_of_its_authors_code(
+    name, optimizer, rate, decay, batch, epochs, patience, ema
+):
+    """None of these codes limits the gradient."""
+    settings = parse(["--preset", name, "--data", "somewhere"]).settings
+    assert (settings.optimizer, settings.lr, settings.weight_decay) == (optimizer, rate, decay)
+    assert (settings.batch_size, settings.epochs, settings.patience) == (batch, epochs, patience)
+    assert (settings.ema, settings.clip) == (ema, 0)
+
+
 @pytest.mark.parametrize("name", sorted(set(PRESETS) - FROM_SCRATCH))
 def test_a_published_recipe_begins_with_pretrained_weights(name):
     settings = parse(["--preset", name, "--data", "somewhere"]).settings

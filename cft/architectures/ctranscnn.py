@@ -3,8 +3,8 @@
 Two names for `timm.create_model`:
 
 ``ctranscnn``
-    CTransCNN (Knowledge-Based Systems 2023, 111030). The trunk has 33,985,392 parameters, as the
-    original.
+    CTransCNN (Knowledge-Based Systems 2023, 111030; github.com/wuliwuxin/CTransCNN). The trunk has
+    33,985,392 parameters, as the original.
 ``chexnet_hybrid``
     CheXNet (X. Wu et al., "CheXNet: Combing Transformer and CNN for Thorax Disease Diagnosis from
     Chest X-ray Images", PRCV 2023): the same trunk with label embedding and multi-scale pooling
@@ -38,6 +38,10 @@ SHARES = (0.9, 0.1)
 # Heads of each attention; each is `width` numbers wide.
 _ATTENTION_HEADS = 6
 
+# Edition of the network -> what a map tells the tokens, and epsilon of the normalisations in the
+# bridges' branches and before the transformer's head.
+_EDITIONS = {1: ("convolved", EPS), 2: ("rectified", 1e-5)}
+
 
 class Level(nn.Module):
     """Two convolutional blocks beside one transformer layer, with interaction both ways.
@@ -55,9 +59,11 @@ class Level(nn.Module):
     last
         Whether the second block halves the map once more, as at the end of the trunk.
     memsp, ib, drop_path
-        See `TransformerLayer`.
+        See `TransformerLayer`. The first block is never left out, as in the authors' code.
     iim
         Whether the branches interact; without, each goes its own way.
+    edition
+        See `CTransCNN`.
     """
 
     def __init__(
@@ -72,13 +78,14 @@ class Level(nn.Module):
         ib: bool,
         iim: bool,
         drop_path: float,
+        edition: int,
     ):
         super().__init__()
-        inner = out_channels // 4
+        inner, (tells, eps) = out_channels // 4, _EDITIONS[edition]
         self.first = ConvBlock(
-            channels, out_channels, stride, project=channels != out_channels, drop_path=drop_path
+            channels, out_channels, stride, project=channels != out_channels, tells=tells
         )
-        self.to_tokens = ToTokens(inner, dim, finer) if iim else None
+        self.to_tokens = ToTokens(inner, dim, finer, eps) if iim else None
         self.layer = TransformerLayer(dim, _ATTENTION_HEADS, memsp, ib, drop_path)
         self.to_map = ToMap(dim, inner, finer) if iim else None
         self.second = ConvBlock(
@@ -89,11 +96,11 @@ class Level(nn.Module):
         self, x: torch.Tensor, tokens: torch.Tensor, grid: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Map (B, channels, h, w) and tokens (B, S + P, D) -> both, after this level."""
-        x, inner = self.first(x)
+        x, told = self.first(x)
         if self.to_tokens is not None:
             special = tokens[:, : tokens.shape[1] - grid[0] * grid[1]]
             # As published: the class token stands before what the map says, too, and so doubles.
-            tokens = tokens + self.to_tokens(inner, special)
+            tokens = tokens + self.to_tokens(told, special)
         tokens = self.layer(tokens, grid)
         said = None if self.to_map is None else self.to_map(tokens, grid)
         return self.second(x, said)[0], tokens
@@ -128,6 +135,11 @@ class CTransCNN(nn.Module):
         The interaction of the branches.
     folded
         One linear layer on the joined features, ``head``, instead of the two heads.
+    edition
+        2 is the network as its authors' code has it. 1 is what this project had before: a map told
+        the tokens what its 3 x 3 convolutions gave, not what comes of it after the ReLU, and two
+        epsilons differed. By default 2, but 1 if `folded`: model folders without this argument
+        were written before there was one, and keep their scores.
 
     Attributes
     ----------
@@ -159,8 +171,12 @@ class CTransCNN(nn.Module):
         ib: bool = False,
         iim: bool = True,
         folded: bool = False,
+        edition: int | None = None,
     ):
         super().__init__()
+        edition = edition if edition is not None else 1 if folded else 2
+        if edition not in _EDITIONS:
+            raise ValueError(f"edition is {edition!r}, but has to be one of {sorted(_EDITIONS)}")
         if global_pool != "avg":
             raise ValueError(f"global_pool is {global_pool!r}, but this network has only 'avg'")
         # A quarter of the channels goes through the blocks. One alone makes oneDNN, as PyTorch
@@ -183,7 +199,7 @@ class CTransCNN(nn.Module):
         )
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.patches = nn.Conv2d(width, dim, 4, 4)
-        self.first_block = ConvBlock(width, width, project=True, drop_path=drop_paths[0])
+        self.first_block = ConvBlock(width, width, project=True)
         self.first_layer = TransformerLayer(dim, _ATTENTION_HEADS, memsp, ib, drop_paths[0])
         third = depth // 3
         channels = [width * 2 ** (level // third) for level in range(depth)]
@@ -200,11 +216,12 @@ class CTransCNN(nn.Module):
                     ib=ib,
                     iim=iim,
                     drop_path=drop_paths[level],
+                    edition=edition,
                 )
                 for level in range(1, depth)
             )
         )
-        self.norm = nn.LayerNorm(dim, EPS)
+        self.norm = nn.LayerNorm(dim, _EDITIONS[edition][1])
         self.apply(_initialise)
         nn.init.trunc_normal_(self.class_token, std=0.02)
         self.reset_classifier(num_classes)
@@ -292,8 +309,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _stated() -> dict[str, Any]:

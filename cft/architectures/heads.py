@@ -47,7 +47,8 @@ def fold_heads(
     folded["head.bias"] = sum(biases[1:], biases[0]).to(kind)
     return {
         **config,
-        "model_args": {**(config.get("model_args") or {}), "folded": True},
+        # What has two heads is of the second edition if it does not say; see `CTransCNN`.
+        "model_args": {"edition": 2, **(config.get("model_args") or {}), "folded": True},
         "pretrained_cfg": {**config["pretrained_cfg"], "classifier": "head"},
     }, folded
 

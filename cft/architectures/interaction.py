@@ -25,13 +25,15 @@ class ToTokens(nn.Module):
         Length of a token.
     stride
         How many times finer the map is than the tokens' grid.
+    eps
+        Of the branch's batch normalisation; the published code leaves it at PyTorch's default.
     """
 
-    def __init__(self, channels: int, dim: int, stride: int):
+    def __init__(self, channels: int, dim: int, stride: int, eps: float = 1e-5):
         super().__init__()
         self.conv = nn.Conv2d(channels, dim, 1)
         self.branch = nn.Sequential(
-            nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim, EPS), nn.Sigmoid(), nn.Conv2d(dim, dim, 1)
+            nn.Conv2d(dim, dim, 1), nn.BatchNorm2d(dim, eps), nn.Sigmoid(), nn.Conv2d(dim, dim, 1)
         )
         self.pool = nn.AvgPool2d(stride)
         self.norm = nn.LayerNorm(dim, EPS)

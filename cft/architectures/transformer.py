@@ -63,10 +63,14 @@ class MultiScaleAttention(Attention):
     attend together with the special tokens; what comes out for the pooled patches is brought back
     to the size of the map, and the scales are averaged.
 
-    The paper names label embedding, multi-scale pooling and their purpose; no code was published.
-    Ours is the reading of the rest: the three scales together with the label tokens, average
-    pooling, the bilinear way back, the mean, and that this replaces the second of the two
-    attentions of CTransCNN's layer.
+    The paper names label embedding, multi-scale pooling and their purpose; no code was published
+    under its name. The authors' code of CTransCNN holds a draft that is switched off: in the second
+    attention, queries, keys and values of each head, a matrix of tokens by numbers, are reduced by
+    their maximum to 2 x 2, 3 x 3 and 4 x 4 and brought back bilinearly; the scales of queries and
+    keys are multiplied and those of values added, attention follows without the sigmoid, and the
+    queries are added to it. Ours has its scales, its place and its way back. It is our reading that
+    what is pooled is the map of the patches, by its mean, so that a scale is one of the film; that
+    the special tokens are not pooled; and that the scales attend by themselves and are averaged.
 
     References
     ----------

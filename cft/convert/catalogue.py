@@ -34,12 +34,12 @@ CONVERTERS = {
         "densenet", "torchvision, or any DenseNet trained from it (--labels)", "BSD-3-Clause"
     ),
     "gaetandi-chexpert": Entry(
-        "densenet", "github.com/gaetandi/cheXpert: model .pth.tar", "none stated"
+        "densenet", "github.com/gaetandi/cheXpert: model_*_densenet.tar", "none stated"
     ),
     "arnoweng-chexnet": Entry(
         "densenet", "github.com/arnoweng/CheXNet: model.pth.tar", "none stated"
     ),
-    "dacnet": Entry("densenet", "github.com/dstrick17/DacNet: dannynet.pth", "see there"),
+    "dacnet": Entry("densenet", "github.com/dstrick17/DacNet: .pth", "MIT, as its paper says"),
     "torchxrayvision": Entry(
         "xray_vision", "github.com/mlmed/torchxrayvision, releases: .pt", "Apache-2.0"
     ),

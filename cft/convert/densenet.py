@@ -16,7 +16,7 @@ import torch
 from timm.data import ImageNetInfo
 
 from cft.convert.result import IMAGENET, Converted, labels_of
-from cft.convert.sources import find, read_tensors
+from cft.convert.sources import find, read_tensors, sides
 from cft.errors import ConversionError
 from cft.labels import CHEXPERT_14, NIH_14
 from cft.model.preprocess import Preprocess
@@ -72,6 +72,8 @@ PROJECTS = {
         preprocess=_CENTRE,
         about="Its authors average the answers of ten crops of 224 from 256; here it is the centre "
         "crop alone, as in most uses since, so that figures differ from theirs.",
+        measured="Its authors report a mean AUROC of 0.843, and 0.847 for an improved model, on a "
+        "fifth of NIH's films drawn by chance, with ten crops.",
     ),
     "dacnet": Project(
         title="DACNet, DenseNet-121",
@@ -136,12 +138,12 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
         kind = "arnoweng-chexnet" if any("densenet121." in key for key in tensors) else name
     new = renamed(tensors)
     architecture = architecture_of(new)
-    outputs = len(new["classifier.weight"])
+    outputs = sides(new, "classifier.weight", 2)[0]
     project = PROJECTS[kind]
     fixed, trained_on = project.labels, project.trained_on
     if kind == "torchvision-densenet" and outputs == 1000 and asked is None:
         fixed, trained_on = tuple(ImageNetInfo().label_names()), "ImageNet-1k: colour pictures"
-    channels = new["features.conv0.weight"].shape[1]
+    channels = sides(new, "features.conv0.weight", 4)[1]
     if channels != 3:
         raise ConversionError(f"the checkpoint takes {channels} channels instead of 3")
     return Converted(

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cft.convert.result import Converted, labels_of
-from cft.convert.sources import find, read_tensors
+from cft.convert.sources import find, read_tensors, sides
 from cft.errors import ConversionError
 from cft.model.preprocess import Preprocess
 
@@ -57,15 +57,15 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
     """Convert a checkpoint; `asked` names the labels of a fine-tuned one."""
     file = find(source)
     new = renamed(read_tensors(file))
-    width = new["pos_embed"].shape[-1] if "pos_embed" in new else 0
+    _, tokens, width = sides(new, "pos_embed", 3) if "pos_embed" in new else (0, 0, 0)
     if width not in _SIZES:
         raise ConversionError("the checkpoint is no EVA-X of size tiny, small or base")
-    if new["pos_embed"].shape[1] != 14 * 14 + 1:
-        raise ConversionError(
-            f"the checkpoint has {new['pos_embed'].shape[1] - 1} patches instead of 14 x 14"
-        )
+    if tokens != 14 * 14 + 1:
+        raise ConversionError(f"the checkpoint has {tokens - 1} patches instead of 14 x 14")
     head = new.get("head.weight")
-    labels = () if head is None else labels_of(asked, len(head))
+    if head is None and asked is not None:
+        raise ConversionError("the checkpoint has no outputs, so --labels has nothing to name")
+    labels = () if head is None else labels_of(asked, sides(new, "head.weight", 2)[0])
     # Some files hold the normalisation of pretraining beside that after pooling.
     if "fc_norm.weight" in new:
         new = {key: value for key, value in new.items() if not key.startswith("norm.")}
@@ -82,7 +82,7 @@ def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]
         title=f"EVA-X, {_SIZES[width].split('_')[1]}",
         about="A start for training (`--init`, `--freeze`)." if head is None else "",
         measured="Its authors report for NIH's official test set AUROCs of .824 (tiny), .833 "
-        "(small) and .835 (base) after fine-tuning.",
+        "(small) and .835 (base) after fine-tuning, of the epoch that was best on that list.",
         trained_on="520,000 chest films (pretraining)"
         if head is None
         else "what its source says; the checkpoint does not",

@@ -59,7 +59,13 @@ _SILENT = (
 def convert(source: str, asked: str | None, name: str) -> tuple[Converted, Path]:
     """Convert a file; 14 outputs are CheXpert's categories by alphabet, unless `asked` says."""
     file = find(source)
-    return converted(read(file), asked), file
+    model = read(file)
+    try:
+        return converted(model, asked), file
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, ConversionError):
+            raise
+        raise _refused(model, f"what it states ({type(error).__name__}: {error})") from None
 
 
 def converted(model: KerasModel, asked: str | None = None) -> Converted:
@@ -79,6 +85,8 @@ def converted(model: KerasModel, asked: str | None = None) -> Converted:
     dense = model.of_class("Dense")
     if strange or len(dense) != 1:
         raise _refused(model, ", ".join(strange) or f"{len(dense)} dense layers")
+    if f"{dense[0]}/bias" not in model.arrays:
+        raise _refused(model, "its last layer, which has no bias")
     activation = model.layers[dense[0]][1].get("activation")
     if activation not in ("sigmoid", "linear"):
         raise _refused(model, f"the activation {activation!r} of its last layer")
@@ -273,6 +281,8 @@ def _scaling(model: KerasModel, channels: int) -> dict[str, Any]:
             by = 1 / np.maximum(np.sqrt(variance), 1e-7)
             plus = -mean * by
         scale, offset = scale * by.ravel(), offset * by.ravel() + plus.ravel()
+    if not scale.all():
+        raise _refused(model, "its scaling by 0")
     return {
         "mean": tuple(float(x) for x in -offset / (255 * scale)),
         "std": tuple(float(x) for x in 1 / (255 * scale)),

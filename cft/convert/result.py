@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 
 from cft import labels as label_sets
 from cft.errors import ConversionError
-from cft.model.folder import CONFIG, read_model_folder, write_model_folder
+from cft.model.folder import CARD, CONFIG, WEIGHTS, read_model_folder, write_model_folder
 from cft.model.network import build_network, new_network, try_out
 from cft.model.preprocess import Preprocess
 
@@ -116,6 +117,11 @@ def labels_of(
         raise ConversionError(f"{len(names)} labels were named for {outputs} outputs")
     if not blanks and not all(names):
         raise ConversionError(f"label {names.index('') + 1} of --labels is blank")
+    for place, name in enumerate(names):
+        if not (name == "" or name.isprintable()):
+            raise ConversionError(f"label {place + 1} of --labels holds a control character")
+        if name and name in names[:place]:
+            raise ConversionError(f"--labels names {name!r} twice")
     return names
 
 
@@ -176,11 +182,29 @@ def write(converted: Converted, name: str, file: Path, folder: Path) -> str:
         measured=converted.measured or "The authors' figures are not repeated here.",
     )
     tensors = dict(converted.tensors)
-    write_model_folder(folder, state_dict=tensors, config=config, card=card, named=bool(classes))
-    if classes:  # as whoever uses it loads it
-        written = read_model_folder(folder)
-        try_out(build_network(written), written, torch.device("cpu"))
+    with _nothing_left(folder):
+        write_model_folder(
+            folder, state_dict=tensors, config=config, card=card, named=bool(classes)
+        )
+        if classes:  # as whoever uses it loads it
+            written = read_model_folder(folder)
+            try_out(build_network(written), written, torch.device("cpu"))
     return converted.architecture
+
+
+@contextlib.contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Take away what was written into a folder if it turns out to be of no use."""
+    was_there = folder.exists()
+    before = {file.name for file in folder.iterdir()} if was_there else set()
+    try:
+        yield
+    except BaseException:
+        for name in {CONFIG, WEIGHTS, CARD} - before:
+            (folder / name).unlink(missing_ok=True)
+        if not was_there and folder.exists():
+            folder.rmdir()
+        raise
 
 
 def refuse_existing(folder: Path) -> None:
@@ -191,8 +215,8 @@ def refuse_existing(folder: Path) -> None:
 
 def _check(converted: Converted, twin: nn.Module) -> None:
     """The tensors are those of timm's network, by name and by shape."""
-    expected = {name: tuple(x.shape) for name, x in twin.state_dict().items()}
-    found = {name: tuple(x.shape) for name, x in converted.tensors.items()}
+    expected = {name: _kind(x) for name, x in twin.state_dict().items()}
+    found = {name: _kind(x) for name, x in converted.tensors.items()}
     wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
     if wrong:
         first = wrong[0]
@@ -201,3 +225,8 @@ def _check(converted: Converted, twin: nn.Module) -> None:
             f"{first}, which is {found.get(first, 'missing')} instead of "
             f"{expected.get(first, 'absent')}"
         )
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    """Shape of a tensor, and whether it counts."""
+    return f"{tuple(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"

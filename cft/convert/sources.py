@@ -19,6 +19,7 @@ MAX_BYTES = 8 * 2**30
 
 _PICKLES = (".pt", ".pth", ".tar", ".bin", ".ckpt")
 _WRAPPERS = ("model_ema", "model", "module", "state_dict")
+_PREFIXES = ("module.", "_orig_mod.")
 _HUB = "hf-hub:"
 
 
@@ -99,7 +100,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ConversionError(f"{path} is larger than {MAX_BYTES / 2**30:g} GiB")
     if path.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(path)
+            return _plain(safetensors.torch.load_file(path), path)
         except (safetensors.SafetensorError, ValueError, RuntimeError) as error:
             raise ConversionError(f"{path} is not readable safetensors ({_line(error)})") from None
     try:
@@ -112,13 +113,56 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 "without running its code; save its tensors where it is used: "
                 "torch.save(model.state_dict(), FILE)"
             ) from None
-        raise ConversionError(
-            f"{path} cannot be read without running code that is in it ({_line(error)})"
-        ) from None
+        raise ConversionError(f"{path} {_why(error)}") from None
     tensors = _unwrapped(content)
     if not tensors:
         raise ConversionError(f"{path} holds no tensors by name")
-    return tensors
+    return _plain(tensors, path)
+
+
+def _why(error: Exception) -> str:
+    """Why a pickle is not read, without PyTorch's advice to run what is in it."""
+    text = str(error)
+    if "Weights only load failed" not in text:
+        return f"is no checkpoint of PyTorch, or it is damaged ({_line(error)})"
+    said = [part for part in text.split("\n\n") if part.strip()]
+    return f"cannot be read without running code that is in it ({_line(said[:2][-1])})"
+
+
+def _plain(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Tensors that can be stored: dense, none within another, in 32 bits at most.
+
+    What wrappers put before all names is dropped (``module.``, ``_orig_mod.``).
+    """
+    while prefix := next((p for p in _PREFIXES if all(n.startswith(p) for n in tensors)), ""):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    result, seen = {}, set()
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+            raise ConversionError(
+                f"the tensor {name} of {path} is sparse, quantised or complex, which no network "
+                "here takes"
+            )
+        storage = tensor.untyped_storage().data_ptr()
+        tensor = tensor.float() if tensor.dtype == torch.float64 else tensor
+        result[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return result
+
+
+def sides(tensors: Mapping[str, torch.Tensor], name: str, count: int) -> tuple[int, ...]:
+    """The shape of a tensor that has to be there and have so many sides.
+
+    Raises
+    ------
+    ConversionError
+        If it is not, or has not.
+    """
+    shape = tuple(tensors[name].shape) if name in tensors else None
+    if shape is None or len(shape) != count:
+        what = "has no tensor" if shape is None else f"has a tensor of shape {shape} as"
+        raise ConversionError(f"the checkpoint {what} {name}, which has {count} sides there")
+    return shape
 
 
 def _classes_in(path: Path) -> set[str]:
@@ -142,8 +186,9 @@ def _unwrapped(content: Any) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping):
         return {}
     for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), (Mapping, _Inert)):
-            return _unwrapped(content[wrapper])
+        inside = content.get(wrapper)
+        if isinstance(inside, (Mapping, _Inert)) and (tensors := _unwrapped(inside)):
+            return tensors
     return {
         name: value.detach()
         for name, value in content.items()

@@ -17,7 +17,7 @@ import torch
 
 from cft.convert.densenet import renamed
 from cft.convert.result import Converted, labels_of
-from cft.convert.sources import find, read_tensors
+from cft.convert.sources import find, read_tensors, sides
 from cft.errors import ConversionError
 from cft.model.preprocess import Preprocess
 
@@ -164,13 +164,17 @@ def converted(
         architecture, head, side = "densenet121", "classifier", 224
         new = renamed(tensors)
         stem = "features.conv0.weight"
-    if f"{head}.weight" not in new or stem not in new or new[stem].shape[1] != 1:
+    if f"{head}.weight" not in new or stem not in new or sides(new, stem, 4)[1] != 1:
         raise ConversionError("the checkpoint is no network of torchxrayvision")
     new.pop("op_threshs", None)
-    outputs = len(new[f"{head}.weight"])
+    outputs = sides(new, f"{head}.weight", 2)[0]
+    if sides(new, f"{head}.bias", 1) != (outputs,):
+        raise ConversionError(f"the checkpoint's {head}.bias is not of {outputs} outputs")
     fixed = known.labels if known else PATHOLOGIES if outputs == len(PATHOLOGIES) else ()
     labels = labels_of(asked, outputs, fixed, blanks=True)
-    kept = torch.tensor([place for place, label in enumerate(labels) if label])
+    kept = [place for place, label in enumerate(labels) if label]
+    if not kept:
+        raise ConversionError("every label is blank, so that no output would be left")
     for part in ("weight", "bias"):
         new[f"{head}.{part}"] = new[f"{head}.{part}"][kept]
     points = {} if known is None or asked else dict(zip(labels, known.points, strict=True))

@@ -222,15 +222,13 @@ def limited(tensors: int) -> Iterator[None]:
 def _check_work(network: Network, folder: ModelFolder) -> None:
     """Refuse a network that would be busy with a film for minutes, before it sees one."""
     channels, height, width = folder.facts.preprocess.input_size
-    # No weight of a convolution is used more often than there are pixels. Counting takes a while.
-    at_most = 2 * sum(p.numel() for p in network.parameters()) * height * width
-    if at_most <= MAX_FLOPS and not any("Att" in type(x).__name__ for x in network.modules()):
-        return
+    if at_most(network, height * width) <= MAX_FLOPS:
+        return  # without counting, which takes a while
     from torch.utils.flop_counter import FlopCounterMode
 
     counter = FlopCounterMode(display=False)
     # Not every network runs without memory. Whether it runs at all, `try_out` says.
-    with contextlib.suppress(Exception), torch.inference_mode(), torch.device("meta"), counter:
+    with contextlib.suppress(Exception), torch.no_grad(), torch.device("meta"), counter:
         batch = torch.empty(1, channels, height, width)
         network.forward_head(network.forward_features(batch))
     if counter.get_total_flops() > MAX_FLOPS:
@@ -238,6 +236,20 @@ def _check_work(network: Network, folder: ModelFolder) -> None:
             f"{folder.path / CONFIG} describes a network that needs more than "
             f"{MAX_FLOPS / 1e12:g} trillion operations for a film of {width} x {height} pixels"
         )
+
+
+def at_most(network: nn.Module, pixels: int) -> int:
+    """Operations that a network cannot exceed for a film of so many pixels.
+
+    No weight is used more often than there are pixels. An attention compares no more tokens than
+    there are pixels and, of tokens that are parameters, than the longest side of any; nor are its
+    queries and values longer than that.
+    """
+    shapes = [x.shape for x in network.parameters()]
+    longest = max((max(shape, default=1) for shape in shapes), default=1)
+    attentions = sum("Att" in type(x).__name__ for x in network.modules())
+    weights = sum(shape.numel() for shape in shapes)
+    return 2 * weights * pixels + 4 * attentions * (pixels + longest) ** 2 * longest
 
 
 def _check_tensors(network: nn.Module, folder: ModelFolder) -> None:
