@@ -154,12 +154,13 @@ class Refitter:
         """
         labels = np.concatenate([y, y_valid])
         known = np.flatnonzero(~np.isnan(labels).all(axis=1))
+        labels = labels[known]
         # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
         counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
         trained, biases = self._begin(categories)  # (1 + FOLDS, G, D) and (1 + FOLDS, G)
         with full_precision(), torch.inference_mode():
             design = Design([self._z], known, self._mean, self._basis, self._variances)
-            changes = _fit(*(design, labels[known], counted, trained.flatten(0, 1)), self._between)
+            changes = _fit(*(design, labels, counted, trained.flatten(0, 1)), self._between)
             weights = trained + (changes @ self._basis.T).unflatten(1, trained.shape[:2])
             # The features were centred to fit; their mean goes back into the biases.
             centred = biases + trained @ self._mean
@@ -174,7 +175,9 @@ class Refitter:
         """
         steps, _, categories, _ = weights.shape
         judges = np.flatnonzero(self._fold >= 0)
-        scores = torch.empty(steps, categories, len(judges), dtype=weights.dtype)
+        # By category, so that a path is one run of memory and is kept without a copy.
+        kept = torch.empty(categories, steps, len(judges), dtype=weights.dtype)
+        scores = kept.transpose(0, 1)
         for fold in range(FOLDS):
             left_out = np.flatnonzero(self._fold[judges] == fold)
             own = weights[:, fold].flatten(0, 1)
