@@ -47,6 +47,7 @@ from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
 from train.frozen.features import Features, FrozenNetwork, features_of, linear_head
+from train.frozen.kept import computed_on, place_of
 from train.frozen.rows import Rows
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
@@ -292,6 +293,7 @@ def work_through(argv: Sequence[str] | None) -> None:
                 stop,
                 here.device,
                 recipe,
+                place_of(folder / features.key, "metric", rows["train"], computed_on(here.device)),
             )
             for label, reason in task.skipped.items():
                 logger.info("%s keeps its trained regression: %s", label, reason)
