@@ -35,6 +35,7 @@ def nothing_remembered():
     start._source_of.cache_clear()
     start._config_of.cache_clear()
     start._arguments_in.cache_clear()
+    start._folder_of.cache_clear()
 
 
 def timm_folder(

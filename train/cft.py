@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,6 +67,9 @@ from train.stage2.methods import METHODS, PRESETS, method_of
 from train.stage2.report import fine_tuning
 from train.stage2.result import Outcome, outcome_of, search_csv, with_head
 from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
 logger = logging.getLogger("train.cft")
 
@@ -299,7 +302,8 @@ def work_through(argv: Sequence[str] | None) -> None:
                 logger.info("%s keeps its trained regression: %s", label, reason)
             tuned = method_of(settings).tune(task)
         outcome = outcome_of(task, tuned, tables["valid"], tables["test"], films["test"].z, others)
-        write_folder(options.out, parent, tuned, outcome, provenance(asked, table, rows))
+        facts = provenance(asked, table, rows)
+        write_folder(options.out, parent, backbone.network, tuned, outcome, facts)
     print(fine_tuning(outcome.results))
     print(f"wrote the model folder {options.out}")
     push_from_arguments(asked.push, options.out)
@@ -308,6 +312,7 @@ def work_through(argv: Sequence[str] | None) -> None:
 def write_folder(
     out: Path,
     parent: ModelFolder,
+    network: Network,
     tuned: Tuned,
     outcome: Outcome,
     provenance: Mapping[str, Any],
@@ -323,9 +328,8 @@ def write_folder(
         "provenance": {**provenance, "methods": methods},
         "metrics": rounded(outcome.metrics),
     }
-    write_model_folder(
-        out, state_dict=with_head(parent, tuned.head), config=config, card=model_card(config)
-    )
+    state = with_head(parent, network, tuned.head)
+    write_model_folder(out, state_dict=state, config=config, card=model_card(config))
     usable(out)
     results = {**outcome.results, "parent": parent.weights_sha256}
     atomic_write(out / "report.json", json.dumps(results, indent=2) + "\n")
