@@ -250,6 +250,22 @@ def refusal(asked: Settings) -> str:
     return str(error.value)
 
 
+def test_a_start_is_read_once_and_not_held_when_it_is_taken_over(tmp_path, monkeypatch):
+    folder, _ = timm_folder(tmp_path, "resnet18")
+    read = []
+
+    def counted(path, **given):
+        read.append(path)
+        return read_model_folder(path, **given)
+
+    monkeypatch.setattr(start, "read_model_folder", counted)
+    settings = Settings(arch="resnet18", image_size=32, init=str(folder))
+    assert start.origin_of(settings)["weights_sha256"]
+    build(settings, LABELS, UNKNOWN)
+    assert len(read) == 1
+    assert start._folder_of.cache_info().currsize == 0
+
+
 def test_a_start_that_is_nowhere_is_refused():
     found = refusal(settings("nowhere", "test_resnet"))
     assert found.startswith("--init: nowhere is not a folder, nor is it random, pretrained or hf-")
