@@ -8,8 +8,9 @@ them. Stage 1 fits the regressions of some categories to four fifths of the film
 and at one strength; stage 2 refits them at all of its strengths to the known labels of all films,
 chooses by cross-fitting over all of them, and keeps what is finished in a file, as ``train.cft``
 does. Printed are the seconds, the most memory that the process had beyond its libraries (without
-the pages of the file, which the system takes back when it needs them), and how well the planted
-signal was found.
+the pages of the files, which the system takes back when it needs them), and how well the planted
+signal was found; and last the most that the whole process had, libraries and labels among it,
+without and with the pages of files.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with Watch(before) as watch:
             tuned = method_of(task.settings).tune(task)
         print(f"stage 2: {watch}, AUROC {found(tuned.head, z, labels)}, {chosen(tuned)}")
+        print(f"the process: {watch.most:,.0f} MB, with pages of files {resident('VmHWM'):,.0f} MB")
 
 
 def found(head: Head, z: np.ndarray, labels: np.ndarray) -> str:
@@ -120,6 +122,11 @@ class Watch:
         self._thread.join()
         ended = time.perf_counter(), time.process_time()
         self._seconds, self._cpu = (b - a for a, b in zip(self._began, ended, strict=True))
+
+    @property
+    def most(self) -> float:
+        """The most memory of the process in the block, in MB."""
+        return self._most
 
     def __str__(self) -> str:
         return (

@@ -21,7 +21,7 @@ from train import cft, negative
 from train.command import Stop
 from train.errors import TrainingError
 from train.frozen import lbfgs
-from train.stage2 import finished, methods, refit
+from train.stage2 import finished, methods, refit, result
 from train.stage2.choice import Choice
 from train.stage2.genetic import Evolution
 from train.stage2.refit import STRENGTHS
@@ -390,6 +390,36 @@ def test_the_scores_measured_are_those_of_the_model_folder(parent, data, tmp_pat
         scores = [f.scores["Bright"] for f in use.load(folder, device="cpu").predict(films)]
         expected = roc_auc_score(truth, scores)
         assert found["categories"]["Bright"]["auroc"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_stage_2_leaves_is_measured_once_with_the_figures_of_both(
+    parent, data, tmp_path, monkeypatch
+):
+    """The figures are those of measuring it twice, and a second measurement is not made."""
+    monkeypatch.setattr(methods, "choose", lambda *_: Choice(None, np.zeros(10), np.ones(10)))
+    reports = []
+    for known, calls in ((result._left_as_it_was, 1), (lambda *_: False, 2)):
+        monkeypatch.setattr(result, "_left_as_it_was", known)
+        scored = Counted(result.evaluate)
+        monkeypatch.setattr(result, "evaluate", scored)
+        out = tmp_path / f"out{calls}"
+        assert cft.main(words(parent, data, out)) == 0
+        monkeypatch.undo()
+        monkeypatch.setattr(methods, "choose", lambda *_: Choice(None, np.zeros(10), np.ones(10)))
+        assert scored.calls == calls
+        reports.append((out / "report.json").read_text())
+    assert reports[0] == reports[1]
+
+
+class Counted:
+    """A function that counts its calls."""
+
+    def __init__(self, function):
+        self.calls, self._function = 0, function
+
+    def __call__(self, *given):
+        self.calls += 1
+        return self._function(*given)
 
 
 def test_provenance_names_the_parent_and_both_stages(parent, data, tmp_path, a_gain):

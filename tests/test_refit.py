@@ -335,6 +335,19 @@ def test_with_too_few_cases_the_trained_logits_are_taken_as_they_are():
     assert refit._slope_and_bias(torch.arange(7.0), y, films) == (1.0, 0.0)
 
 
+def test_patients_choose_alike_by_name_and_by_number():
+    draw = np.random.default_rng(4)
+    y = (draw.random((80, 2)) < 0.4).astype(np.float32)
+    trained, scores = draw.standard_normal((2, 80, 2)).astype(np.float32)
+    paths = {c: Path(np.zeros((1, 1)), np.zeros(1), scores[None, :, c]) for c in range(2)}
+    numbers = np.arange(80) // 3
+    names = np.array([f"patient {number:03}" for number in numbers])
+    first, second = (choose(paths, trained, y, who) for who in (numbers, names))
+    np.testing.assert_array_equal(first.gains, second.gains)
+    np.testing.assert_array_equal(first.errors, second.errors)
+    assert first.errors > 0
+
+
 def test_cases_are_patients_of_the_rarer_class_with_a_known_label():
     y = np.array([[1, 1], [1, 0], [0, np.nan], [np.nan, np.nan], [np.nan, 0], [1, 0]])
     assert _cases(y, np.array(list("aabcdd"))).tolist() == [1, 1]

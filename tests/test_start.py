@@ -35,6 +35,7 @@ def nothing_remembered():
     start._source_of.cache_clear()
     start._config_of.cache_clear()
     start._arguments_in.cache_clear()
+    start._folder_of.cache_clear()
 
 
 def timm_folder(
@@ -247,6 +248,22 @@ def refusal(asked: Settings) -> str:
         build(asked, LABELS, UNKNOWN)
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+def test_a_start_is_read_once_and_not_held_when_it_is_taken_over(tmp_path, monkeypatch):
+    folder, _ = timm_folder(tmp_path, "resnet18")
+    read = []
+
+    def counted(path, **given):
+        read.append(path)
+        return read_model_folder(path, **given)
+
+    monkeypatch.setattr(start, "read_model_folder", counted)
+    settings = Settings(arch="resnet18", image_size=32, init=str(folder))
+    assert start.origin_of(settings)["weights_sha256"]
+    build(settings, LABELS, UNKNOWN)
+    assert len(read) == 1
+    assert start._folder_of.cache_info().currsize == 0
 
 
 def test_a_start_that_is_nowhere_is_refused():

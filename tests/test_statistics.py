@@ -139,6 +139,16 @@ def test_draws_do_not_depend_on_how_they_are_cut_into_blocks():
     assert (whole.sum(axis=0) == 17).all()
 
 
+@pytest.mark.parametrize("draw", [bootstrap_auroc, bootstrap_average_precision])
+def test_labels_of_half_the_size_give_the_same_figures(films, draw):
+    """They are not copied, and numbers of other kinds are."""
+    scores, labels, groups = films
+    plain = draw(scores, labels, groups, replicates=20)
+    small = draw(scores, labels.astype(np.float32), groups, replicates=20)
+    np.testing.assert_array_equal(small.replicates, plain.replicates)
+    np.testing.assert_array_equal(small.estimate, plain.estimate)
+
+
 def test_one_seed_gives_one_result_and_another_seed_another(films):
     first, again = (bootstrap_auroc(*films, replicates=50, seed=1) for _ in range(2))
     other = bootstrap_auroc(*films, replicates=50, seed=2)

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
 from train.frozen.features import Features, FrozenNetwork, features_of, linear_head
+from train.frozen.kept import computed_on, place_of
 from train.frozen.rows import Rows
 from train.losses import loss_named
 from train.metrics.ranking import METRICS
@@ -66,6 +67,9 @@ from train.stage2.methods import METHODS, PRESETS, method_of
 from train.stage2.report import fine_tuning
 from train.stage2.result import Outcome, outcome_of, search_csv, with_head
 from train.stage2.task import Films, Head, Task, Tuned, TuneSettings
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
 logger = logging.getLogger("train.cft")
 
@@ -291,12 +295,14 @@ def work_through(argv: Sequence[str] | None) -> None:
                 stop,
                 here.device,
                 recipe,
+                place_of(folder / features.key, "metric", rows["train"], computed_on(here.device)),
             )
             for label, reason in task.skipped.items():
                 logger.info("%s keeps its trained regression: %s", label, reason)
             tuned = method_of(settings).tune(task)
         outcome = outcome_of(task, tuned, tables["valid"], tables["test"], films["test"].z, others)
-        write_folder(options.out, parent, tuned, outcome, provenance(asked, table, rows))
+        facts = provenance(asked, table, rows)
+        write_folder(options.out, parent, backbone.network, tuned, outcome, facts)
     print(fine_tuning(outcome.results))
     print(f"wrote the model folder {options.out}")
     push_from_arguments(asked.push, options.out)
@@ -305,6 +311,7 @@ def work_through(argv: Sequence[str] | None) -> None:
 def write_folder(
     out: Path,
     parent: ModelFolder,
+    network: Network,
     tuned: Tuned,
     outcome: Outcome,
     provenance: Mapping[str, Any],
@@ -320,9 +327,8 @@ def write_folder(
         "provenance": {**provenance, "methods": methods},
         "metrics": rounded(outcome.metrics),
     }
-    write_model_folder(
-        out, state_dict=with_head(parent, tuned.head), config=config, card=model_card(config)
-    )
+    state = with_head(parent, network, tuned.head)
+    write_model_folder(out, state_dict=state, config=config, card=model_card(config))
     usable(out)
     results = {**outcome.results, "parent": parent.weights_sha256}
     atomic_write(out / "report.json", json.dumps(results, indent=2) + "\n")

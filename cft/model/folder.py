@@ -187,7 +187,8 @@ def open_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
     if not path.is_dir():
         raise ModelFolderError(f"{path} is not a folder, so it holds no model")
     config = _read_json(path)
-    stated = parse_config(config, path, named=named).weights_sha256
+    facts = parse_config(config, path, named=named)
+    stated = facts.weights_sha256
     weights = read_regular(path / WEIGHTS, MAX_BYTES[WEIGHTS], _check_header)
     digest = hashlib.sha256(weights).hexdigest()
     expected = stated or digest
@@ -197,7 +198,9 @@ def open_model_folder(path: str | os.PathLike, *, named: bool = True) -> ModelFo
             f"{digest[:12]}... instead of {expected[:12]}...); fetch the folder again"
         )
     names = _names(weights, path)
-    return ModelFolder(path, config, digest, lambda: _tensors(weights, path), names, named)
+    folder = ModelFolder(path, config, digest, lambda: _tensors(weights, path), names, named)
+    vars(folder)["facts"] = facts  # which the property would read once more
+    return folder
 
 
 def _names(weights: bytes, path: Path) -> frozenset[str]:
@@ -308,6 +311,11 @@ def read_config(path: Path, *, named: bool = True) -> dict[str, Any]:
     config = _read_json(path)
     parse_config(config, path, named=named)
     return config
+
+
+def read_facts(path: Path) -> ModelConfig:
+    """What the ``config.json`` of a folder says; see `read_config`."""
+    return parse_config(_read_json(path), path)
 
 
 def _read_json(path: Path) -> Any:

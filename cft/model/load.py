@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from cft.model.classifier import Classifier
-from cft.model.folder import open_model_folder, parse_config, read_config
+from cft.model.folder import open_model_folder, read_facts
 from cft.model.hub import resolve
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def load(
         If there is no such engine.
     """
     source = resolve(reference)
-    if parse_config(read_config(source.path), source.path).members:
+    if read_facts(source.path).members:
         from cft.model.ensemble import Ensemble  # which is made of classifiers
 
         model: Classifier | Ensemble = Ensemble(source.path, device, engine)

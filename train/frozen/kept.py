@@ -7,18 +7,74 @@ preprocessing and every pixel; a file's name stands for the rest that decides wh
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
+import torch
 
-__all__ = ["place_of"]
+from cft.files import atomic_path
+
+__all__ = ["computed_on", "kept_tensors", "place_of"]
+
+# Ends the stored name of a matrix whose columns lie side by side in memory.
+_COLUMNS = ", transposed"
 
 
-def place_of(folder: Path, kind: str, *facts: int | np.ndarray) -> Path:
+def place_of(folder: Path, kind: str, *facts: int | str | np.ndarray) -> Path:
     """The file for something of a kind, by all that decides it besides network and films."""
     digest = hashlib.sha256()
     for fact in facts:
+        if isinstance(fact, str):
+            fact = np.frombuffer(fact.encode(), np.uint8)
         array = np.ascontiguousarray(fact, np.int64)
         digest.update(f"{array.shape}".encode())
         digest.update(array.data)
     return folder / f"{kind}-{digest.hexdigest()[:16]}"
+
+
+def computed_on(device: torch.device) -> str:
+    """What decides the rounding of sums: a run finds only what it would compute to the same bit."""
+    return f"{torch.__version__} {device.type} {torch.get_num_threads()}"
+
+
+def kept_tensors(
+    file: Path | None, compute: Callable[[], Mapping[str, torch.Tensor]], device: torch.device
+) -> Mapping[str, torch.Tensor]:
+    """Tensors from a file, or computed and kept there if it is not there, or damaged.
+
+    What is found lies in memory as what was computed did: by rows or by columns, and in memory of
+    its own. Otherwise products with it could be rounded in another way.
+
+    Parameters
+    ----------
+    file
+        From `place_of`; None: nothing is kept.
+    compute
+        Gives the tensors by name, always the same names.
+    device
+        Where they are to be.
+    """
+    if file is None:
+        return compute()
+    try:
+        stored = safetensors.torch.load_file(file, device=str(device))
+    except (OSError, safetensors.SafetensorError):
+        found = compute()
+    else:
+        return {
+            name.removesuffix(_COLUMNS): (x.mT if name.endswith(_COLUMNS) else x).clone()
+            for name, x in stored.items()
+        }
+    stored = {
+        **{name: x.contiguous() for name, x in found.items() if not _by_columns(x)},
+        **{f"{name}{_COLUMNS}": x.mT for name, x in found.items() if _by_columns(x)},
+    }
+    with atomic_path(file) as path:
+        safetensors.torch.save_file(stored, path)
+    return found
+
+
+def _by_columns(x: torch.Tensor) -> bool:
+    return x.ndim == 2 and not x.is_contiguous() and x.mT.is_contiguous()

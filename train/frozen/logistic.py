@@ -16,15 +16,17 @@ memory does not grow with the features.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from train.frozen.design import Design
+from train.frozen.kept import kept_tensors
 from train.frozen.lbfgs import Labels, Regressions, together
 from train.frozen.rows import BLOCK, Matrix, Reader, in_double, places
 from train.precision import full_precision, symmetric_eigen
@@ -54,11 +56,14 @@ class Films:
         (n,) rows of these arrays.
     device
         Where to compute.
+    kept
+        The file of their scale and directions, see `train.frozen.kept`; None: these are not kept.
     """
 
     views: Sequence[Matrix]
     rows: np.ndarray
     device: torch.device = torch.device("cpu")  # noqa: RUF009  (it cannot change)
+    kept: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,12 +73,39 @@ class Films:
         """D, the number of features."""
         return self.views[0].shape[1]
 
-    @cached_property
+    @property
     def scale(self) -> tuple[Tensor, Tensor]:
         """(D,) float64 mean and spread of each feature, over films and copies.
 
         The spread of a constant feature is infinite: standardised, it is nothing.
         """
+        return self._directions["mean"], self._directions["spread"]
+
+    @cached_property
+    def basis(self) -> Tensor:
+        """(D, D) float64 directions of standardised features, of which each is a sum."""
+        return self._directions["vectors"].double() / self.scale[1][:, None]
+
+    @cached_property
+    def design(self) -> Design:
+        """The films along the directions of their common curvature."""
+        variances = self._directions["variances"]
+        mean, basis = (x.to(variances) for x in (self.scale[0], self.basis))
+        return Design(self.views, self.rows, mean, basis, variances)
+
+    @cached_property
+    def _directions(self) -> Mapping[str, Tensor]:
+        """The scale, and with (D,) variances the (D, D) directions of standardised features."""
+        return kept_tensors(self.kept, self._computed, self.device)
+
+    def _computed(self) -> dict[str, Tensor]:
+        """See `_directions`."""
+        mean, spread = self._scale()
+        variances, vectors = self._curvature(mean, spread)
+        return {"mean": mean, "spread": spread, "variances": variances, "vectors": vectors}
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        """See `scale`."""
         count = len(self) * len(self.views)
         blocks = [(view, place) for view in self.views for place in places(len(self))]
         mean = torch.zeros(self.width, dtype=torch.float64, device=self.device)
@@ -88,21 +120,8 @@ class Films:
         flat = spread <= _FLAT * mean.abs()
         return mean, torch.where(flat, torch.inf, spread)
 
-    @cached_property
-    def basis(self) -> Tensor:
-        """(D, D) float64 directions of standardised features, of which each is a sum."""
-        return self._curvature[1].double() / self.scale[1][:, None]
-
-    @cached_property
-    def design(self) -> Design:
-        """The films along the directions of their common curvature."""
-        mean, basis = (x.to(self._curvature[0]) for x in (self.scale[0], self.basis))
-        return Design(self.views, self.rows, mean, basis, self._curvature[0])
-
-    @cached_property
-    def _curvature(self) -> tuple[Tensor, Tensor]:
+    def _curvature(self, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
         """(D,) eigenvalues and (D, D) eigenvectors of the mean x x', of some of the films."""
-        mean, spread = self.scale
         parts = list(places(len(self)))
         total, count = torch.zeros(()), 0
         for part in parts[:: max(1, len(parts) // _CURVATURE_BLOCKS)]:

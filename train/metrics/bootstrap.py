@@ -213,7 +213,9 @@ def _at_once(films: int) -> int:
 def _check(
     scores: np.ndarray, labels: np.ndarray, groups: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    scores, labels = np.asarray(scores), np.asarray(labels, dtype=np.float64)
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if labels.dtype != np.float32:  # which is left as it is: with many films a copy is large
+        labels = labels.astype(np.float64)
     if scores.ndim != 2 or scores.shape != labels.shape:
         raise ValueError(
             f"scores {scores.shape} and labels {labels.shape} must both have shape (N, C)"

@@ -27,6 +27,7 @@ from train.datasets.pixels import Pixels
 from train.datasets.splits import patient_folds
 from train.errors import Stopped, TrainingError
 from train.frozen.features import Features, Frozen, FrozenNetwork, features_of, linear_head
+from train.frozen.kept import computed_on, place_of
 from train.frozen.logistic import Films, Fitted, fit
 from train.stage1.augment import Augmentation, augment
 from train.stage1.loop import figures_of
@@ -129,13 +130,16 @@ def recipe_of(
     strength
         Of the penalty.
     """
-    views = [plain.z]
+    views, keys = [plain.z], ""
     augmentation = Augmentation.named(settings.augment)
     if augmentation:
         for number in range(settings.freeze_copies):
             copy = Copy(augmentation, number, len(pixels.array))
-            views.append(features_of(frozen, pixels, cache, rows, copy).z)
-    return Recipe(Films(views, rows, frozen.device), targets, strength)
+            copies = features_of(frozen, pixels, cache, rows, copy)
+            views.append(copies.z)
+            keys += copies.key
+    file = place_of(cache / plain.key, "directions", rows, keys, computed_on(frozen.device))
+    return Recipe(Films(views, rows, frozen.device, file), targets, strength)
 
 
 def recipe_again(

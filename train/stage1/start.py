@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from cft.architectures.light import timm
-from cft.model.folder import open_model_folder, read_config, read_model_folder
+from cft.model.folder import read_config, read_model_folder
 from cft.model.hub import Source, resolve
 from cft.model.network import arguments_in, lay_out, new_network
 from cft.model.preprocess import Preprocess
@@ -141,7 +141,8 @@ def take_over(
         If the start cannot be read.
     """
     source = _source_of(settings.init, settings.arch)
-    folder = read_model_folder(source.path, named=False)
+    folder = _folder_of(source)
+    _folder_of.cache_clear()  # a large network's tensors would stay in memory for the whole run
     channels = _channels(source)
     before = _network_of(folder, settings.arch, {**arguments, "in_chans": channels}, source)
     theirs, tensors = before.state_dict(), {}
@@ -173,7 +174,7 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
     if settings.init == RANDOM:
         return None
     source = _source_of(settings.init, settings.arch)
-    folder = open_model_folder(source.path, named=False)
+    folder = _folder_of(source)
     facts: dict[str, Any] = {"reference": source.reference, "commit": source.commit}
     before = folder.config.get("cft", {}).get("provenance", {})
     made = {key: before[key] for key in _KEPT_OF_START if before.get(key)}
@@ -212,6 +213,12 @@ def _config_of(source: Source) -> dict[str, Any]:
     return read_config(source.path, named=False)
 
 
+@functools.lru_cache(maxsize=1)
+def _folder_of(source: Source) -> ModelFolder:
+    """The start, read once until its tensors are taken over."""
+    return read_model_folder(source.path, named=False)
+
+
 def _repository_of(arch: str) -> str:
     """Where timm's own weights of ``arch`` or ``arch.tag`` are on the Hub."""
     known = timm.models.get_pretrained_cfg(arch)
@@ -238,7 +245,7 @@ def _channels(source: Source) -> int:
 @functools.lru_cache(maxsize=1)
 def _arguments_in(source: Source) -> dict[str, Any]:
     """What the network was built with, besides its outputs, channels and dropout."""
-    folder = read_model_folder(source.path, named=False)
+    folder = _folder_of(source)
     arguments = arguments_in(folder)
     lay_out(folder, arguments)  # refuses what would keep timm busy for ever
     return {k: v for k, v in arguments.items() if k != "in_chans" and not k.startswith("drop_")}

@@ -9,7 +9,7 @@ share that the evidence allows. The trained regressions are the beginning of eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,27 +128,33 @@ def choose(
     the deviations of a category with n patients of its rarer class are widened by the root of
     n / (n - 1); categories with one such patient have no vote, and go the way of the others.
     """
-    cases = _cases(y_valid, patients_valid)
+    _, people = np.unique(patients_valid, return_inverse=True)  # names are slower to sort again
+    cases = _cases(y_valid, people)
     columns = [c for c in sorted(paths) if cases[c] > 1]
     steps = len(next(iter(paths.values())).scores)
     if not columns:
         return Choice(None, np.zeros(steps), np.zeros(steps))
     widened = np.sqrt(cases[columns] / (cases[columns] - 1))
-    labels = y_valid[:, columns]
+    labels = _by_column(y_valid[:, columns].T)
     draw = {"auroc": bootstrap_auroc, "ap": bootstrap_average_precision}[metric]
 
     def measured(scores: np.ndarray) -> Bootstrap:
-        return draw(scores, labels, patients_valid, replicates=_REPLICATES, seed=seed)
+        return draw(scores, labels, people, replicates=_REPLICATES, seed=seed)
 
-    before = measured(trained[:, columns])
+    before = measured(_by_column(trained[:, columns].T))
     gains, replicates = [], []
     for s in range(steps):
-        after = measured(np.stack([paths[c].scores[s] for c in columns], axis=1))
+        after = measured(_by_column([paths[c].scores[s] for c in columns]))
         gain = after.estimate - before.estimate
         gains.append(_mean(gain))
         replicates.append(_mean(gain + widened * (after.replicates - before.replicates - gain)))
     of_steps, drawn = np.array(gains), np.array(replicates)
     return Choice(_most_cautious(of_steps, drawn), of_steps, drawn.std(axis=1))
+
+
+def _by_column(columns: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+    """C columns of n numbers as (n, C), each column one run of memory: metrics copy none of it."""
+    return np.ascontiguousarray(columns).T
 
 
 def _cases(y: np.ndarray, patients: np.ndarray) -> np.ndarray:

@@ -1,7 +1,12 @@
-"""The parts of stage 2 that are done, kept in one file."""
+"""The parts of stage 2 that are done, kept in one file.
+
+They lie in the file, memory-mapped, and not in memory: the scores of all films at every step of
+every category's path take more than all else that stage 2 has of a film.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +15,9 @@ import safetensors.numpy
 
 from cft.files import atomic_path, regular
 from train.errors import CheckpointError
+
+# PyTorch's tensors of a file are memory-mapped. Windows replaces no file that is.
+_READ_AS = "np" if os.name == "nt" else "pt"
 
 
 class Finished:
@@ -34,9 +42,7 @@ class Finished:
         if path is None or not path.exists():
             return
         try:
-            with safetensors.safe_open(regular(path), framework="np") as file:
-                found = file.metadata() or {}
-                self._arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found, self._arrays = _read(regular(path))
         except (OSError, safetensors.SafetensorError) as error:
             raise CheckpointError(f"{path} is not a readable checkpoint ({error})") from error
         if found.get("made_from") != made_from:
@@ -64,3 +70,11 @@ class Finished:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(self._path) as path:  # by its name: without a copy of it all in memory
             safetensors.numpy.save_file(self._arrays, path, self._facts)
+        _, self._arrays = _read(self._path)  # in place of those in memory
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The facts and the arrays of a file."""
+    with safetensors.safe_open(path, framework=_READ_AS) as file:
+        arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+        return file.metadata() or {}, arrays

@@ -161,6 +161,7 @@ def refitted(task: Task) -> tuple[dict[int, Path], History]:
                 device=task.device,
                 starts=task.judges.starts,
                 between=task.stop_if_asked,
+                kept=task.kept,
             )
             own = [left[place] for place in group]
             found = zip(own, refitter.paths(own, y[:, own], y_valid[:, own]), strict=True)

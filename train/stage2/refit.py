@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from torch import Tensor
 from cft.model.calibration import fit_platt
 from train.datasets.splits import patient_folds
 from train.frozen.design import Design
+from train.frozen.kept import kept_tensors
 from train.frozen.lbfgs import LOGITS, Labels, Regressions
 from train.frozen.rows import BLOCK, Matrix, Reader, Stacked, in_double, places
 from train.precision import full_precision, symmetric_eigen
@@ -47,6 +49,9 @@ FOLDS = 5
 
 # Directions with less than this share of the largest variance are rounding errors, not features.
 _FLAT = 1e-6
+
+# What `Refitter` knows of the features before it fits.
+_METRIC = ("mean", "basis", "variances")
 
 # The slope of the trained logit in the new one is not below this: a category whose trained ranking
 # is all but wrong on its known labels would otherwise become a fresh fit to these few.
@@ -105,6 +110,8 @@ class Refitter:
         None: training films are in no fold, and every fit begins at the trained regressions.
     between
         Called before each strength; what it raises ends the fits.
+    kept
+        The file of the features' metric, see `train.frozen.kept`; None: it is not kept.
     """
 
     def __init__(
@@ -119,12 +126,11 @@ class Refitter:
         power: float = 0.25,
         starts: Starts | None = None,
         between: Callable[[], None] = lambda: None,
+        kept: FilePath | None = None,
     ):
         self._z, self._device = Stacked([z, z_valid]), torch.device(device)
-        mean, covariance = self._moments(z)
-        basis, variances = _directions(covariance, power)
-        numbers = torch.float64 if self._z.dtype == np.float64 else torch.float32
-        self._mean, self._basis, self._variances = (x.to(numbers) for x in (mean, basis, variances))
+        metric = kept_tensors(kept, lambda: self._metric(z, power), self._device)
+        self._mean, self._basis, self._variances = (metric[x] for x in _METRIC)
         self._weights, self._biases = np.asarray(weights), np.asarray(biases)
         self._starts, self._between = starts, between
         if starts is None:
@@ -154,12 +160,13 @@ class Refitter:
         """
         labels = np.concatenate([y, y_valid])
         known = np.flatnonzero(~np.isnan(labels).all(axis=1))
+        labels = labels[known]
         # Column 0 of the films to count: all of them; column 1 + f: those outside fold f.
         counted = np.stack([self._fold != fold for fold in range(-1, FOLDS)], axis=1)[known]
         trained, biases = self._begin(categories)  # (1 + FOLDS, G, D) and (1 + FOLDS, G)
         with full_precision(), torch.inference_mode():
             design = Design([self._z], known, self._mean, self._basis, self._variances)
-            changes = _fit(*(design, labels[known], counted, trained.flatten(0, 1)), self._between)
+            changes = _fit(*(design, labels, counted, trained.flatten(0, 1)), self._between)
             weights = trained + (changes @ self._basis.T).unflatten(1, trained.shape[:2])
             # The features were centred to fit; their mean goes back into the biases.
             centred = biases + trained @ self._mean
@@ -174,7 +181,9 @@ class Refitter:
         """
         steps, _, categories, _ = weights.shape
         judges = np.flatnonzero(self._fold >= 0)
-        scores = torch.empty(steps, categories, len(judges), dtype=weights.dtype)
+        # By category, so that a path is one run of memory and is kept without a copy.
+        kept = torch.empty(categories, steps, len(judges), dtype=weights.dtype)
+        scores = kept.transpose(0, 1)
         for fold in range(FOLDS):
             left_out = np.flatnonzero(self._fold[judges] == fold)
             own = weights[:, fold].flatten(0, 1)
@@ -194,6 +203,13 @@ class Refitter:
             weights = np.concatenate([weights, self._starts.weights[:, categories]])
             biases = np.concatenate([biases, self._starts.biases[:, categories]])
         return torch.from_numpy(weights).to(self._mean), torch.from_numpy(biases).to(self._mean)
+
+    def _metric(self, z: Matrix, power: float) -> dict[str, Tensor]:
+        """The features' mean, the directions of the penalty, and the variances along these."""
+        mean, covariance = self._moments(z)
+        numbers = torch.float64 if self._z.dtype == np.float64 else torch.float32
+        found = mean, *_directions(covariance, power)
+        return {name: x.to(numbers) for name, x in zip(_METRIC, found, strict=True)}
 
     def _moments(self, z: Matrix) -> tuple[Tensor, Tensor]:
         """(D,) mean and (D, D) covariance of the features, float64."""

@@ -6,13 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from cft.model.folder import ModelFolder
-from cft.model.network import arguments_in, lay_out
 from train.datasets.labels import LabelTable
 from train.evaluation.of_run import calibrate, evaluate, test_tables, with_evidence, with_training
 from train.evaluation.scores import compare_scores
@@ -21,6 +20,9 @@ from train.frozen.rows import Matrix
 from train.metrics.bootstrap import bootstrap_auroc
 from train.metrics.decisions import finite_or_none
 from train.stage2.task import Head, Task, Tuned
+
+if TYPE_CHECKING:
+    from cft.model.network import Network
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,14 @@ def outcome_of(
     others
         Tables of further labels of the test films.
     """
-    before, after = calibrate(task.trained_scores, valid), calibrate(tuned.valid_scores, valid)
-    first, second = task.head.logits(z_test), tuned.head.logits(z_test)
+    before, first = calibrate(task.trained_scores, valid), task.head.logits(z_test)
+    after, second = before, None
+    if not _left_as_it_was(task, tuned):
+        after, second = calibrate(tuned.valid_scores, valid), tuned.head.logits(z_test)
     metrics = {
-        table.dataset: both_stages(first[rows], second[rows], table, before, after)
+        table.dataset: both_stages(
+            *(first[rows], None if second is None else second[rows], table, before, after)
+        )
         for table, rows in test_tables(test, others)
     }
     results = {
@@ -81,6 +87,13 @@ def outcome_of(
     return Outcome(categories, metrics, results)
 
 
+def _left_as_it_was(task: Task, tuned: Tuned) -> bool:
+    """Whether every trained regression, and every score to calibrate by, is the same to the bit."""
+    before = task.head.weights, task.head.biases, task.trained_scores
+    after = tuned.head.weights, tuned.head.biases, tuned.valid_scores
+    return all(x.tobytes() == y.tobytes() for x, y in zip(before, after, strict=True))
+
+
 def search_csv(history: Mapping[str, np.ndarray]) -> str:
     """A line for each category and generation of the genetic algorithm; 0 is the beginning."""
     text = io.StringIO()
@@ -93,7 +106,7 @@ def search_csv(history: Mapping[str, np.ndarray]) -> str:
 
 def both_stages(
     first: np.ndarray,
-    second: np.ndarray,
+    second: np.ndarray | None,
     table: LabelTable,
     before: Mapping[str, Any],
     after: Mapping[str, Any],
@@ -103,7 +116,8 @@ def both_stages(
     Parameters
     ----------
     first, second
-        (N, C) logits of the two stages on test films.
+        (N, C) logits of the two stages on test films; None: the second's are the first's, and
+        nothing is measured twice.
     table
         The N films.
     before, after
@@ -117,11 +131,17 @@ def both_stages(
         `train.evaluation.scores.compare_scores`).
     """
     labels, groups = table.y.astype(np.float64), table.patients
-    draws = [bootstrap_auroc(scores, labels, groups) for scores in (second, first)]
-    stage_1 = evaluate(first, table, before)
+    draws, stage_1 = [bootstrap_auroc(first, labels, groups)], evaluate(first, table, before)
+    if second is None:
+        second, stage_2 = first, stage_1
+    else:
+        draws, stage_2 = (
+            [*draws, bootstrap_auroc(second, labels, groups)],
+            evaluate(second, table, after),
+        )
     kept = ("auroc", "ci_low", "ci_high", "ap", "brier", "ece")
     return {
-        **evaluate(second, table, after),
+        **stage_2,
         "stage_1": {
             "subsets": stage_1["subsets"],
             "categories": {
@@ -130,8 +150,8 @@ def both_stages(
             },
         },
         "change": compare_scores(
-            ("stage 2", second, draws[0]),
-            ("stage 1", first, draws[1]),
+            ("stage 2", second, draws[-1]),
+            ("stage 1", first, draws[0]),
             *(labels, groups, table.label_names),
         ),
     }
@@ -156,9 +176,8 @@ def categories_of(task: Task, tuned: Tuned) -> dict[str, Any]:
     return rows
 
 
-def with_head(parent: ModelFolder, head: Head) -> dict[str, torch.Tensor]:
-    """The parent's tensors with other logistic regressions."""
-    network = lay_out(parent, {"num_classes": len(parent.label_names), **arguments_in(parent)})
+def with_head(parent: ModelFolder, network: Network, head: Head) -> dict[str, torch.Tensor]:
+    """The parent's tensors, of which the network was built, with other logistic regressions."""
     layer = linear_head(network)
     name = next(name for name, module in network.named_modules() if module is layer)
     before = parent.state_dict[f"{name}.weight"]

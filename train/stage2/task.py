@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -195,6 +196,9 @@ class Task:
     recipe
         How the trained regressions were fitted, if the network is frozen and training films are to
         choose too; None: validation films choose.
+    kept
+        The file for what is computed of the training films' features alone, and found again by the
+        next run on them, see `train.frozen.kept`; None: it is not kept.
     """
 
     train: Films
@@ -205,6 +209,7 @@ class Task:
     stop: Stop = field(default_factory=Stop)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     recipe: Recipe | None = None
+    kept: Path | None = None
 
     @cached_property
     def skipped(self) -> dict[str, str]:
