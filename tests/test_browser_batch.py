@@ -488,7 +488,7 @@ def test_a_report_holds_the_film_and_the_date_and_fetches_nothing(page, browser,
     assert sentence in report.inner_text("main")
     assert str(datetime.now().year) in report.inner_text("time")
     film_side = report.evaluate("document.querySelector('#film').naturalWidth")
-    assert film_side == 256
+    assert film_side == 512  # enlarged, so that lines and numbers are fine beside it
     report.locator(".typed").click()
     report.keyboard.type("<b>Bed 4</b>")
     assert report.locator(".typed").inner_text() == "<b>Bed 4</b>"

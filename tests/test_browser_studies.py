@@ -360,7 +360,7 @@ def test_the_report_of_many_has_a_page_for_each_and_first_what_all_say(
     for number, (sheet, (_, data)) in enumerate(zip(others, order, strict=True), start=1):
         assert f"Film {number} of 4" in sheet.locator("h1").inner_text()
         assert served[0].predict(data).at("sensitive").sentence in sheet.inner_text()
-        assert sheet.locator("figure img").evaluate("(image) => image.naturalWidth") == 64
+        assert sheet.locator("figure img").evaluate("(image) => image.naturalWidth") == 512
     assert len(report.locator("[id]").all()) == 0  # each id would be there more than once
     assert pages_of(report) == 4
     report.close()
