@@ -13,7 +13,7 @@ from cft.model.sentence import first_sentence
 from tests import chromium
 from tests.films import dataset, dicom, phantom
 from tests.test_browser import browser as browser
-from tests.test_browser_batch import downloaded, names, small
+from tests.test_browser_batch import downloaded, names, small, without_pictures
 from tests.test_browser_batch import page as page
 from tests.test_browser_batch import served as served
 from tests.test_browser_viewer import AXE, violations
@@ -323,7 +323,8 @@ def report_of(page, button, browser, tmp_path):
     report.on("request", lambda r: asked.append(r.url))
     report.goto(path.as_uri())
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
-    return report, path.read_text(encoding="utf-8"), started.value.suggested_filename
+    text = without_pictures(path.read_text(encoding="utf-8"))
+    return report, text, started.value.suggested_filename
 
 
 def pages_of(report) -> int:
