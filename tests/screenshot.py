@@ -31,7 +31,7 @@ def main() -> int:
         page.wait_for_timeout(500)  # the progress veil fades
         shot = Image.open(io.BytesIO(page.screenshot()))
     encoded = io.BytesIO()
-    shot.convert("RGB").quantize(256).save(encoded, format="PNG", optimize=True)
+    shot.convert("RGB").quantize(128).save(encoded, format="PNG", optimize=True)
     if encoded.tell() > _LIMIT:
         print(f"the picture has {encoded.tell()} bytes, more than {_LIMIT}", file=sys.stderr)
         return 1

@@ -65,6 +65,11 @@ def downloaded(page, kind: str) -> tuple[str, bytes]:
     return started.value.suggested_filename, started.value.path().read_bytes()
 
 
+def without_pictures(html: str) -> str:
+    """A page without what is encoded in it, which has every short word by chance."""
+    return re.sub(r"base64,[A-Za-z0-9+/=]+", "base64,", html)
+
+
 @pytest.fixture(scope="module")
 def served(tiny_model_folder, tmp_path_factory):
     """The page with a model of three findings and two operating points: model, address, folder."""
@@ -478,7 +483,7 @@ def test_a_report_holds_the_film_and_the_date_and_fetches_nothing(page, browser,
     path = tmp_path / "report.html"
     started.value.save_as(path)
     text = path.read_text(encoding="utf-8")
-    assert "Doe" not in text
+    assert "Doe" not in without_pictures(text)
     assert text.lower().count("<!doctype html>") == 1
     assert re.findall(r'(?:src|href)="(?!data:)', text) == []
     report, asked = browser.new_page(), []
@@ -488,7 +493,7 @@ def test_a_report_holds_the_film_and_the_date_and_fetches_nothing(page, browser,
     assert sentence in report.inner_text("main")
     assert str(datetime.now().year) in report.inner_text("time")
     film_side = report.evaluate("document.querySelector('#film').naturalWidth")
-    assert film_side == 256
+    assert film_side == 512  # enlarged, so that lines and numbers are fine beside it
     report.locator(".typed").click()
     report.keyboard.type("<b>Bed 4</b>")
     assert report.locator(".typed").inner_text() == "<b>Bed 4</b>"

@@ -13,7 +13,7 @@ from cft.model.sentence import first_sentence
 from tests import chromium
 from tests.films import dataset, dicom, phantom
 from tests.test_browser import browser as browser
-from tests.test_browser_batch import downloaded, names, small
+from tests.test_browser_batch import downloaded, names, small, without_pictures
 from tests.test_browser_batch import page as page
 from tests.test_browser_batch import served as served
 from tests.test_browser_viewer import AXE, violations
@@ -323,7 +323,8 @@ def report_of(page, button, browser, tmp_path):
     report.on("request", lambda r: asked.append(r.url))
     report.goto(path.as_uri())
     assert [url for url in asked if not url.startswith(("data:", "file:"))] == []
-    return report, path.read_text(encoding="utf-8"), started.value.suggested_filename
+    text = without_pictures(path.read_text(encoding="utf-8"))
+    return report, text, started.value.suggested_filename
 
 
 def pages_of(report) -> int:
@@ -360,7 +361,7 @@ def test_the_report_of_many_has_a_page_for_each_and_first_what_all_say(
     for number, (sheet, (_, data)) in enumerate(zip(others, order, strict=True), start=1):
         assert f"Film {number} of 4" in sheet.locator("h1").inner_text()
         assert served[0].predict(data).at("sensitive").sentence in sheet.inner_text()
-        assert sheet.locator("figure img").evaluate("(image) => image.naturalWidth") == 64
+        assert sheet.locator("figure img").evaluate("(image) => image.naturalWidth") == 512
     assert len(report.locator("[id]").all()) == 0  # each id would be there more than once
     assert pages_of(report) == 4
     report.close()

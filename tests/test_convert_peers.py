@@ -370,14 +370,12 @@ def test_a_network_without_finite_scores_is_not_called_written(xrv, tmp_path, ca
     tensors = xrv[0].state_dict()
     wrong = {**tensors, "features.norm0.running_var": -tensors["features.norm0.running_var"]}
     torch.save(wrong, tmp_path / "mine.pt")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("kept")
     assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
     said = capsys.readouterr()
     assert "scores of a grey film are not finite" in said.err
     assert "wrote" not in said.out
-    assert not (tmp_path / "out").exists()
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine.txt").write_text("kept")
-    assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["mine.txt"]
 
 
@@ -386,6 +384,14 @@ def test_weights_of_whole_numbers_are_refused_before_anything_is_written(xrv, tm
     torch.save(tensors, tmp_path / "mine.pt")
     assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
     assert "first classifier.bias, which is (18,) of whole numbers" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_no_numbers_leave_no_folder(xrv, tmp_path, capsys):
+    tensors = {**xrv[0].state_dict(), "classifier.bias": torch.full((18,), torch.nan)}
+    torch.save(tensors, tmp_path / "mine.pt")
+    assert convert("torchxrayvision", tmp_path / "mine.pt", tmp_path / "out") == 1
+    assert "'classifier.bias' of" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -349,8 +349,10 @@ def test_the_page_withholds_numbers_behind_one_click_and_offers_the_turn(model, 
     named = [(path.name, path) for path in files]
     html = server.show(model, named)
     assert "Not answered: The film looks upside down" in html
+    assert html.index("and read it again<") < html.index("Show the film and its numbers")
     refused = html[html.index('<section class="refused">') :]
-    before, inside = refused.split("<details><summary>", 1)
+    before = refused.split("<details", 1)[0]
+    inside = refused.split("<details><summary>", 1)[1]
     assert "Cardiomegaly" not in before
     assert "Not to be answered." in inside.split('class="reading"')[0]
     assert "Cardiomegaly" in inside

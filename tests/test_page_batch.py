@@ -269,3 +269,12 @@ def test_a_study_is_unsure_where_its_film_is(classifier, films):
     assert [label for label in rows if '<small class="unsure">unsure</small>' in rows[label]]
     for label, row in rows.items():
         assert ("unsure" in row) == (label in unsure), label
+
+
+def test_the_first_film_that_counts_is_open_in_a_study(classifier, films):
+    broken = ("broken", b"no film")
+    html = server.show_together(classifier, [broken, ("one", films[0]), ("two", films[1])])
+    opened = re.findall(r'<details class="entry" name="films" open>\n<summary><bdi.*?>(\w+)<', html)
+    assert opened == ["one"]
+    beside = server.show_together(classifier, [("now", films[0])], [("before", films[1])])
+    assert '<details class="entry" name="films" open>' not in beside  # both are shown above

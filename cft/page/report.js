@@ -2,7 +2,8 @@
 // picture of the film, its outlines and today's date put in. Of several films it is one file with a page
 // for each, and first a page of what all of them say. No name of a file is in it: films are numbered.
 
-const REPORT_SIDE = 1024; // longest side in pixels of a film in it
+const REPORT_SIDE = 1024; // longest side in pixels of a film in it, at most
+const LEAST_SIDE = 512; // and at least, so that lines and numbers are fine beside it
 
 function documentOf(link) {
   const bytes = Uint8Array.from(atob(link.href.split(",")[1]), (c) => c.charCodeAt(0));
@@ -31,7 +32,8 @@ function saveReport(report, name) {
 // The film as it is stored, and the numbered outlines of what is above its operating point.
 function pictured(figure, viewer) {
   const film = figure.querySelector(".frame > img");
-  const scale = Math.min(1, REPORT_SIDE / Math.max(film.naturalWidth, film.naturalHeight));
+  const side = Math.max(film.naturalWidth, film.naturalHeight);
+  const scale = Math.min(REPORT_SIDE, Math.max(LEAST_SIDE, side)) / side;
   const canvas = element("canvas");
   canvas.width = Math.round(scale * film.naturalWidth);
   canvas.height = Math.round(scale * film.naturalHeight);

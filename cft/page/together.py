@@ -40,6 +40,8 @@ def together_html(classifier: Model, current: Sequence[Shown], prior: Sequence[S
     shown = entries(classifier, [_smaller(film) for film in (*current, *prior)])
     below = shown[len(current) :], shown[: len(current)]
     pair = _pair(classifier, (before, now), (prior, current), below) if prior else None
+    if pair is None and (scored := [i for i in range(len(current)) if i not in now.left_out]):
+        shown[scored[0]]["open"] = True  # a study is looked at, not only read
     documents = [
         results.comparison(classifier, before.at(point), now.at(point))
         if prior
