@@ -90,9 +90,9 @@ def test_serve_starts_the_page(monkeypatch):
 def test_serve_without_the_libraries_of_the_page_names_the_extra(library, monkeypatch, capsys):
     import cft.page
 
-    for name in ("start", "server", "render"):
-        monkeypatch.delitem(sys.modules, f"cft.page.{name}", raising=False)
-        monkeypatch.delattr(cft.page, name, raising=False)
+    for module in [name for name in sys.modules if name.startswith("cft.page.")]:
+        monkeypatch.delitem(sys.modules, module)
+        monkeypatch.delattr(cft.page, module.split(".")[2], raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     assert command.main(["serve"]) == 1
     expected = 'cft serve: the page needs the extra: pip install "cft[page]"\n'
