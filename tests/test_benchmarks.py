@@ -13,6 +13,7 @@ from benchmarks import (
     decision_curves,
     drawn_maps,
     evaluation,
+    exponent,
     follow_up,
     frozen_memory,
     gate,
@@ -57,13 +58,14 @@ def test_every_row_of_the_table_is_measured(capsys):
 def test_features_on_disk_go_through_both_stages(capsys, tmp_path):
     words = ["--films", "3000", "--features", "16", "--categories", "2", "--threads", "1"]
     frozen_memory.main([*words, "--work", str(tmp_path)])
-    sizes, *stages = capsys.readouterr().out.splitlines()
+    sizes, *stages, last = capsys.readouterr().out.splitlines()
     assert sizes == "3,000 films x 16 features, 2 categories, 0 MB"
     assert [line.split(":")[0] for line in stages] == ["stage 1", "stage 2"]
     for line in stages:
         lowest = re.search(r"of processors\), [-\d,]+ MB, AUROC ([\d.]+) to", line)[1]
         assert float(lowest) > 0.8
     assert stages[1].endswith("of 3,000 films")
+    assert last.startswith("the process: ")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -104,13 +106,13 @@ def test_an_evaluation_is_measured_at_each_size(capsys):
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.5])
 def test_the_exponent_of_a_power_law_is_found(power):
     costs = {n: 3 * n**power for n in (10, 40, 160)}
-    assert growth.exponent(costs) == pytest.approx(power, abs=1e-9)
-    assert growth.line("work", costs).endswith(f"; exponent {abs(power):.2f}")
+    assert exponent.exponent(costs) == pytest.approx(power, abs=1e-9)
+    assert exponent.line("work", costs).endswith(f"; exponent {abs(power):.2f}")
 
 
 def test_n_log_n_has_an_exponent_a_little_above_one():
     costs = {n: n * np.log(n) for n in (10_000, 40_000, 160_000)}
-    assert 1.05 < growth.exponent(costs) < 1.15
+    assert 1.05 < exponent.exponent(costs) < 1.15
 
 
 @pytest.mark.slow

@@ -115,7 +115,9 @@ def test_a_model_with_one_point_shows_nothing_of_all_that(tiny_model_folder, fil
     picture = Picture.of(film, alone=True)
     html = render.films_html(classifier, [("x", classifier.predict(film), picture)])
     html += about_html(classifier)
-    assert not any(phrase in html for phrase in ("unproven", "points", "Choice", "No evidence"))
+    assert not any(
+        phrase in html for phrase in ("unproven", 'class="points"', "Choice", "No evidence")
+    )
 
 
 def test_the_command_takes_a_point_and_refuses_one_that_is_not_there(folder, films, capsys):
