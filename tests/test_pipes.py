@@ -14,6 +14,7 @@ from train.datasets.splits import SPLITS_FILE, read_splits
 from train.errors import CheckpointError, TrainingError
 from train.evaluation.epoch_scores import FOLDER, read_epochs
 from train.evaluation.training_curves import training_curves
+from train.frozen.features import _open as open_features
 from train.publishing.gate import _found as found_gate
 from train.publishing.normal_maps import _found as found_maps
 from train.run_folder import _begun, place_of_data
@@ -32,6 +33,7 @@ REFUSING: dict[str, Callable[[Path], object]] = {
     "last.safetensors": read_facts,
     "best.safetensors": lambda path: load_checkpoint(path, {}),
     "finished.safetensors": Finished,
+    "index.json": lambda path: open_features(path.parent, {"shape": (1, 1)}),
     "log.jsonl": lambda path: training_curves(path, path.parent, "curves", "Training"),
 }
 # And these do without it.

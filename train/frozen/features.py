@@ -26,7 +26,7 @@ from torch import nn
 from tqdm import tqdm
 
 from cft.errors import ModelFolderError
-from cft.files import atomic_write, from_json, reserve_all
+from cft.files import atomic_write, from_json, regular, reserve_all
 from cft.model.folder import ModelFolder
 from cft.model.network import build_network, try_out
 from cft.model.preprocess import Preprocess
@@ -295,7 +295,7 @@ def _open(folder: Path, made_from: dict) -> None:
     films, width = made_from["shape"]
     sizes = {_ARRAY: films * width * 4, _DONE: films}
     try:
-        index = from_json((folder / _INDEX).read_text())
+        index = from_json(regular(folder / _INDEX).read_text())
         fits = {name: (folder / name).stat().st_size for name in sizes} == sizes
         if index == made_from and fits:
             return
