@@ -288,33 +288,27 @@ def test_a_good_network_stays_far_within_the_limit(name):
             new_network(name)
 
 
-def test_an_input_that_would_take_minutes_is_refused_before_it_is_tried(tmp_path):
+def with_attention(folder: Path, side: int) -> Path:
+    """A model folder with a small transformer for films of any size, said to be so many pixels."""
+    from cft.model.folder import write_model_folder
+
     network = timm.create_model("test_vit", num_classes=3, in_chans=1, dynamic_img_size=True)
     config = config_with("architecture", "test_vit")
     config["model_args"] = {"in_chans": 1, "dynamic_img_size": True}
     config["global_pool"] = "token"
-    config["pretrained_cfg"]["input_size"] = [1, 4096, 4096]
-    from cft.model.folder import write_model_folder
+    config["pretrained_cfg"]["input_size"] = [1, side, side]
+    return write_model_folder(folder, state_dict=network.state_dict(), config=config, card="")
 
-    folder = write_model_folder(
-        tmp_path / "x", state_dict=network.state_dict(), config=config, card=""
-    )
+
+def test_an_input_that_would_take_minutes_is_refused_before_it_is_tried(tmp_path):
+    folder = with_attention(tmp_path / "x", 4096)
     with pytest.raises(ModelFolderError, match="trillion operations for a film of 4096 x 4096"):
         build_network(read_model_folder(folder))
 
 
 def test_a_small_network_with_attention_is_not_counted(tmp_path, monkeypatch):
     """Counting takes as long as all else at its start."""
-    from cft.model.folder import write_model_folder
-
-    network = timm.create_model("test_vit", num_classes=3, in_chans=1, dynamic_img_size=True)
-    config = config_with("architecture", "test_vit")
-    config["model_args"] = {"in_chans": 1, "dynamic_img_size": True}
-    config["global_pool"] = "token"
-    config["pretrained_cfg"]["input_size"] = [1, 64, 64]
-    folder = write_model_folder(
-        tmp_path / "x", state_dict=network.state_dict(), config=config, card=""
-    )
+    folder = with_attention(tmp_path / "x", 64)
     monkeypatch.setattr(flop_counter, "FlopCounterMode", None)
     build_network(read_model_folder(folder))
 
