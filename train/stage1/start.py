@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from cft.architectures.light import timm
+from cft.architectures.spatial_pyramid import NAME as PYRAMID
+from cft.architectures.spatial_pyramid import SpatialPyramid
 from cft.model.folder import read_config, read_model_folder
 from cft.model.hub import Source, resolve
 from cft.model.network import arguments_in, lay_out, new_network
@@ -66,7 +68,7 @@ def arguments_of(settings: Settings) -> dict[str, Any]:
     """What timm builds the network of a run from, besides channels, categories and dropout."""
     arguments: dict[str, Any] = {}
     if settings.init != RANDOM:
-        arguments = dict(_arguments_in(_source_of(settings.init, settings.arch)))
+        arguments = dict(_arguments_in(_source_of(settings)))
     arguments |= model_args_in(settings.model_args)
     known = timm.models.get_pretrained_cfg(settings.arch)
     if "img_size" in arguments or (known and known.fixed_input_size):
@@ -90,7 +92,7 @@ def input_of(settings: Settings) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """
     if settings.init == RANDOM:
         return _FILMS
-    source = _source_of(settings.init, settings.arch)
+    source = _source_of(settings)
     stated = _config_of(source)["pretrained_cfg"]
     channels = _channels(source)
     side = settings.image_size
@@ -140,13 +142,20 @@ def take_over(
     ModelFolderError
         If the start cannot be read.
     """
-    source = _source_of(settings.init, settings.arch)
+    source = _source_of(settings)
     folder = _folder_of(source)
     _folder_of.cache_clear()  # a large network's tensors would stay in memory for the whole run
     channels = _channels(source)
-    before = _network_of(folder, settings.arch, {**arguments, "in_chans": channels}, source)
-    theirs, tensors = before.state_dict(), {}
-    place = {label: row for row, label in enumerate(_labels_of(folder))}
+    if (held := _architecture(source)) == settings.arch.partition(".")[0]:
+        before = _network_of(folder, settings.arch, {**arguments, "in_chans": channels}, source)
+        theirs, labels = before.state_dict(), _labels_of(folder)
+    else:  # the network that the new one holds, without its regressions: those see other features
+        inside = {**_arguments_in(source), "in_chans": channels}
+        before = _network_of(folder, held, inside, source)
+        theirs = {f"network.{name}": x for name, x in before.state_dict().items()}
+        labels = ()
+    tensors: dict[str, torch.Tensor] = {}
+    place = {label: row for row, label in enumerate(labels)}
     new = np.array([label not in place for label in label_names])
     rows = torch.tensor([place[label] for label in label_names if label in place])
     heads = tuple(f"{name}." for name in heads_of(network))
@@ -173,7 +182,7 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
     """What a model's provenance says of its start; None for random tensors."""
     if settings.init == RANDOM:
         return None
-    source = _source_of(settings.init, settings.arch)
+    source = _source_of(settings)
     folder = _folder_of(source)
     facts: dict[str, Any] = {"reference": source.reference, "commit": source.commit}
     before = folder.config.get("cft", {}).get("provenance", {})
@@ -185,11 +194,25 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
 # ------------------------------------------------------------------------------- what is there
 
 
+def _source_of(settings: Settings) -> Source:
+    return _source_for(settings.init, settings.arch, _held_by(settings))
+
+
+def _held_by(settings: Settings) -> str | None:
+    """The network that the one of a run holds, if that is a spatial pyramid."""
+    if settings.arch != PYRAMID:
+        return None
+    return str(model_args_in(settings.model_args).get("of", SpatialPyramid.OF))
+
+
 @functools.lru_cache(maxsize=1)
-def _source_of(init: str, arch: str) -> Source:
-    """The folder of a start. Asked for once: a branch of the Hub may move while a run begins."""
+def _source_for(init: str, arch: str, held: str | None) -> Source:
+    """The folder of a start. Asked for once: a branch of the Hub may move while a run begins.
+
+    A spatial pyramid may start from another, or from the network that it holds.
+    """
     if init == PRETRAINED:
-        source = resolve(HUB + _repository_of(arch))
+        source = resolve(HUB + _repository_of(held or arch))
     elif init.startswith(HUB):
         source = resolve(init)
     else:
@@ -201,9 +224,9 @@ def _source_of(init: str, arch: str) -> Source:
     config, name = _config_of(source), _name(source)
     if "members" in config.get("cft", {}):
         raise TrainingError(f"{name} is an ensemble; start from one of its members")
-    theirs, ours = config["architecture"].partition(".")[0], arch.partition(".")[0]
-    if theirs != ours:
-        raise TrainingError(f"{name} holds a {theirs}, not the {ours} of --arch")
+    theirs, ours = _architecture(source), arch.partition(".")[0]
+    if theirs not in (ours, (held or ours).partition(".")[0]):
+        raise TrainingError(f"{name} holds a {theirs}, not the {held or ours} of --arch")
     return source
 
 
@@ -229,6 +252,11 @@ def _repository_of(arch: str) -> str:
             "hf-hub:org/name, or a folder"
         )
     return repository
+
+
+def _architecture(source: Source) -> str:
+    """Without the tag of its weights."""
+    return str(_config_of(source)["architecture"]).partition(".")[0]
 
 
 def _name(source: Source) -> str:
