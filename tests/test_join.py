@@ -81,13 +81,6 @@ def test_a_run_that_learnt_from_the_films_that_judge_is_refused(data, runs, tmp_
     assert not (tmp_path / "out" / WEIGHTS).exists()
 
 
-def test_another_architecture_is_refused(data, runs, tmp_path, capsys):
-    other = tmp_path / "other"
-    assert negative.main(arguments(data, other, arch="test_efficientnet", epochs=1)) == 0
-    words = [*arguments(data, tmp_path / "out"), "--join", str(runs[0]), str(other)]
-    assert "holds a test_efficientnet, not the test_resnet" in refused(words, capsys)
-
-
 def test_another_input_is_refused(data, runs, tmp_path, capsys):
     other = tmp_path / "other"
     shutil.copytree(runs[1], other)

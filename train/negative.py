@@ -251,8 +251,6 @@ def work_through(argv: Sequence[str] | None) -> None:
     """The whole of ``python -m train.negative``."""
     asked = parse(argv)
     settings, work, data = asked.settings, asked.work, asked.data
-    if settings.join:  # its input is that of its members
-        settings = replace(settings, init=settings.join[0])
     check_login(asked.push)
     if work.threads:
         torch.set_num_threads(work.threads)
@@ -261,6 +259,9 @@ def work_through(argv: Sequence[str] | None) -> None:
         logging.getLogger().setLevel(logging.INFO if here.is_main else logging.ERROR)
         table = table_of(data, settings.seed)
         others = [read_dataset(settings.also_test, data.data)] if settings.also_test else []
+        members = [Member.of(name, table.label_names) for name in settings.join]
+        if members:  # its input is that of its members
+            settings = members[0].settings(settings)
         policy, origin = asked.labels.policy, origin_of(settings)
         y = policy.apply(table, settings.seed)
         if settings.shuffle_labels:
@@ -268,7 +269,6 @@ def work_through(argv: Sequence[str] | None) -> None:
             table = replace(table, notes=(*table.notes, SHUFFLED))
         teachers = [Teacher.of(name, table.label_names, here.device) for name in settings.teacher]
         table = replace(table, notes=(*table.notes, *notes_on(teachers, table, data)))
-        members = [Member.of(name, table.label_names) for name in settings.join]
         for note in table.notes:
             logger.info("%s", note)
         check_splits(table)

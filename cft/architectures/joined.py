@@ -1,4 +1,4 @@
-"""Networks of one kind side by side, with one linear layer over the features of all.
+"""Networks side by side, with one linear layer over the features of all.
 
 The mean of several networks' logits is one linear layer on their joined features, if each ends in
 global average pooling and a linear layer. So an ensemble is one network: one file, exact activation
@@ -8,6 +8,7 @@ maps, and one logistic regression for each category, which category-wise fine-tu
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import timm
@@ -15,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
+
+from cft.architectures.spatial_pyramid import finest, placed
 
 __all__ = ["Joined"]
 
@@ -27,16 +30,18 @@ class Joined(nn.Module):
     Parameters
     ----------
     of
-        Name of the networks' architecture in timm, or of one of this project's. Its features have
-        to be a map, (B, D, h, w).
+        Name of the networks' architecture in timm, or of one of this project's; or a list with one
+        for each. Their features have to be maps, (B, D, h, w).
     copies
-        How many there are.
+        How many there are, if one name is given.
+    each
+        Arguments of each network, if a list of names is given.
     num_classes, in_chans, drop_rate
         As timm has them; dropout is before the linear layer.
     global_pool
         "avg"; there is no other.
     **arguments
-        Further arguments of the architecture.
+        Further arguments of all networks.
 
     Attributes
     ----------
@@ -45,18 +50,19 @@ class Joined(nn.Module):
     head
         The linear layer.
     num_features
-        ``copies`` times D.
+        The sum of all D.
 
     Raises
     ------
     ValueError
-        If there is no such architecture, or `copies` is less than 1.
+        If there is no such architecture, no network, or not one entry of `each` for each name.
     """
 
     def __init__(
         self,
-        of: str = "resnet18",
+        of: str | Sequence[str] = "resnet18",
         copies: int = 2,
+        each: Sequence[Mapping[str, Any]] = (),
         num_classes: int = 14,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -64,16 +70,20 @@ class Joined(nn.Module):
         **arguments: Any,
     ):
         super().__init__()
-        if of == NAME or not timm.is_model(of):  # a name that loads something is no model either
-            raise ValueError(f"there is no architecture {of!r} to join")
-        if copies < 1:
-            raise ValueError(f"copies is {copies}, but has to be at least 1")
+        names = [of] * copies if isinstance(of, str) else [*of]
+        for name in names:
+            if name == NAME or not timm.is_model(name):  # what loads something is no model either
+                raise ValueError(f"there is no architecture {name!r} to join")
+        if not names:
+            raise ValueError(f"there has to be at least one network, but copies is {copies}")
+        if each and len(each) != len(names):
+            raise ValueError(f"each has {len(each)} entries for {len(names)} networks")
         if global_pool != "avg":
             raise ValueError(f"global_pool is {global_pool!r}, but this network has only 'avg'")
         self.global_pool, self.drop_rate = "avg", drop_rate
         networks: list[Any] = [
-            timm.create_model(of, pretrained=False, num_classes=0, in_chans=in_chans, **arguments)
-            for _ in range(copies)
+            timm.create_model(name, num_classes=0, in_chans=in_chans, **arguments, **own)
+            for name, own in zip(names, each or [{}] * len(names), strict=True)
         ]
         self.networks = nn.ModuleList(networks)
         stages = getattr(networks[0], "feature_info", None)
@@ -83,7 +93,7 @@ class Joined(nn.Module):
             for stage in (stages if isinstance(stages, list) else [])
             if stage.get("module")
         ]
-        self.num_features: int = copies * networks[0].num_features
+        self.num_features: int = sum(network.num_features for network in networks)
         self.head_hidden_size = self.num_features
         self.reset_classifier(num_classes)
 
@@ -97,9 +107,11 @@ class Joined(nn.Module):
         return self.head
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, num_features, h, w)."""
+        """(B, in_chans, H, W) -> (B, num_features, h, w), at the positions of the finest map."""
         networks: Any = self.networks
-        return torch.cat([network.forward_features(x) for network in networks], 1)
+        maps = [network.forward_features(x) for network in networks]
+        h, w = finest(maps)
+        return torch.cat([placed(each, h, w) for each in maps], 1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature map -> scores, (B, C); with `pre_logits` the pooled features."""

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-__all__ = ["NAME", "SpatialPyramid", "placed"]
+__all__ = ["NAME", "SpatialPyramid", "finest", "placed"]
 
 NAME = "spatial_pyramid"
 
@@ -93,7 +93,7 @@ class SpatialPyramid(nn.Module):
             of, pretrained=False, num_classes=0, in_chans=in_chans, **arguments
         ).eval()
         names = [name for name, _ in _parts(self.network)]
-        last = {name.rpartition(".")[0]: name for name in names}
+        last = {name.rpartition(".")[0]: name for name in names if "." in name}
         self.depths = tuple(last.get(name, name) for name in depths.split("+"))
         if [name for name in names if name in self.depths] != [*self.depths]:
             raise ValueError(
@@ -131,7 +131,7 @@ class SpatialPyramid(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features, h, w), at the positions of the finest depth."""
         maps = self._maps(x)
-        h, w = _finest(maps)
+        h, w = finest(maps)
         together = torch.cat([placed(each, h, w) for each in maps], 1)
         rows, columns = (_shares(self.grid, side, together) * side for side in (h, w))
         fields = rows[:, None, :, None] * columns[None, :, None, :]  # (grid, grid, h, w)
@@ -144,7 +144,7 @@ class SpatialPyramid(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, C), without the large map."""
         maps = self._maps(x)
-        h, w = _finest(maps)
+        h, w = finest(maps)
         # As of the large map: where the sides of two depths do not divide, the order matters.
         means = [placed(placed(each, h, w), self.grid, self.grid) for each in maps]
         return self._answer(torch.cat(means, 1).flatten(1))
@@ -165,7 +165,7 @@ class SpatialPyramid(nn.Module):
         return maps
 
 
-def _finest(maps: Sequence[torch.Tensor]) -> tuple[int, int]:
+def finest(maps: Sequence[torch.Tensor]) -> tuple[int, int]:
     """The largest height and width of some feature maps."""
     return max(int(each.shape[2]) for each in maps), max(int(each.shape[3]) for each in maps)
 

@@ -161,7 +161,7 @@ def arguments_in(folder: ModelFolder) -> dict[str, Any]:
     """
     where = folder.path / CONFIG
     given = folder.facts.arguments
-    forbidden = FORBIDDEN_MODEL_ARGS & set(given)
+    forbidden = FORBIDDEN_MODEL_ARGS & set(_names(given))
     if forbidden:
         raise ModelFolderError(f'"model_args" in {where} may not set {sorted(forbidden)}')
     widest = max((max(x.shape, default=0) for x in folder.state_dict.values()), default=0)
@@ -169,6 +169,16 @@ def arguments_in(folder: ModelFolder) -> dict[str, Any]:
     for key, value in given.items():
         _check_argument(value, Fields(given, "model_args", str(where)), key, most)
     return given
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of all arguments, those of a network inside another included."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _names(item)
 
 
 def _check_argument(value: Any, of: Fields, key: str, most: int) -> None:

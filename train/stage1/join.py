@@ -1,4 +1,4 @@
-"""Finished runs -> one network: their networks side by side, its logits the mean of theirs.
+"""Finished runs -> one network: their networks side by side, its logits the mean of the runs'.
 
 What an ensemble gains is worth more than a run: the mean of two runs that differ in nothing but
 their seed is better than each. Here it is a network like any other (`cft.architectures.joined`), of
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cft.architectures.joined import NAME as JOINED
+from cft.architectures.joined import Joined
 from cft.model.classifier import Classifier
 from cft.model.load import load
 from cft.model.network import new_network
@@ -28,6 +29,7 @@ from train.stage1.layers import heads_of
 from train.stage1.loop import figures_of
 from train.stage1.network import build, preprocess_of
 from train.stage1.run import Run
+from train.stage1.settings import Settings
 
 if TYPE_CHECKING:
     from cft.model.network import Network
@@ -72,6 +74,11 @@ class Member:
             )
         return cls(folder, model)
 
+    def settings(self, settings: Settings) -> Settings:
+        """A run's settings with this member as its start."""
+        architecture = str(self.model.config["architecture"])
+        return replace(settings, init=self.folder, arch=architecture, model_args="")
+
     @property
     def facts(self) -> dict[str, Any]:
         """What names it in the provenance of the joined network."""
@@ -105,7 +112,7 @@ class JoinRun:
     run
         Settings and data.
     members
-        At least one; all of `run`'s architecture.
+        At least one.
 
     Attributes
     ----------
@@ -115,7 +122,7 @@ class JoinRun:
     Raises
     ------
     TrainingError
-        If a member is of another architecture or has another input.
+        If a member has another input than the first.
     ModelFolderError
         If one cannot be read.
     """
@@ -123,7 +130,8 @@ class JoinRun:
     def __init__(self, run: Run, members: Sequence[Member]):
         self._run, self._members = run, members
         self._networks = [_network_of(run, member) for member in members]
-        self.network = join(self._networks, run.settings.arch)
+        architectures = [str(member.model.config["architecture"]) for member in members]
+        self.network = join(self._networks, architectures)
         self.network.to(run.here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types lack memory_format
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -147,41 +155,77 @@ class JoinRun:
         return figures_of(run.scores(network, "valid"), run.table.subset(run.rows["valid"]))
 
 
-def join(networks: Sequence[Network], architecture: str) -> Network:
-    """Networks of one architecture as one, whose logits are the mean of theirs.
+def join(networks: Sequence[Network], architectures: Sequence[str]) -> Network:
+    """Networks as one, whose logits are the mean of theirs.
 
     Parameters
     ----------
     networks
-        At least one; each ends in average pooling and one linear layer.
-    architecture
-        Its name.
+        At least one; each ends in average pooling and one linear layer. Of one that is joined
+        itself, the networks stand beside the others.
+    architectures
+        Their names.
 
     Returns
     -------
     Network
         In evaluation mode, without gradients.
     """
-    heads = [linear_head(network) for network in networks]
-    arguments = {k: v for k, v in networks[0].built_with.items() if not k.startswith("drop_")}
-    arguments |= {"of": architecture, "copies": len(networks)}
-    joined = new_network(JOINED, **arguments)
-    names = {f"{name}." for name in heads_of(networks[0])}
+    parts = [
+        part for pair in zip(networks, architectures, strict=True) for part in _parts_of(*pair)
+    ]
+    names = [part.architecture for part in parts]
+    each = [{k: v for k, v in part.arguments.items() if k != "in_chans"} for part in parts]
+    arguments = {"in_chans": parts[0].arguments["in_chans"], "of": names, "each": each}
+    if len(set(names)) == 1 and "of" not in each[0] and all(own == each[0] for own in each):
+        arguments |= {"of": names[0], "copies": len(parts), **each[0]}
+        del arguments["each"]
+    joined = new_network(JOINED, num_classes=len(linear_head(networks[0]).bias), **arguments)
     tensors = {
         f"networks.{number}.{name}": tensor
-        for number, network in enumerate(networks)
-        for name, tensor in network.state_dict().items()
-        if not name.startswith(tuple(names))
+        for number, part in enumerate(parts)
+        for name, tensor in part.tensors.items()
     }
-    tensors["head.weight"] = torch.cat([head.weight for head in heads], 1) / len(heads)
-    tensors["head.bias"] = torch.stack([head.bias for head in heads]).mean(0)
+    tensors["head.weight"] = torch.cat([part.weight for part in parts], 1) / len(networks)
+    biases = [linear_head(network).bias for network in networks]
+    tensors["head.bias"] = torch.stack(biases).mean(0)
     joined.load_state_dict(tensors, strict=True)
     return joined.eval().requires_grad_(False)
 
 
+class _Part(NamedTuple):
+    """A network without its regressions, and their weights."""
+
+    architecture: str
+    arguments: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    weight: torch.Tensor
+
+
+def _parts_of(network: Network, architecture: str) -> Iterator[_Part]:
+    """The networks side by side in one that is joined; any other as it is."""
+    built, weight = network.built_with, linear_head(network).weight
+    common = {k: v for k, v in built.items() if not k.startswith("drop_") and k != "num_classes"}
+    if not isinstance(network, Joined):
+        heads = tuple(f"{name}." for name in heads_of(network))
+        tensors = {k: v for k, v in network.state_dict().items() if not k.startswith(heads)}
+        yield _Part(architecture, common, tensors, weight)
+        return
+    common = {k: v for k, v in common.items() if k not in ("of", "copies", "each")}
+    of, count = built["of"], len(network.networks)
+    names = [of] * count if isinstance(of, str) else of
+    begins = 0
+    for inner, name, own in zip(
+        network.networks, names, built.get("each") or [{}] * count, strict=True
+    ):
+        ends = begins + int(inner.num_features)
+        yield _Part(name, {**common, **own}, inner.state_dict(), weight[:, begins:ends])
+        begins = ends
+
+
 def _network_of(run: Run, member: Member) -> Network:
     """A member's network as this run would start from it."""
-    settings = replace(run.settings, init=member.folder)
+    settings = member.settings(run.settings)
     if preprocess_of(settings) != run.preprocess:
         raise TrainingError(f"{member.folder} has another input than {run.settings.join[0]}")
     known = run.targets[torch.from_numpy(run.rows["train"])].numpy(force=True)
