@@ -92,14 +92,22 @@ class Films:
 
         R is D, or with fewer films and copies than features at most their number.
         """
-        return self._directions["vectors"].double() / self.scale[1][:, None]
+        return self._basis(torch.float64)
 
     @cached_property
     def design(self) -> Design:
         """The films along the directions of their common curvature."""
         variances = self._directions["variances"]
-        mean, basis = (x.to(variances) for x in (self.scale[0], self.basis))
+        mean, basis = self.scale[0].to(variances), self._basis(variances.dtype)
         return Design(self.views, self.rows, mean, basis, variances)
+
+    def _basis(self, numbers: torch.dtype) -> Tensor:
+        """See `basis`; computed in float64, in parts, as it may be as large as the features."""
+        vectors, spread = self._directions["vectors"], self.scale[1]
+        basis = torch.empty_like(vectors, dtype=numbers)
+        for place in places(self.width):
+            basis[place] = vectors[place].double() / spread[place, None]
+        return basis
 
     @cached_property
     def _directions(self) -> Mapping[str, Tensor]:
