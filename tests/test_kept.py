@@ -88,6 +88,25 @@ def test_stage_1_fits_the_same_bits_on_what_was_kept(films, tmp_path, monkeypatc
         np.testing.assert_array_equal(biases, fitted[0][1])
 
 
+def test_directions_of_few_films_are_kept_and_those_of_an_older_version_are_not(
+    films, tmp_path, monkeypatch
+):
+    z, y = films
+    rows, file = np.arange(0, 150, 15), tmp_path / "kept"  # 10 films, 12 features
+    with monkeypatch.context() as older:
+        older.setattr(Films, "_span", Films._curvature)
+        older.setattr(Films, "_usable", lambda *_: True)
+        assert Films([z], rows, kept=file).basis.shape == (12, 12)
+    first, again, plain = (Films([z], rows, kept=f) for f in (file, file, None))
+    assert first.basis.shape == (12, 9)
+    fitted = [fit(x, y[rows], 10.0).folded(x) for x in (first, plain)]
+    monkeypatch.setattr(Films, "_computed", never)
+    fitted.append(fit(again, y[rows], 10.0).folded(again))
+    for weights, biases in fitted[1:]:
+        np.testing.assert_array_equal(weights, fitted[0][0])
+        np.testing.assert_array_equal(biases, fitted[0][1])
+
+
 def test_stage_2_refits_the_same_bits_on_what_was_kept(films, tmp_path, monkeypatch):
     z, y = films
     given = z[:100], z[100:], np.arange(50), np.zeros((2, 12), np.float32), np.zeros(2, np.float32)

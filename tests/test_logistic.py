@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from train.frozen import design, lbfgs, logistic
+from train.frozen import design, lbfgs, logistic, span
 from train.frozen import rows as rows_module
 from train.frozen.logistic import Films, fit
 
@@ -167,6 +167,102 @@ def test_a_start_elsewhere_ends_in_the_same_place_sooner():
     cold, warm = fit(films, y, 10.0), fit(films, y, 10.0, start=stronger)
     np.testing.assert_allclose(warm.theta, cold.theta, atol=1e-3)
     assert warm.steps <= cold.steps
+
+
+# --- Fewer films and copies than features -------------------------------------------------------
+
+FEW, MANY = 60, 150
+
+
+def few_films(views: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """(FEW, MANY) float64 features of films and copies, (FEW, 3) labels, and (FEW, 2) sets."""
+    draw = np.random.default_rng(11)
+    mixing = draw.normal(size=(MANY, MANY)) / 8 + np.eye(MANY)
+    z = (draw.normal(size=(FEW, MANY)) @ mixing + 2) * np.geomspace(1e-3, 1e3, MANY)
+    copies = [z * (1 + 0.1 * draw.normal(size=z.shape)) for _ in range(views - 1)]
+    for array in (z, *copies):
+        array[:, 7] = 4.0  # a constant
+    y = (z[:, :3] / z[:, :3].std(0) + draw.normal(size=(FEW, 3)) > 2.5).astype(np.float32)
+    y[draw.random(y.shape) < 0.3] = np.nan
+    return [z, *copies], y, draw.random((FEW, 2)) < 0.8
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("strength", [1.0, 100.0])
+def test_with_few_films_the_weights_are_scikit_learns(views, strength, monkeypatch):
+    """Every weight, so that there is none outside of what the films span, whatever the set."""
+    monkeypatch.setattr(logistic, "_TOLERANCE", 1e-16)
+    arrays, y, counted = few_films(views)
+    films = Films(arrays, np.arange(FEW))
+    fitted = fit(films, y, strength, counted)
+    assert fitted.theta.shape == (2, 3, views * FEW - 1 + 1)  # centred rows, and the bias
+    every = np.concatenate(arrays)
+    spread = every.std(0)
+    spread[7] = np.inf
+    x = (every - every.mean(0)) / spread
+    weights = fitted.theta[..., :-1].numpy() @ (films.basis.numpy() * every.std(0)[:, None]).T
+    for f in range(2):
+        for c in range(3):
+            used = np.tile(counted[:, f] & ~np.isnan(y[:, c]), views)
+            model = LogisticRegression(C=1 / strength, tol=1e-14, solver="newton-cholesky")
+            model.fit(x[used], np.tile(y[:, c], views)[used], np.full(used.sum(), 1 / views))
+            np.testing.assert_allclose(weights[f, c], model.coef_[0], atol=1e-7, rtol=0)
+            bias = fitted.theta[f, c, -1]
+            np.testing.assert_allclose(bias, model.intercept_[0], atol=1e-7, rtol=0)
+
+
+def test_few_films_in_float32_are_fitted_as_along_every_feature(monkeypatch):
+    (z,), y, counted = few_films(1)
+    z = z.astype(np.float32)
+    spanned = Films([z], np.arange(FEW))
+    weights, biases = fit(spanned, y, 5.0, counted).folded(spanned)
+    assert weights.shape == (2, 3, MANY)
+    assert (weights[..., 7] == 0).all()
+    monkeypatch.setattr(Films, "_span", Films._curvature)
+    whole = Films([z], np.arange(FEW))
+    others = fit(whole, y, 5.0, counted).folded(whole)
+    assert (spanned.design.directions, whole.design.directions) == (FEW - 1, MANY)
+    for f in range(2):
+        for c in range(3):
+            check(z, weights[f, c], biases[f, c], (others[0][f, c], others[1][f, c]))
+
+
+def test_few_films_are_read_in_blocks_from_their_rows(monkeypatch):
+    arrays, y, counted = few_films(2)
+    plain = Films(arrays, np.arange(FEW))
+    whole = fit(plain, y, 5.0, counted).folded(plain)
+    monkeypatch.setattr(rows_module, "BLOCK", 16)
+    monkeypatch.setattr(design, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(span, "_COLUMNS", 13)
+    rows = np.random.default_rng(4).permutation(2 * FEW)[:FEW]
+    scattered = [np.full((2 * FEW, MANY), np.nan) for _ in arrays]
+    for target, array in zip(scattered, arrays, strict=True):
+        target[rows] = array
+    films = Films(scattered, rows)
+    parts = fit(films, y, 5.0, counted).folded(films)
+    for f in range(2):
+        for c in range(3):
+            check(arrays[0], parts[0][f, c], parts[1][f, c], (whole[0][f, c], whole[1][f, c]))
+
+
+def test_few_films_that_are_all_alike_have_the_bias_of_their_share():
+    films = Films([np.full((6, 9), 3.0, np.float32)], np.arange(6))
+    y = np.array([[1.0], [0], [0], [0], [0], [0]], np.float32)
+    weights, biases = fit(films, y, 1.0).folded(films)
+    assert (weights == 0).all()
+    assert biases[0, 0] == pytest.approx(np.log(1 / 5), abs=1e-3)
+
+
+def test_directions_of_few_films_are_their_principal_axes():
+    """Against a singular value decomposition, with two films that are the same one."""
+    x = np.random.default_rng(2).normal(size=(8, 30))
+    x[5] = x[1]
+    singular, axes = np.linalg.svd(x, full_matrices=False)[1:]
+    variances, directions = span.spanned(torch.from_numpy(x.copy()), 1e-12)
+    assert directions.shape == (30, 7)
+    np.testing.assert_allclose(variances.flip(0), singular[:7] ** 2 / 8, rtol=1e-12)
+    same = directions.T.flip(0).numpy() @ axes[:7].T
+    np.testing.assert_allclose(abs(same), np.eye(7), atol=1e-12)
 
 
 def test_rows_and_blocks_are_read_as_one_array(monkeypatch):

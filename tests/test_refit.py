@@ -12,7 +12,7 @@ from train.datasets.splits import patient_folds
 from train.metrics.ranking import auroc
 from train.stage2 import refit
 from train.stage2.choice import Choice, Path, _cases, _most_cautious, choose
-from train.stage2.refit import FOLDS, STRENGTHS, Refitter
+from train.stage2.refit import FOLDS, STRENGTHS, Refitter, Starts
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +230,57 @@ def test_the_minimum_is_newtons_to_a_millionth_of_a_logit(monkeypatch):
                     judged = folds[150:] == fold
                     logits, expected = path.scores[s][judged], expected[150:][judged]
                 np.testing.assert_allclose(logits, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("folded", [False, True], ids=["trained", "without each fold"])
+def test_with_fewer_films_than_features_the_path_is_that_of_their_covariance(folded, monkeypatch):
+    """The trained regressions reach beyond what the films span, and stay what they are there."""
+    monkeypatch.setattr(refit, "_TOLERANCE", 1e-16)
+    draw = np.random.default_rng(7)
+    mixing = draw.standard_normal((90, 90)) / 9 + np.eye(90)
+    z, z_valid, z_test = (draw.standard_normal((n, 90)) @ mixing + 1 for n in (50, 40, 30))
+    weights = draw.standard_normal((2, 90)) / 5
+    wanted = weights + draw.standard_normal((2, 90)) / 5
+    y, y_valid = labels(z, wanted, 0.8, 1), labels(z_valid, wanted, 0.9, 2)
+    starts = None
+    if folded:
+        others = draw.standard_normal((FOLDS, 2, 90)) / 5
+        starts = Starts(np.arange(90) % FOLDS, others, np.zeros((FOLDS, 2)))
+    given = z, z_valid, np.arange(40), weights, np.zeros(2)
+    paths = Refitter(*given, starts=starts).paths([0, 1], y, y_valid)
+    sizes = []
+
+    def by_covariance(x, least):
+        assert least == refit._FLAT
+        found = refit._principal(x.T @ x / len(x))
+        sizes.append(found[1].shape)
+        return found
+
+    monkeypatch.setattr(refit, "spanned", by_covariance)
+    expected = Refitter(*given, starts=starts).paths([0, 1], y, y_valid)
+    assert sizes == [(90, 49)]
+    outside = np.linalg.svd(z - z.mean(0))[2][49:]  # directions in which no training film varies
+    for c in range(2):
+        for name in ("weights", "biases", "scores"):
+            found, wanted_ = (getattr(path[c], name) for path in (paths, expected))
+            np.testing.assert_allclose(found, wanted_, atol=1e-6, rtol=0)
+        assert abs(paths[c].weights[-1] - weights[c]).max() > 0.01
+        kept = paths[c].weights @ outside.T - weights[c] @ outside.T
+        np.testing.assert_allclose(kept, 0, atol=1e-12)
+        assert abs(z_test @ (paths[c].weights[-1] - weights[c])).max() > 0.1
+
+
+def test_the_directions_of_a_search_are_those_of_the_covariance_with_few_films_too():
+    z = torch.from_numpy(films(8, 3))
+    z = z - z.mean(0)
+    before = z.clone()
+    basis = refit.basis_of(z)
+    assert torch.equal(z, before)
+    assert basis.shape == (D, 7)
+    variances, axes = np.linalg.eigh(np.cov(z.T.numpy().astype(np.float64), bias=True))
+    metric = axes[:, -7:] / np.sqrt(variances[-7:]) @ axes[:, -7:].T  # S^(-1/2), but for its scale
+    metric *= 7 / np.sqrt(variances[-7:]).sum()
+    np.testing.assert_allclose((basis @ basis.T).numpy(), metric, atol=1e-5, rtol=1e-5)
 
 
 def test_categories_side_by_side_are_fitted_as_each_by_itself():

@@ -40,9 +40,12 @@ def computed_on(device: torch.device) -> str:
 
 
 def kept_tensors(
-    file: Path | None, compute: Callable[[], Mapping[str, torch.Tensor]], device: torch.device
+    file: Path | None,
+    compute: Callable[[], Mapping[str, torch.Tensor]],
+    device: torch.device,
+    usable: Callable[[Mapping[str, torch.Tensor]], bool] = lambda _: True,
 ) -> Mapping[str, torch.Tensor]:
-    """Tensors from a file, or computed and kept there if it is not there, or damaged.
+    """Tensors from a file, or computed and kept there if it is not there, damaged or of no use.
 
     What is found lies in memory as what was computed did: by rows or by columns, and in memory of
     its own. Otherwise products with it could be rounded in another way.
@@ -55,18 +58,16 @@ def kept_tensors(
         Gives the tensors by name, always the same names.
     device
         Where they are to be.
+    usable
+        Whether what was found is of the kind that would be computed; an older version may have
+        kept another.
     """
     if file is None:
         return compute()
-    try:
-        stored = safetensors.torch.load_file(file, device=str(device))
-    except (OSError, safetensors.SafetensorError):
-        found = compute()
-    else:
-        return {
-            name.removesuffix(_COLUMNS): (x.mT if name.endswith(_COLUMNS) else x).clone()
-            for name, x in stored.items()
-        }
+    found = _found(file, device, usable)
+    if found is not None:
+        return found
+    found = compute()
     stored = {
         **{name: x.contiguous() for name, x in found.items() if not _by_columns(x)},
         **{f"{name}{_COLUMNS}": x.mT for name, x in found.items() if _by_columns(x)},
@@ -74,6 +75,21 @@ def kept_tensors(
     with atomic_path(file) as path:
         safetensors.torch.save_file(stored, path)
     return found
+
+
+def _found(
+    file: Path, device: torch.device, usable: Callable[[Mapping[str, torch.Tensor]], bool]
+) -> Mapping[str, torch.Tensor] | None:
+    """What is in a file of `kept_tensors`, if it is there and usable."""
+    try:
+        stored = safetensors.torch.load_file(file, device=str(device))
+    except (OSError, safetensors.SafetensorError):
+        return None
+    found = {
+        name.removesuffix(_COLUMNS): (x.mT if name.endswith(_COLUMNS) else x).clone()
+        for name, x in stored.items()
+    }
+    return found if usable(found) else None
 
 
 def _by_columns(x: torch.Tensor) -> bool:

@@ -9,9 +9,10 @@ folded back, and is a regression on the features as they are. Targets may be sof
 share the weight of one film.
 
 The solver is L-BFGS on many regressions side by side (`train.frozen.lbfgs`), along the directions
-in which the standardised features are uncorrelated. The features are read block by block where they
-do not fit into memory, and no more regressions are fitted at once than their logits have room for:
-memory does not grow with the features.
+in which the standardised features are uncorrelated. With fewer films and copies than features these
+are the directions that the films span, where the minimum lies (`train.frozen.span`). The features
+are read block by block where they do not fit into memory, and no more regressions are fitted at
+once than their logits have room for: memory does not grow with the films.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from train.frozen.design import Design
 from train.frozen.kept import kept_tensors
 from train.frozen.lbfgs import Labels, Regressions, together
 from train.frozen.rows import BLOCK, Matrix, Reader, in_double, places
+from train.frozen.span import spanned
 from train.precision import full_precision, symmetric_eigen
 
 __all__ = ["Films", "Fitted", "fit"]
@@ -38,6 +40,9 @@ _CURVATURE_BLOCKS = 8
 
 # A spread below this share of the mean is rounding: the feature is a constant.
 _FLAT = 1e-6
+
+# So is a direction of fewer films than features with less than this share of the largest variance.
+_LEAST = 1e-12
 
 # A fit ends when a further step would gain less than this in log-likelihood: far below one film.
 _TOLERANCE = 1e-7
@@ -81,42 +86,69 @@ class Films:
         """
         return self._directions["mean"], self._directions["spread"]
 
-    @cached_property
+    @property
     def basis(self) -> Tensor:
-        """(D, D) float64 directions of standardised features, of which each is a sum."""
-        return self._directions["vectors"].double() / self.scale[1][:, None]
+        """(D, R) float64 directions of standardised features, of which each is a sum.
+
+        R is D, or with fewer films and copies than features at most their number.
+        """
+        return self._basis(torch.float64)
 
     @cached_property
     def design(self) -> Design:
         """The films along the directions of their common curvature."""
         variances = self._directions["variances"]
-        mean, basis = (x.to(variances) for x in (self.scale[0], self.basis))
+        mean, basis = self.scale[0].to(variances), self._basis(variances.dtype)
         return Design(self.views, self.rows, mean, basis, variances)
+
+    def _basis(self, numbers: torch.dtype) -> Tensor:
+        """See `basis`; computed in float64, in parts, as it may be as large as the features."""
+        vectors, spread = self._directions["vectors"], self.scale[1]
+        basis = torch.empty_like(vectors, dtype=numbers)
+        for place in places(self.width):
+            basis[place] = vectors[place].double() / spread[place, None]
+        return basis
 
     @cached_property
     def _directions(self) -> Mapping[str, Tensor]:
-        """The scale, and with (D,) variances the (D, D) directions of standardised features."""
-        return kept_tensors(self.kept, self._computed, self.device)
+        """The scale, and with (R,) variances the (D, R) directions of standardised features."""
+        return kept_tensors(self.kept, self._computed, self.device, self._usable)
 
     def _computed(self) -> dict[str, Tensor]:
         """See `_directions`."""
         mean, spread = self._scale()
-        variances, vectors = self._curvature(mean, spread)
+        few = self._count < self.width
+        variances, vectors = (self._span if few else self._curvature)(mean, spread)
         return {"mean": mean, "spread": spread, "variances": variances, "vectors": vectors}
+
+    def _usable(self, found: Mapping[str, Tensor]) -> bool:
+        """Whether what was kept has the shapes of what would be computed.
+
+        Before `train.frozen.span` there were D directions of however few films.
+        """
+        few = self._count < self.width
+        directions = len(found["variances"])
+        return found["vectors"].shape == (self.width, directions) and (
+            directions <= self._count if few else directions == self.width
+        )
+
+    @property
+    def _count(self) -> int:
+        """Films and copies."""
+        return len(self) * len(self.views)
 
     def _scale(self) -> tuple[Tensor, Tensor]:
         """See `scale`."""
-        count = len(self) * len(self.views)
         blocks = [(view, place) for view in self.views for place in places(len(self))]
         mean = torch.zeros(self.width, dtype=torch.float64, device=self.device)
         squares = torch.zeros_like(mean)
         memory = mean.new_empty(min(BLOCK, len(self)), self.width)
         for each in blocks:
             mean += in_double(self._read(*each), memory).sum(0)
-        mean /= count
+        mean /= self._count
         for each in blocks:
             squares += in_double(self._read(*each), memory).sub_(mean).square_().sum(0)
-        spread = (squares / count).sqrt()
+        spread = (squares / self._count).sqrt()
         flat = spread <= _FLAT * mean.abs()
         return mean, torch.where(flat, torch.inf, spread)
 
@@ -131,6 +163,17 @@ class Films:
             count += len(x)
         values, vectors = symmetric_eigen(total / count)
         return values.clamp(min=0), vectors
+
+    def _span(self, mean: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """(R,) variances along the (D, R) directions that all films and copies span."""
+        x = self._read(self.views[0], slice(0)).new_empty(self._count, self.width)
+        for number, view in enumerate(self.views):
+            own = x[number * len(self) : (number + 1) * len(self)]
+            for place in places(len(self)):
+                torch.sub(self._read(view, place), mean.to(x), out=own[place])
+        x.div_(spread.to(x))
+        variances, vectors = spanned(x, _LEAST)
+        return variances.to(x), vectors
 
     def _read(self, view: Matrix, place: slice) -> Tensor:
         """(m, D) features, until others are read."""
@@ -148,7 +191,7 @@ class Fitted:
     Attributes
     ----------
     theta
-        (F, C, D + 1): along the directions of the films' basis, and last the biases.
+        (F, C, R + 1): along the directions of the films' basis, and last the biases.
     steps
         How many steps the slowest took.
     """

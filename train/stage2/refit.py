@@ -23,7 +23,7 @@ Why so, measured in docs/fine-tuning.md:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 
@@ -37,6 +37,7 @@ from train.frozen.design import Design
 from train.frozen.kept import kept_tensors
 from train.frozen.lbfgs import LOGITS, Labels, Regressions
 from train.frozen.rows import BLOCK, Matrix, Reader, Stacked, in_double, places
+from train.frozen.span import spanned
 from train.precision import full_precision, symmetric_eigen
 from train.stage2.choice import Path
 
@@ -206,29 +207,39 @@ class Refitter:
 
     def _metric(self, z: Matrix, power: float) -> dict[str, Tensor]:
         """The features' mean, the directions of the penalty, and the variances along these."""
-        mean, covariance = self._moments(z)
+        mean = self._average(z)
+        if len(z) < z.shape[1]:
+            principal = spanned(self._centred(z, mean), _FLAT)
+        else:
+            principal = _principal(self._covariance(z, mean))
         numbers = torch.float64 if self._z.dtype == np.float64 else torch.float32
-        found = mean, *_directions(covariance, power)
+        found = mean, *_directions(*principal, power)
         return {name: x.to(numbers) for name, x in zip(_METRIC, found, strict=True)}
 
-    def _moments(self, z: Matrix) -> tuple[Tensor, Tensor]:
-        """(D,) mean and (D, D) covariance of the features, float64."""
-        read, width = Reader(), z.shape[1]
+    def _average(self, z: Matrix) -> Tensor:
+        """(D,) mean of the features, float64."""
+        read = Reader()
+        mean = torch.zeros(z.shape[1], dtype=torch.float64, device=self._device)
+        memory = mean.new_empty(min(BLOCK, len(z)), z.shape[1])
+        for place in places(len(z)):
+            mean += in_double(torch.from_numpy(read(z, place)).to(self._device), memory).sum(0)
+        return mean / len(z)
 
-        def blocks() -> Iterator[Tensor]:
-            return (torch.from_numpy(read(z, place)).to(self._device) for place in places(len(z)))
-
-        mean = torch.zeros(width, dtype=torch.float64, device=self._device)
-        memory = mean.new_empty(min(BLOCK, len(z)), width)
-        for x in blocks():
-            mean += in_double(x, memory).sum(0)
-        mean /= len(z)
-        covariance = torch.zeros(width, width, dtype=torch.float64, device=self._device)
+    def _covariance(self, z: Matrix, mean: Tensor) -> Tensor:
+        """(D, D) covariance of the features, float64."""
+        read = Reader()
+        covariance = mean.new_zeros(len(mean), len(mean))
         with full_precision():
-            for x in blocks():
+            for place in places(len(z)):
+                x = torch.from_numpy(read(z, place)).to(self._device)
                 centred = x.sub_(mean.to(x))
                 covariance += centred.T @ centred
-        return mean, covariance / len(z)
+        return covariance / len(z)
+
+    def _centred(self, z: Matrix, mean: Tensor) -> Tensor:
+        """(n, D) features less their mean, in memory."""
+        x = torch.from_numpy(Reader()(z, slice(None))).to(self._device)
+        return x.sub_(mean.to(x))
 
 
 def groups_of(y: np.ndarray) -> list[list[int]]:
@@ -307,17 +318,25 @@ def basis_of(z: Tensor, power: float = 0.25) -> Tensor:
 
     `power` 0 is the plain distance, 1/2 the features' metric.
     """
-    return _directions((z.T @ z).double() / len(z), power)[0].to(z.dtype)
+    if len(z) < z.shape[1]:
+        principal = spanned(z.clone(), _FLAT)
+    else:
+        principal = _principal((z.T @ z).double() / len(z))
+    return _directions(*principal, power)[0].to(z.dtype)
 
 
-def _directions(covariance: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """See `basis_of`: (D, R) float64 directions, and (R,) the variance along each."""
+def _principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """(R,) variances along the (D, R) directions in which features vary; see `spanned`."""
     variances, directions = symmetric_eigen(covariance)
     kept = variances > _FLAT * variances.max()
-    variances, directions = variances[kept], directions[:, kept]
+    return variances[kept], directions[:, kept]
+
+
+def _directions(variances: Tensor, directions: Tensor, power: float) -> tuple[Tensor, Tensor]:
+    """See `basis_of`: (D, R) directions of the penalty, and (R,) the variance along each."""
     scale = variances**-power
     scale *= (len(variances) / (scale**2 * variances).sum()).sqrt()
-    return directions * scale, variances * scale**2
+    return directions * scale.to(directions), variances * scale**2
 
 
 def _slope_and_bias(logits: Tensor, y: Tensor, counted: Tensor) -> tuple[float, float]:
