@@ -27,7 +27,7 @@ from train.datasets.options import Request
 from train.datasets.reading import SEX, VIEW
 from train.errors import DatasetError
 
-_COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", *NIH_14}
+_COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", "order", *NIH_14}
 _OFFICIAL_COLUMNS = {
     "Image Index",
     "Finding Labels",
@@ -123,6 +123,7 @@ def _build_compact(
 
     ages, odd_ages = reading.read_ages(column("age"))
     names = column("image")
+    order = {"order": reading.read_order(films, "order")[rows]} if "order" in films.cells else {}
     return reading.build_table(
         dataset,
         options,
@@ -139,6 +140,7 @@ def _build_compact(
             "sex": reading.read_choice(column("sex"), SEX),
             "view": reading.read_choice(column("view"), VIEW),
             "width": reading.read_widths(films)[rows],
+            **order,
         },
         min_width=224,
         notes=[*odd_ages, *reading.note_unknown_columns(films, _COMPACT_COLUMNS)],
@@ -154,6 +156,8 @@ def _read_official(table: Columns, options: Request) -> LabelTable:
     y = _mined_labels(table)
     split, notes = _official_split(table)
     ages, odd_ages = reading.read_ages(table["Patient Age"])
+    number = "Follow-up #"
+    order = {"order": reading.read_order(table, number)} if number in table.cells else {}
     return reading.build_table(
         "nih",
         options,
@@ -169,6 +173,7 @@ def _read_official(table: Columns, options: Request) -> LabelTable:
             "age": ages,
             "sex": reading.read_choice(table["Patient Gender"], SEX),
             "view": reading.read_choice(table["View Position"], VIEW),
+            **order,
         },
         notes=[
             *notes,
