@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cft.labels import NIH_14
 from tests.test_labels import table as drawn_table
 from train import negative
 from train.datasets import DataOptions, HistoryOptions, read_dataset
+from train.datasets import history as history_module
 from train.datasets.history import History
 from train.datasets.labels import LabelTable, hide_labels, targets
 from train.errors import DatasetError, UsageError
@@ -173,7 +175,8 @@ def test_a_patient_of_validation_or_test_is_not_in_common(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("unknown", ["negative", "ignore", "positive"])
-def test_the_targets_are_those_of_the_rule_carried_out_film_by_film(seed, unknown):
+def test_the_targets_are_those_of_the_rule_carried_out_film_by_film(seed, unknown, monkeypatch):
+    monkeypatch.setattr(history_module, "_AT_ONCE", 2 if seed else 1024)
     whole = collection(seed)
     history = history_from(whole, seed)
     table = whole.subset(np.random.default_rng(seed + 10).random(len(whole)) < 0.6)
@@ -303,6 +306,13 @@ def test_nihs_table_is_read_with_its_follow_up_numbers(tmp_path):
         [w2 * k12 / (k12 + k02), (1 - w2) + w2 * k12 / (k12 + k02)],
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_compact_layout_of_nih_may_have_an_order(tmp_path):
+    header = ",".join(["image,patient_id,age,sex,view,width,order", *NIH_14])
+    rows = [f"1_00{n}.png,1,50,M,PA,320,{n or ''},{','.join('0' * 14)}" for n in range(3)]
+    history = history_of(write(tmp_path / "labels.csv", header, *rows), NIH_14)
+    np.testing.assert_array_equal(history.films.attributes["order"], [NAN, 1, 2])
 
 
 def test_ones_own_table_may_have_other_names_and_other_columns(tmp_path):

@@ -4,6 +4,7 @@ Two layouts are read:
 
 - Official: ``Data_Entry_2017*.csv`` with ``train_val_list.txt`` and ``test_list.txt`` beside it
   where present; images in ``images/``, or in ``images_001/images/`` to ``images_012/images/``.
+  The follow-up number is the order of a patient's films.
 - Compact: ``labels.csv`` with one column per category and the ``width`` of each image, images in
   ``images/``, and ``expert_labels.csv``: radiologists' majority votes (Nabulsi et al., arXiv
   2010.11375) on some films. All films of the patients on those are "test".
