@@ -9,8 +9,9 @@ the other films g whose label of a category is known:
 
 ``own`` is what the label policy makes of the film's own label: in Negative mode an unknown one is 0
 before the other films speak, and one that the policy leaves out stays out. As ``share`` is below a
-half, no target comes to lie on the other side of it. Other films speak for training films alone;
-labels that choose, calibrate and test stay a film's own, and stage 2 fits these as well.
+half, no 0 or 1 comes to lie on the other side of it (a smooth draw for an uncertain label can).
+Other films speak for training films alone; labels that choose, calibrate and test stay a film's
+own, and stage 2 fits these as well.
 """
 
 from __future__ import annotations

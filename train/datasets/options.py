@@ -210,7 +210,7 @@ class HistoryOptions:
     )
     history_share: float = option(
         0.4,
-        "of the other films in such a mean, at most; below 0.5, so that no label tips",
+        "of the other films in such a mean, at most; below 0.5, so that no 0 or 1 tips",
         metavar="SHARE",
     )
     history_reach: float = option(
