@@ -309,6 +309,9 @@ class FrozenRun:
 
 
 def _judges(table: LabelTable, targets: np.ndarray) -> LabelTable:
-    """The training films with what the policy takes their labels for; soft ones by their half."""
+    """The training films with what the policy takes their labels for; soft ones by their half.
+
+    So a 0 or 1 that a patient's other films have softened judges as the film's own label.
+    """
     hard = np.where(np.isnan(targets), np.nan, targets >= 0.5).astype(np.float32)
     return replace(table, y=hard, uncertain=np.zeros(hard.shape, bool))
