@@ -198,7 +198,7 @@ def test_the_help_of_map_names_every_role():
     parser = argparse.ArgumentParser()
     add_options(parser, DataOptions)
     text = " ".join(parser.format_help().split())
-    assert "(image, patient, study, split, age, sex, view, width)" in text
+    assert "(image, patient, study, split, age, sex, view, width, order)" in text
 
 
 @pytest.mark.parametrize("words", [["--valid", "0.9"], ["--valid", "0.5", "--test", "0.49"]])

@@ -42,7 +42,8 @@ from train.command import (
     option,
     options_of,
 )
-from train.datasets import DataOptions, read_dataset, table_of
+from train.datasets import DataOptions, HistoryOptions, read_dataset, table_of
+from train.datasets.history import History
 from train.datasets.labels import SPLITS, LabelTable
 from train.datasets.splits import check_splits, read_splits, write_splits
 from train.errors import ERRORS, TrainingError
@@ -60,7 +61,14 @@ from train.publishing.push_options import (
     check_login,
     push_from_arguments,
 )
-from train.run_folder import Work, films_of, held_folder, place_of_data, rows_of_splits
+from train.run_folder import (
+    HISTORY,
+    Work,
+    films_of,
+    held_folder,
+    place_of_data,
+    rows_of_splits,
+)
 from train.stage1.frozen import recipe_again
 from train.stage2.finished import Finished
 from train.stage2.methods import METHODS, PRESETS, method_of
@@ -99,6 +107,13 @@ class Options:
         "films that choose the strength of --method auto: valid, or all (training films too, by "
         "cross-fitting, for a model of train.negative --freeze); auto: all where it can be",
         choices=("auto", "valid", "all"),
+    )
+    history: Path | None = option(
+        None,
+        "the table of --history that the model was fitted with, if training films choose (default: "
+        "where it was)",
+        machine=True,
+        metavar="TABLE",
     )
     judge_width: int = option(
         0,
@@ -178,6 +193,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
         parser.error(f"--out {options.out} is the model itself; choose another folder")
     unasked = _choose_on(parser, replace(options, choose_on="auto"), origin)
     options = replace(options, choose_on=_choose_on(parser, options, origin))
+    options = replace(options, history=_history(parser, options, origin))
     data = options_of(
         DataOptions, trained_with, {"data": _place(parser, given, model, origin)}, given
     )
@@ -186,6 +202,7 @@ def parse(argv: Sequence[str] | None) -> Asked:
     arguments = as_json(options, data)
     program = "python -m train.cft --model MODEL"
     command = command_of(program, arguments, usual, data.data, name)
+    command += " --history TABLE" * bool(options.history)
     seed = trained_with.get("seed", 0)
     as_split = not {"valid", "test", "shared_patients"} & given.keys()
     return Asked(options, data, parent, seed, as_split, push, arguments, command)
@@ -205,6 +222,26 @@ def _choose_on(parser: argparse.ArgumentParser, options: Options, origin: Mappin
     if options.method != "auto":
         parser.error(f"--choose-on all is for --method auto, not {options.method}")
     return "all"
+
+
+def _history(
+    parser: argparse.ArgumentParser, options: Options, origin: Mapping[str, Any]
+) -> Path | None:
+    """Where the table of the parent's ``--history`` is, if its fit is cross-fitted again."""
+    if options.choose_on != "all" or not (origin.get("stage_1") or origin).get("history"):
+        if options.history:
+            parser.error(
+                "--history is for a model that was fitted with one, where training films choose; "
+                "stage 2 itself fits each film's own labels"
+            )
+        return None
+    place = options.history or place_of_data(options.model, HISTORY)
+    if place is None:
+        parser.error(
+            f"{options.model} was fitted with the labels of a patient's other films: give their "
+            "table with --history, or choose on validation films with --choose-on valid"
+        )
+    return place
 
 
 def _place(
@@ -261,7 +298,7 @@ def work_through(argv: Sequence[str] | None) -> None:
             workers=options.workers,
         )
         began = {**asked.arguments, "parent": parent.weights_sha256}
-        held.enter_context(held_folder(work, began, data.data))
+        held.enter_context(held_folder(work, began, data.data, options.history))
         write_splits(options.out, table)
         pixels = films_of(table, backbone.preprocess, work, here)
         rows = rows_of_splits(table, pixels, options.judge_width)
@@ -272,9 +309,12 @@ def work_through(argv: Sequence[str] | None) -> None:
         recipe = None
         if options.choose_on == "all":
             before = parent.config["cft"]["provenance"]
+            before = before.get("stage_1") or before
+            place = {"history": options.history}
+            history = options_of(HistoryOptions, before["arguments"], place)
             recipe = recipe_again(
-                *(before.get("stage_1") or before, backbone, pixels, folder, features),
-                *(table, rows["train"]),
+                *(before, backbone, pixels, folder, features, table, rows["train"]),
+                History.of(history, data, table.label_names),
             )
         tables = {side: table.subset(r) for side, r in rows.items()}
         films = {
@@ -402,7 +442,7 @@ def provenance(asked: Asked, table: LabelTable, rows: Mapping[str, np.ndarray]) 
     before = asked.parent.config.get("cft", {}).get("provenance", {})
     kept = [
         *("command", "label_policy", "seed", "best_epoch", "frozen", "arguments", "versions"),
-        *("start", "teachers", "joined", "date"),
+        *("start", "teachers", "joined", "history", "date"),
     ]
     return {
         **provenance_of(table, rows),

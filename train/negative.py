@@ -29,7 +29,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cft.files import atomic_write
 from train.command import Stop, add_options, as_json, command_of, exit_code, options_of
-from train.datasets import DataOptions, PolicyOptions, read_dataset, table_of
+from train.datasets import DataOptions, HistoryOptions, PolicyOptions, read_dataset, table_of
+from train.datasets.history import History
 from train.datasets.labels import SHUFFLED, LabelTable, shuffle_rows
 from train.datasets.pixels import Pixels
 from train.datasets.splits import check_splits, write_splits
@@ -73,7 +74,7 @@ class Asked:
 
     Attributes
     ----------
-    settings, work, data, labels
+    settings, work, data, labels, history
         The options.
     push
         The namespace that ``--push`` and what goes with it are in.
@@ -87,6 +88,7 @@ class Asked:
     work: Work
     data: DataOptions
     labels: PolicyOptions
+    history: HistoryOptions
     push: argparse.Namespace
     arguments: dict[str, Any]
     command: str
@@ -99,12 +101,17 @@ def parse(argv: Sequence[str] | None) -> Asked:
     given = vars(push)
     name = push.preset or (None if "data" in given else "rehearsal")
     preset = PRESETS[name] if name else {}
-    kinds = (Settings, DataOptions, PolicyOptions)
-    settings, data, labels = asked = [options_of(kind, preset, given) for kind in kinds]
+    kinds = (Settings, DataOptions, PolicyOptions, HistoryOptions)
+    settings, data, labels, history = asked = [options_of(kind, preset, given) for kind in kinds]
     usual = as_json(*(options_of(kind, preset) for kind in kinds))
-    if settings.join and (settings.freeze or settings.teacher or settings.shuffle_labels):
-        parser.error("--join trains nothing: leave out --freeze, --teacher and --shuffle-labels")
+    trained = settings.freeze or settings.teacher or settings.shuffle_labels or history.history
+    if settings.join and trained:
+        parser.error(
+            "--join trains nothing: leave out --freeze, --teacher, --shuffle-labels and --history"
+        )
     check_freeze(settings, parser)
+    if not history.history and {"history_share", "history_reach"} & given.keys():
+        parser.error("--history-share and --history-reach are for --history")
     for check, text in (
         (check_architecture, settings.arch),
         (model_args_in, settings.model_args),
@@ -119,9 +126,11 @@ def parse(argv: Sequence[str] | None) -> Asked:
         parser.error("--freeze-below compares the factors of --layer-decay, which is not given")
     arguments = as_json(*asked)
     command = command_of("python -m train.negative", arguments, usual, data.data, name)
+    command += " --history TABLE" * bool(history.history)
     command += " --teacher TEACHER" * len(settings.teacher)
     command += " --join" * bool(settings.join) + " RUN" * len(settings.join)
-    return Asked(settings, options_of(Work, given), data, labels, push, arguments, command)
+    work = options_of(Work, given)
+    return Asked(settings, work, data, labels, history, push, arguments, command)
 
 
 def check_freeze(settings: Settings, parser: argparse.ArgumentParser) -> None:
@@ -155,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         ("the work", Work),
         ("data", DataOptions),
         ("label policy", PolicyOptions),
+        ("other films of a patient", HistoryOptions),
     ):
         add_options(parser.add_argument_group(title), kind)
     add_push_arguments(parser)
@@ -264,6 +274,9 @@ def work_through(argv: Sequence[str] | None) -> None:
             settings = members[0].settings(settings)
         policy, origin = asked.labels.policy, origin_of(settings)
         y = policy.apply(table, settings.seed)
+        if history := History.of(asked.history, data, table.label_names):
+            own, y = y, history.apply(y, table)
+            table = replace(table, notes=(*table.notes, history.note(own, y)))
         if settings.shuffle_labels:
             y = shuffle_rows(y, np.flatnonzero(table.split == "train"), settings.seed)
             table = replace(table, notes=(*table.notes, SHUFFLED))
@@ -277,8 +290,10 @@ def work_through(argv: Sequence[str] | None) -> None:
             hashes = {
                 "teachers": [teacher.facts["weights_sha256"] for teacher in teachers],
                 "join": [member.facts["weights_sha256"] for member in members],
+                "history": history and history.sha256,
             }
-            held.enter_context(held_folder(work, {**asked.arguments, **hashes}, data.data))
+            began = {**asked.arguments, **hashes}
+            held.enter_context(held_folder(work, began, data.data, asked.history.history))
             write_splits(work.out, table)
         here.barrier()
         films = films_of(table, preprocess_of(settings), work, here)
@@ -291,6 +306,7 @@ def work_through(argv: Sequence[str] | None) -> None:
             "label_policy": policy.to_dict(),
             "start": origin,
             "teachers": [teacher.facts for teacher in teachers],
+            **({"history": history.facts} if history else {}),
         }
         if settings.freeze:
             metrics = fit_frozen(run, films, track, facts, others)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 _RUN, LOG = "run.json", "log.jsonl"
 
-# Key of a run's file under which its data's place is; the model folder does not hold it.
-_PLACE = "data"
+# Keys of a run's file under which the places of its data and of the table of `--history` are; the
+# model folder does not hold them.
+DATA, HISTORY = "data", "history_table"
 
 
 def rows_of_splits(table: LabelTable, pixels: Pixels, judge_width: int) -> dict[str, np.ndarray]:
@@ -66,11 +67,13 @@ def films_of(table: LabelTable, preprocess: Preprocess, work: Work, here: Proces
 
 
 @contextmanager
-def held_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> Iterator[None]:
+def held_folder(
+    work: Work, arguments: dict[str, Any], data: Path | None, history: Path | None = None
+) -> Iterator[None]:
     """Make the run's folder, and hold it against other processes until the run has ended.
 
-    A run is gone on with only by the arguments that began it. Where the data is, is noted for stage
-    2, but may change.
+    A run is gone on with only by the arguments that began it. Where the data and the table of
+    ``--history`` are, is noted for stage 2, but may change.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def held_folder(work: Work, arguments: dict[str, Any], data: Path | None) -> Ite
         with locked(work.out):
             for folder in filter(Path.is_dir, work.out.iterdir()):
                 remove_leftovers(folder)
-            _begin(work, arguments, data)
+            _begin(work, arguments, {DATA: data, HISTORY: history})
             yield
     except Busy:
         raise TrainingError(
@@ -100,26 +103,29 @@ def _refuse_others_files(work: Work) -> None:
             )
 
 
-def _begin(work: Work, arguments: dict[str, Any], data: Path | None) -> None:
+def _begin(work: Work, arguments: dict[str, Any], places: Mapping[str, Path | None]) -> None:
     """Check that the folder is this run's, and write down what began it."""
-    there = work.last.exists()
-    if there and not work.resume:
+    begun_before = work.last.exists()
+    if begun_before and not work.resume:
         raise TrainingError(
             f"{work.out} already holds a run; add --resume to go on with it, or choose another "
             "--out"
         )
-    if there:
+    if begun_before:
         begun = _begun(work.out / _RUN)
-        begun.pop(_PLACE, None)
-        changed = [key for key in begun if begun[key] != arguments.get(key, begun[key])]
+        changed = [
+            key
+            for key in begun
+            if key not in places and begun[key] != arguments.get(key, begun[key])
+        ]
         if changed:
             key = changed[0]
             raise TrainingError(
                 f"the run in {work.out} began with {key} = {begun[key]!r}, not "
                 f"{arguments[key]!r}; resume it with the arguments that began it"
             )
-    place = {_PLACE: str(data.resolve())} if data else {}
-    atomic_write(work.out / _RUN, json.dumps({**arguments, **place}, indent=2) + "\n")
+    noted = {key: str(path.resolve()) for key, path in places.items() if path}
+    atomic_write(work.out / _RUN, json.dumps({**arguments, **noted}, indent=2) + "\n")
 
 
 def _begun(path: Path) -> dict[str, Any]:
@@ -137,10 +143,13 @@ def _begun(path: Path) -> dict[str, Any]:
     return begun
 
 
-def place_of_data(folder: Path) -> Path | None:
-    """Where the data of the run in a folder is, if it was on this machine and still is."""
+def place_of_data(folder: Path, key: str = DATA) -> Path | None:
+    """Where the data of the run in a folder is, if it was on this machine and still is.
+
+    With `HISTORY` as the key: where the table of its ``--history`` is.
+    """
     try:
-        place = Path(from_json(regular(folder / _RUN).read_text())[_PLACE])
+        place = Path(from_json(regular(folder / _RUN).read_text())[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return place if place.exists() else None

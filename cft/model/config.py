@@ -32,7 +32,10 @@ _HEAVIEST = 1e9  # of a member of an ensemble
 
 # Entries of the provenance that others look into, by kind.
 _TEXTS = ("trained_on", "dataset", "stage", "command", "parent", "date")
-_OBJECTS = ("splits", "views", "versions", "arguments", "label_policy", "methods", "stage_1")
+_OBJECTS = (
+    *("splits", "views", "versions", "arguments", "label_policy"),
+    *("methods", "stage_1", "history"),
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from train.datasets import chexpert, coco, csv_table, cxr_lists, nih, phantoms
 from train.datasets.csv_core import read_csv
 from train.datasets.labels import LabelTable, hide_labels
-from train.datasets.options import DataOptions, PolicyOptions, Request
+from train.datasets.options import DataOptions, HistoryOptions, PolicyOptions, Request
 from train.datasets.reading import note_names
 from train.datasets.splits import with_splits
 from train.errors import DatasetError, UsageError
@@ -26,6 +26,7 @@ __all__ = [
     "READERS",
     "DataOptions",
     "DatasetError",
+    "HistoryOptions",
     "PolicyOptions",
     "missing_images",
     "read_dataset",

@@ -7,6 +7,8 @@ Columns with these names have a role; every other column is a category:
 - ``split``: train, valid (or val, validation) or test; blank counts as train where the table
   names other splits, and is drawn where it names none.
 - ``age`` (years), ``sex``, ``view`` (PA, AP, lateral), ``width`` (pixels).
+- ``order``: a number that says where a film stands among those of its patient, such as a follow-up
+  number or days; only ``--history`` asks for it.
 
 Names that such columns often have (``Path``, ``PatientID``, ``gender``; see
 `train.datasets.roles`) are known as well, and a note says what was taken for what. Other spellings
@@ -196,4 +198,6 @@ def _attributes(table: Columns, problems: Problems) -> tuple[dict[str, np.ndarra
         notes += reading.note_unknown_values(table, "view", {*VIEW, "frontal"}, "frontal")
     if "width" in table.cells:
         attributes["width"] = reading.read_widths(table, problems)
+    if "order" in table.cells:
+        attributes["order"] = reading.read_order(table, "order", problems)
     return attributes, notes

@@ -72,7 +72,8 @@ class LabelTable:
         (N,) str, each "train", "valid" or "test".
     attributes
         What else is known of each film: name -> (N,) array; "age" in years (float32, NaN unknown),
-        "sex" ("F", "M", ""), "view" ("PA", "AP", "lateral", ""), "width" in pixels.
+        "sex" ("F", "M", ""), "view" ("PA", "AP", "lateral", ""), "width" in pixels, "order" among
+        the patient's films (float64, NaN unknown).
     dataset
         Name of the reader.
     notes

@@ -4,6 +4,7 @@ Two layouts are read:
 
 - Official: ``Data_Entry_2017*.csv`` with ``train_val_list.txt`` and ``test_list.txt`` beside it
   where present; images in ``images/``, or in ``images_001/images/`` to ``images_012/images/``.
+  The follow-up number is the order of a patient's films.
 - Compact: ``labels.csv`` with one column per category and the ``width`` of each image, images in
   ``images/``, and ``expert_labels.csv``: radiologists' majority votes (Nabulsi et al., arXiv
   2010.11375) on some films. All films of the patients on those are "test".
@@ -27,7 +28,7 @@ from train.datasets.options import Request
 from train.datasets.reading import SEX, VIEW
 from train.errors import DatasetError
 
-_COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", *NIH_14}
+_COMPACT_COLUMNS = {"image", "patient_id", "age", "sex", "view", "width", "order", *NIH_14}
 _OFFICIAL_COLUMNS = {
     "Image Index",
     "Finding Labels",
@@ -123,6 +124,7 @@ def _build_compact(
 
     ages, odd_ages = reading.read_ages(column("age"))
     names = column("image")
+    order = {"order": reading.read_order(films, "order")[rows]} if "order" in films.cells else {}
     return reading.build_table(
         dataset,
         options,
@@ -139,6 +141,7 @@ def _build_compact(
             "sex": reading.read_choice(column("sex"), SEX),
             "view": reading.read_choice(column("view"), VIEW),
             "width": reading.read_widths(films)[rows],
+            **order,
         },
         min_width=224,
         notes=[*odd_ages, *reading.note_unknown_columns(films, _COMPACT_COLUMNS)],
@@ -154,6 +157,8 @@ def _read_official(table: Columns, options: Request) -> LabelTable:
     y = _mined_labels(table)
     split, notes = _official_split(table)
     ages, odd_ages = reading.read_ages(table["Patient Age"])
+    number = "Follow-up #"
+    order = {"order": reading.read_order(table, number)} if number in table.cells else {}
     return reading.build_table(
         "nih",
         options,
@@ -169,6 +174,7 @@ def _read_official(table: Columns, options: Request) -> LabelTable:
             "age": ages,
             "sex": reading.read_choice(table["Patient Gender"], SEX),
             "view": reading.read_choice(table["View Position"], VIEW),
+            **order,
         },
         notes=[
             *notes,

@@ -6,6 +6,7 @@ folder records it, stage 2 takes it over, and an evaluation draws a run's splits
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,3 +194,33 @@ class PolicyOptions:
             pairs = [word.rpartition("=") for word in words if "=" in word]
             overrides[kind] = {name: value for name, _, value in pairs}
         return LabelPolicy(**general, overrides=overrides)
+
+
+@dataclass(frozen=True)
+class HistoryOptions:
+    """How far the labels of a patient's other films change a training label."""
+
+    history: Path | None = option(
+        None,
+        "table of the same patients' films in their order (NIH's Data_Entry_2017*.csv, or a CSV "
+        "with a column order): a training label becomes a mean with those of the patient's other "
+        "films",
+        machine=True,
+        metavar="TABLE",
+    )
+    history_share: float = option(
+        0.4,
+        "of the other films in such a mean, at most; below 0.5, so that no 0 or 1 tips",
+        metavar="SHARE",
+    )
+    history_reach: float = option(
+        5.0, "distance in the order at which a film counts 1/e", metavar="DISTANCE"
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.history_share < 0.5:  # NaN is refused as well
+            raise UsageError(
+                f"--history-share is {self.history_share:g}; it must be at least 0 and below 0.5"
+            )
+        if not 0 < self.history_reach < math.inf:
+            raise UsageError(f"--history-reach is {self.history_reach:g}; it must be above 0")

@@ -87,6 +87,27 @@ def _is_width(value: str) -> bool:
     return value.strip().isdecimal()
 
 
+def read_order(table: Columns, name: str, problems: Problems | None = None) -> np.ndarray:
+    """(N,) float64: where each film stands among those of its patient; NaN where that is blank.
+
+    What is no number is refused, or noted in ``problems`` and read as NaN.
+    """
+    found = problems or Problems(table.path)
+    found.check_values(table, name, lambda value: _place(value) is not None, "a number or nothing")
+    if problems is None:
+        found.check()
+    return np.array([_place(value) for value in table[name]], np.float64)  # None becomes NaN
+
+
+def _place(value: str) -> float | None:
+    """A finite number; NaN where nothing stands; None for anything else."""
+    try:
+        place = float(value) if value.strip() else np.nan
+    except ValueError:
+        return None
+    return place if not value.strip() or np.isfinite(place) else None
+
+
 def note_unknown_columns(table: Columns, known: Collection[str]) -> list[str]:
     """A note on the columns that a published layout does not have; they are not read."""
     strange = [name for name in table.cells if name not in known]

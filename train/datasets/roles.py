@@ -14,6 +14,7 @@ ROLES = {
     "sex": ("gender",),
     "view": ("viewposition", "view_position"),
     "width": (),
+    "order": ("follow_up", "followup", "follow-up", "follow-up #"),
 }
 _ROLE_OF = {name: role for role, names in ROLES.items() for name in (role, *names)}
 

@@ -72,6 +72,12 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     ]
     if teachers:
         yield " ".join(["Their answers are a part of the targets:", *teachers])
+    history = provenance.get("history")
+    if history:
+        yield (
+            "Training labels are means with those of the same patients' other films: `TABLE` lists "
+            f"{history['films']:,} films and has the SHA-256 `{history['sha256']}`."
+        )
     made = (provenance.get("start") or {}).get("made", {})
     if made.get("command"):
         yield f"Its start is a model of this project, made by\n\n```bash\n{made['command']}\n```"
@@ -79,7 +85,9 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     yield from _members(provenance)
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
     facts["strength of the penalty"] = provenance.get("frozen", {}).get("strength")
-    idle = ("seed",) if teachers else ("seed", "teacher_weight")
+    idle = ["seed"]
+    idle += [] if teachers else ["teacher_weight"]
+    idle += [] if history else ["history_share", "history_reach"]
     facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k not in idle}
     given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if given:

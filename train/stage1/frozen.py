@@ -22,6 +22,7 @@ import torch
 
 from train.command import Stop, options_of
 from train.datasets import PolicyOptions
+from train.datasets.history import History
 from train.datasets.labels import LabelTable
 from train.datasets.pixels import Pixels
 from train.datasets.splits import patient_folds
@@ -150,6 +151,7 @@ def recipe_again(
     plain: Features,
     table: LabelTable,
     rows: np.ndarray,
+    history: History | None = None,
 ) -> Recipe:
     """The recipe of a run from what its model folder says.
 
@@ -163,15 +165,26 @@ def recipe_again(
         The run's films, with its categories, splits and hidden labels.
     rows
         (n,) its training films.
+    history
+        The table of the run's ``--history``, if it had one.
 
     Raises
     ------
     TrainingError
-        If it does not give the model's regressions: other films, or other labels.
+        If it does not give the model's regressions: other films, or other labels; or if the table
+        of ``--history`` is another.
     """
     settings = options_of(Settings, facts["arguments"])
     policy = options_of(PolicyOptions, facts["arguments"]).policy
-    targets = policy.apply(table, settings.seed)[rows]
+    targets = policy.apply(table, settings.seed)
+    if fitted_with := facts.get("history"):
+        if history is None or history.sha256 != fitted_with["sha256"]:
+            raise TrainingError(
+                "the model was fitted with the labels of a patient's other films, and the table of "
+                f"--history is not the one they were in (SHA-256 {fitted_with['sha256']})"
+            )
+        targets = history.apply(targets, table)
+    targets = targets[rows]
     strength = float(facts["frozen"]["strength"])
     recipe = recipe_of(frozen, pixels, cache, plain, rows, targets, settings, strength)
     weights, biases = recipe(np.ones((len(rows), 1), bool))
@@ -296,6 +309,9 @@ class FrozenRun:
 
 
 def _judges(table: LabelTable, targets: np.ndarray) -> LabelTable:
-    """The training films with what the policy takes their labels for; soft ones by their half."""
+    """The training films with what the policy takes their labels for; soft ones by their half.
+
+    So a 0 or 1 that a patient's other films have softened judges as the film's own label.
+    """
     hard = np.where(np.isnan(targets), np.nan, targets >= 0.5).astype(np.float32)
     return replace(table, y=hard, uncertain=np.zeros(hard.shape, bool))
