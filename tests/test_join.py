@@ -219,8 +219,12 @@ def test_the_folder_says_what_it_was_made_of(joined, runs):
         assert one["valid"]["auroc"] == pytest.approx(best, abs=1e-6)
     card = (joined / "README.md").read_text()
     assert f"{whole['valid']['auroc']:.4f}" in card
-    assert "seed 1" in card
-    assert "seed 2" in card
+    assert "run 1 (seed 1)" in card
+    assert "run 2 (seed 2)" in card
+    for one, run in zip(members, runs, strict=True):
+        made = cft.load(run, device="cpu").config["cft"]["provenance"]
+        assert one["made"]["command"] == made["command"]
+    assert all(f"Run {number} of these was made by" in card for number in (1, 2))
 
 
 def test_it_is_not_written_over(data, joined, runs, capsys):

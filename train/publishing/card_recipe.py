@@ -78,11 +78,7 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
             "Training labels are means with those of the same patients' other films: `TABLE` lists "
             f"{history['films']:,} films and has the SHA-256 `{history['sha256']}`."
         )
-    made = (provenance.get("start") or {}).get("made", {})
-    if made.get("command"):
-        yield f"Its start is a model of this project, made by\n\n```bash\n{made['command']}\n```"
-        yield from _members(made)
-    yield from _members(provenance)
+    yield from _origin(provenance)
     facts = {"best epoch": provenance.get("best_epoch"), "seed": provenance.get("seed")}
     facts["strength of the penalty"] = provenance.get("frozen", {}).get("strength")
     idle = ["seed"]
@@ -94,20 +90,38 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
         yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])
 
 
-def _members(provenance: Mapping[str, Any]) -> Iterator[str]:
-    """What a network was joined of, if it was."""
-    if members := provenance.get("joined"):
-        yield _joined(members)
+def _origin(provenance: Mapping[str, Any]) -> Iterator[str]:
+    """What a network was joined of, or started from, as far back as models of this project go."""
+    members = provenance.get("joined")
+    if not members:
+        made = (provenance.get("start") or {}).get("made", {})
+        if made.get("command"):
+            yield f"Its start is a model of this project, made by\n\n{_code(made)}"
+            yield from _origin(made)
+        return
+    yield _joined(members)
+    for number, member in enumerate(members[:-1], start=1):
+        made = member.get("made", {})
+        if made.get("command"):
+            yield f"Run {number} of these was made by\n\n{_code(made)}"
+            yield from _origin(made)
+
+
+def _code(made: Mapping[str, Any]) -> str:
+    return f"```bash\n{made['command']}\n```"
 
 
 def _joined(records: Sequence[Mapping[str, Any]]) -> str:
     """What was joined, from the records of `train.stage1.join.JoinRun`."""
     *members, whole = records
-    seeds = [f"seed {x['seed']}: {x['valid']['auroc']:.4f}" for x in members]
+    alone = [
+        f"run {number} (seed {x['seed']}) {x['valid']['auroc']:.4f}"
+        for number, x in enumerate(members, start=1)
+    ]
     return (
         f"It is the networks of {len(members)} runs side by side; a logit is the mean of theirs. "
         f"Mean AUROC on the validation films: {whole['valid']['auroc']:.4f}; of the runs alone: "
-        f"{', '.join(seeds)}. Their weights have the SHA-256 "
+        f"{', '.join(alone)}. Their weights have the SHA-256 "
         + ", ".join(f"`{x['weights_sha256']}`" for x in members)
         + "."
     )

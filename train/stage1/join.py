@@ -30,6 +30,7 @@ from train.stage1.loop import figures_of
 from train.stage1.network import build, preprocess_of
 from train.stage1.run import Run
 from train.stage1.settings import Settings
+from train.stage1.start import made_by
 
 if TYPE_CHECKING:
     from cft.model.network import Network
@@ -81,9 +82,12 @@ class Member:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What names it in the provenance of the joined network."""
-        provenance = self.model.config.get("cft", {}).get("provenance", {})
-        return {"weights_sha256": self.model.weights_sha256, "seed": provenance.get("seed")}
+        """What names it in the provenance of the joined network, and tells how it was made."""
+        provenance, made = self.model.config.get("cft", {}).get("provenance", {}), {}
+        if found := made_by(self.model.config):
+            made = {"made": found}
+        sha256, seed = self.model.weights_sha256, provenance.get("seed")
+        return {"weights_sha256": sha256, "seed": seed, **made}
 
 
 def check_films(members: Sequence[Member], run: Run, splits: Splits) -> None:
@@ -140,7 +144,8 @@ class JoinRun:
         Yields
         ------
         dict
-            ``weights_sha256`` and ``seed`` of a member, nothing of all; ``valid`` (figures).
+            ``weights_sha256``, ``seed`` and ``made`` of a member, nothing of all; ``valid``
+            (figures).
         """
         for member, network in zip(self._members, self._networks, strict=True):
             yield {**member.facts, "valid": self._judged(network)}

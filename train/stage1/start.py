@@ -185,10 +185,15 @@ def origin_of(settings: Settings) -> dict[str, Any] | None:
     source = _source_of(settings)
     folder = _folder_of(source)
     facts: dict[str, Any] = {"reference": source.reference, "commit": source.commit}
-    before = folder.config.get("cft", {}).get("provenance", {})
-    made = {key: before[key] for key in _KEPT_OF_START if before.get(key)}
+    made = made_by(folder.config)
     facts |= {"made": made} if made else {}
     return {"init": settings.init, **facts, "weights_sha256": folder.weights_sha256}
+
+
+def made_by(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells how a model of this project was made, from its ``config.json``; else nothing."""
+    provenance = config.get("cft", {}).get("provenance", {})
+    return {key: provenance[key] for key in _KEPT_OF_START if provenance.get(key)}
 
 
 # ------------------------------------------------------------------------------- what is there
