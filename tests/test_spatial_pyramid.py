@@ -60,7 +60,7 @@ def averaged(features: np.ndarray, fields: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "arguments, said",
+    ("arguments", "said"),
     [
         ({"of": "no_such"}, "there is no architecture 'no_such'"),
         ({"of": "joined"}, "there is no architecture 'joined'"),
@@ -97,7 +97,7 @@ def test_a_network_inside_another_may_load_nothing_either(name, tmp_path):
 # --- The features -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("of, depths, modules", NETWORKS)
+@pytest.mark.parametrize(("of", "depths", "modules"), NETWORKS)
 @pytest.mark.parametrize("side", [64, 72])
 def test_fields_are_means_over_equal_areas(of, depths, modules, side):
     network = pyramid(of, depths, grid=3)
@@ -118,7 +118,7 @@ def test_fields_are_means_over_equal_areas(of, depths, modules, side):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("of, depths, modules", NETWORKS)
+@pytest.mark.parametrize(("of", "depths", "modules"), NETWORKS)
 def test_scores_are_the_mean_of_the_map(of, depths, modules):
     network = pyramid(of, depths)
     films = torch.randn(2, 1, 72, 100)
@@ -138,11 +138,12 @@ def test_a_field_sees_its_part_of_the_film_alone():
     spot = film.clone()
     spot[..., 108:120, 108:120] = 1
     with torch.inference_mode():
-        change = network.forward_features(spot).mean((2, 3)) != network.forward_features(
-            film
-        ).mean((2, 3))
+        change = network.forward_features(spot).mean((2, 3)) != network.forward_features(film).mean(
+            (2, 3)
+        )
     per_field = change.reshape(-1, 16).any(0)
-    assert per_field[15] and not per_field[:10].any()
+    assert per_field[15]
+    assert not per_field[:10].any()
 
 
 def test_resampling_keeps_the_mean():
@@ -186,7 +187,8 @@ def test_it_starts_from_the_network_that_it_holds(data, start, tmp_path):
     assert negative.main(frozen(data, out, start)) == 0
     held, whole = read_model_folder(start).state_dict, read_model_folder(out).state_dict
     names = [name for name in whole if name.startswith("network.")]
-    assert names and all(torch.equal(whole[n], held[n.removeprefix("network.")]) for n in names)
+    assert names
+    assert all(torch.equal(whole[n], held[n.removeprefix("network.")]) for n in names)
     model = cft.load(out, "cpu")
     assert model.heatmap_kind == "cam"
     film = Radiograph(pixels=np.random.default_rng(0).random((32, 32), np.float32))

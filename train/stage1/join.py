@@ -192,8 +192,8 @@ def join(networks: Sequence[Network], architectures: Sequence[str]) -> Network:
         for name, tensor in part.tensors.items()
     }
     tensors["head.weight"] = torch.cat([part.weight for part in parts], 1) / len(networks)
-    biases = [linear_head(network).bias for network in networks]
-    tensors["head.bias"] = torch.stack(biases).mean(0)
+    biases = torch.stack([linear_head(network).bias.detach() for network in networks])
+    tensors["head.bias"] = biases.mean(0)
     joined.load_state_dict(tensors, strict=True)
     return joined.eval().requires_grad_(False)
 
@@ -220,10 +220,9 @@ def _parts_of(network: Network, architecture: str) -> Iterator[_Part]:
     of, count = built["of"], len(network.networks)
     names = [of] * count if isinstance(of, str) else of
     begins = 0
-    for inner, name, own in zip(
-        network.networks, names, built.get("each") or [{}] * count, strict=True
-    ):
-        ends = begins + int(inner.num_features)
+    inside: list[Any] = list(network.networks)
+    for inner, name, own in zip(inside, names, built.get("each") or [{}] * count, strict=True):
+        ends = begins + inner.num_features
         yield _Part(name, {**common, **own}, inner.state_dict(), weight[:, begins:ends])
         begins = ends
 
