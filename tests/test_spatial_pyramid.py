@@ -51,8 +51,8 @@ def averaged(features: np.ndarray, fields: int) -> np.ndarray:
         for column in range(fields):
             for y in range(h):
                 for x in range(w):
-                    share = overlap(row, fields, y, h) * overlap(column, fields, x, w)
-                    found[:, row, column] += share * features[:, y, x]
+                    if share := overlap(row, fields, y, h) * overlap(column, fields, x, w):
+                        found[:, row, column] += share * features[:, y, x]
     return found
 
 
@@ -129,6 +129,10 @@ def test_scores_are_the_mean_of_the_map(of, depths, modules):
     mean = local.mean((2, 3)) + network.head.bias
     torch.testing.assert_close(mean, scores, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(network.forward_head(features), scores, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        means = network.pooled(films)
+    expected = network.forward_head(features, pre_logits=True)
+    torch.testing.assert_close(means, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_field_sees_its_part_of_the_film_alone():

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from cft.architectures.spatial_pyramid import finest, placed
+from cft.architectures.spatial_pyramid import SpatialPyramid, finest, placed
 
 __all__ = ["Joined"]
 
@@ -115,12 +115,27 @@ class Joined(nn.Module):
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature map -> scores, (B, C); with `pre_logits` the pooled features."""
-        x = F.dropout(x.mean((2, 3)), self.drop_rate, self.training)
-        return x if pre_logits else self.head(x)
+        return self._answer(x.mean((2, 3)), pre_logits)
+
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, num_features), without the map of all."""
+        networks: Any = self.networks
+        return torch.cat([_pooled(network, x) for network in networks], 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, C)."""
-        return self.forward_head(self.forward_features(x))
+        return self._answer(self.pooled(x))
+
+    def _answer(self, means: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
+        means = F.dropout(means, self.drop_rate, self.training)
+        return means if pre_logits else self.head(means)
+
+
+def _pooled(network: Any, x: torch.Tensor) -> torch.Tensor:
+    """The features of one network: as it pools them itself, or the mean of its map."""
+    if isinstance(network, SpatialPyramid):
+        return network.pooled(x)
+    return network.forward_features(x).mean((2, 3))
 
 
 _STATED = {

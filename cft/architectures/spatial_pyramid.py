@@ -141,13 +141,17 @@ class SpatialPyramid(nn.Module):
         """Feature map -> scores, (B, C); with `pre_logits` the means of the fields."""
         return self._answer(x.mean((2, 3)), pre_logits)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, C), without the large map."""
+    def pooled(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, num_features): the means of the fields, without the map."""
         maps = self._maps(x)
         h, w = finest(maps)
         # As of the large map: where the sides of two depths do not divide, the order matters.
         means = [placed(placed(each, h, w), self.grid, self.grid) for each in maps]
-        return self._answer(torch.cat(means, 1).flatten(1))
+        return torch.cat(means, 1).flatten(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, C)."""
+        return self._answer(self.pooled(x))
 
     def _answer(self, means: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         means = F.dropout(means, self.drop_rate, self.training)

@@ -25,6 +25,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from cft.architectures.joined import Joined
+from cft.architectures.spatial_pyramid import SpatialPyramid
 from cft.errors import ModelFolderError
 from cft.files import atomic_write, from_json, regular, reserve_all
 from cft.model.folder import ModelFolder
@@ -250,8 +252,10 @@ def _compute(
 def _features(frozen: Frozen, films: torch.Tensor) -> torch.Tensor:
     """(n, 1, H, W) float32 in [0, 1] -> (n, D) float32, checked against the network's logits."""
     network = frozen.network
-    batch = frozen.preprocess.normalize(films)
-    maps = network.forward_features(batch.contiguous(memory_format=torch.channels_last))
+    batch = frozen.preprocess.normalize(films).contiguous(memory_format=torch.channels_last)
+    if isinstance(network, (Joined, SpatialPyramid)):  # their maps are large, and end in one layer
+        return network.pooled(batch)
+    maps = network.forward_features(batch)
     z = network.forward_head(maps, pre_logits=True)
     expected = network.forward_head(maps)
     head = linear_head(network)
