@@ -32,7 +32,7 @@ UNKNOWN = np.full((1, 3), np.nan, np.float32)
 @pytest.fixture(autouse=True)
 def nothing_remembered():
     """A start is asked for once in a process; each test here is one."""
-    start._source_of.cache_clear()
+    start._source_for.cache_clear()
     start._config_of.cache_clear()
     start._arguments_in.cache_clear()
     start._folder_of.cache_clear()
