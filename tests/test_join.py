@@ -225,6 +225,7 @@ def test_the_folder_says_what_it_was_made_of(joined, runs):
         made = cft.load(run, device="cpu").config["cft"]["provenance"]
         assert one["made"]["command"] == made["command"]
     assert all(f"Run {number} of these was made by" in card for number in (1, 2))
+    assert "`epochs`" not in card  # nothing was trained
 
 
 def test_it_is_not_written_over(data, joined, runs, capsys):

@@ -84,7 +84,9 @@ def _stage(provenance: Mapping[str, Any]) -> Iterator[str]:
     idle = ["seed"]
     idle += [] if teachers else ["teacher_weight"]
     idle += [] if history else ["history_share", "history_reach"]
-    facts |= {f"`{k}`": v for k, v in provenance.get("arguments", {}).items() if k not in idle}
+    if not provenance.get("joined"):  # to join trains nothing: the settings are those of the runs
+        arguments = provenance.get("arguments", {})
+        facts |= {f"`{k}`": v for k, v in arguments.items() if k not in idle}
     given = {name: value for name, value in facts.items() if value not in (None, "", [], {})}
     if given:
         yield markdown_table([["Setting", "Value"], *([k, str(v)] for k, v in given.items())])
