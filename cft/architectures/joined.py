@@ -47,6 +47,8 @@ class Joined(nn.Module):
     ----------
     networks
         Without their own last layers.
+    kinds
+        Architecture and own arguments of each.
     head
         The linear layer.
     num_features
@@ -81,9 +83,10 @@ class Joined(nn.Module):
         if global_pool != "avg":
             raise ValueError(f"global_pool is {global_pool!r}, but this network has only 'avg'")
         self.global_pool, self.drop_rate = "avg", drop_rate
+        self.kinds = list(zip(names, each or [{}] * len(names), strict=True))
         networks: list[Any] = [
             timm.create_model(name, num_classes=0, in_chans=in_chans, **arguments, **own)
-            for name, own in zip(names, each or [{}] * len(names), strict=True)
+            for name, own in self.kinds
         ]
         self.networks = nn.ModuleList(networks)
         stages = getattr(networks[0], "feature_info", None)

@@ -217,11 +217,9 @@ def _parts_of(network: Network, architecture: str) -> Iterator[_Part]:
         yield _Part(architecture, common, tensors, weight)
         return
     common = {k: v for k, v in common.items() if k not in ("of", "copies", "each")}
-    of, count = built["of"], len(network.networks)
-    names = [of] * count if isinstance(of, str) else of
     begins = 0
     inside: list[Any] = list(network.networks)
-    for inner, name, own in zip(inside, names, built.get("each") or [{}] * count, strict=True):
+    for inner, (name, own) in zip(inside, network.kinds, strict=True):
         ends = begins + inner.num_features
         yield _Part(name, {**common, **own}, inner.state_dict(), weight[:, begins:ends])
         begins = ends
