@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-from cft.architectures.spatial_pyramid import SpatialPyramid, finest, placed
+from cft.architectures.spatial_pyramid import STATED, SpatialPyramid, finest, placed
 
 __all__ = ["Joined"]
 
@@ -141,19 +141,7 @@ def _pooled(network: Any, x: torch.Tensor) -> torch.Tensor:
     return network.forward_features(x).mean((2, 3))
 
 
-_STATED = {
-    "url": "",
-    "num_classes": 14,
-    "input_size": (3, 224, 224),
-    "crop_pct": 1.0,
-    "interpolation": "bilinear",
-    "mean": (0.5, 0.5, 0.5),
-    "std": (0.5, 0.5, 0.5),
-    "first_conv": None,
-    "classifier": "head",
-}
-
-default_cfgs = generate_default_cfgs({NAME: _STATED})
+default_cfgs = generate_default_cfgs({NAME: STATED})
 
 
 @register_model

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
-__all__ = ["NAME", "SpatialPyramid", "finest", "placed"]
+__all__ = ["NAME", "STATED", "SpatialPyramid", "finest", "placed"]
 
 NAME = "spatial_pyramid"
 
@@ -226,7 +226,8 @@ def _cut_after(network: nn.Module, last: str) -> None:
         delattr(network.get_submodule(outer), inner)
 
 
-_STATED = {
+#: What timm is told of a network that has no weights of its own.
+STATED = {
     "url": "",
     "num_classes": 14,
     "input_size": (3, 224, 224),
@@ -238,7 +239,7 @@ _STATED = {
     "classifier": "head",
 }
 
-default_cfgs = generate_default_cfgs({NAME: _STATED})
+default_cfgs = generate_default_cfgs({NAME: STATED})
 
 
 @register_model
