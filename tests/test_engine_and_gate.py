@@ -122,6 +122,7 @@ def test_fields_are_those_of_adaptive_pooling(side):
         ("test_resnet", {}),
         ("test_vit", {"img_size": SIZE}),
         ("joined", {"of": "test_efficientnet", "copies": 2}),
+        ("spatial_pyramid", {"of": "test_efficientnet", "depths": "blocks.0+blocks.2"}),
     ],
 )
 def test_both_engines_judge_alike(gated, pictures, fast, architecture, arguments):

@@ -94,6 +94,15 @@ def test_a_network_inside_another_may_load_nothing_either(name, tmp_path):
         cft.load(tmp_path / "x", "cpu")
 
 
+def test_a_map_that_no_memory_holds_is_refused():
+    """Neither a folder nor a run has it: both ways through the network say so."""
+    network = pyramid("test_resnet", "layer1", grid=16)
+    side = 4 * int((2**26 / network.num_features) ** 0.5) + 16
+    for way in (network, network.forward_features, network.pooled):
+        with pytest.raises(ValueError, match="positions are too many"):
+            way(torch.zeros(1, 1, side, side))
+
+
 # --- The features -------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ NAME = "spatial_pyramid"
 
 _MOST_FIELDS = 16  # a side
 _TRIED_SIDE = 64  # pixels of the film that a new network is asked about its depths with
+_LARGEST_MAP = 2**26  # numbers for a film; those of a small network at 224 pixels are 2**20
 
 
 class SpatialPyramid(nn.Module):
@@ -130,9 +131,8 @@ class SpatialPyramid(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features, h, w), at the positions of the finest depth."""
-        maps = self._maps(x)
-        h, w = finest(maps)
-        together = torch.cat([placed(each, h, w) for each in maps], 1)
+        together = torch.cat(self._aligned(x), 1)
+        h, w = map(int, together.shape[2:])
         rows, columns = (_shares(self.grid, side, together) * side for side in (h, w))
         fields = rows[:, None, :, None] * columns[None, :, None, :]  # (grid, grid, h, w)
         return (together[:, :, None] * fields.flatten(0, 1)).flatten(1, 2)
@@ -143,10 +143,8 @@ class SpatialPyramid(nn.Module):
 
     def pooled(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features): the means of the fields, without the map."""
-        maps = self._maps(x)
-        h, w = finest(maps)
         # As of the large map: where the sides of two depths do not divide, the order matters.
-        means = [placed(placed(each, h, w), self.grid, self.grid) for each in maps]
+        means = [placed(each, self.grid, self.grid) for each in self._aligned(x)]
         return torch.cat(means, 1).flatten(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -156,6 +154,17 @@ class SpatialPyramid(nn.Module):
     def _answer(self, means: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         means = F.dropout(means, self.drop_rate, self.training)
         return means if pre_logits else self.head(means)
+
+    def _aligned(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """The output of each depth at the positions of the finest."""
+        maps = self._maps(x)
+        h, w = finest(maps)
+        if self.num_features * h * w > _LARGEST_MAP:
+            raise ValueError(
+                f"{self.num_features:,} features at {h} x {w} positions are too many; take fewer "
+                "fields, later depths or smaller films"
+            )
+        return [placed(each, h, w) for each in maps]
 
     def _maps(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The output of each depth."""
