@@ -2,6 +2,7 @@
 
     pip install torchxrayvision scikit-image     # the peer, in any environment that runs ours
     python -m benchmarks.inference [--arch densenet121] [--size 224] [--repeats 50] [--threads 2]
+    python -m benchmarks.inference --model weights       # a model folder, with its gate
     python -m benchmarks.inference --busy 2      # beside so many other processes that are busy
 
 All read the same 1024 x 1024 PNG of 8 bits (drawn by code) and run the same network, at 224 x 224
@@ -14,7 +15,9 @@ with 18 outputs and the same random weights:
   `torch.no_grad()`.
 
 They take turns film by film, so that other work on the machine falls on all. The second row of each
-is its network alone, on a prepared film. The last column compares within the turns: the median of
+is its network alone, on a prepared film: of ours with the activation maps and what the gate looks
+at. The row "timm, PyTorch" is the network as timm makes it, called as its documentation says: it
+gives logits alone. The last column compares within the turns: the median of
 the ratio to the first row of the kind. Below it: where our milliseconds go, by how much the
 networks differ on the same input (rounding), and the prepared films from each other (the resizing
 filters differ).
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import statistics
 import subprocess
 import sys
@@ -61,6 +65,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", default="densenet121", help="the network, by timm's name")
+    parser.add_argument("--model", help="a model folder, in the place of --arch and --size")
     parser.add_argument("--size", type=int, default=SIZE, help="side of its input")
     parser.add_argument("--repeats", type=int, default=50, help="films of each")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of the networks")
@@ -70,11 +75,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder) / "film.png"
         Image.fromarray(draw_phantom((), SIDE, np.random.default_rng(0))).save(film)
-        torchs = random_classifier(Path(folder) / "model", options.arch, options.size)
+        if options.model is None:
+            torchs = random_classifier(Path(folder) / "model", options.arch, options.size)
+            source = str(Path(folder) / "model")
+        else:
+            torchs = cft.load(options.model, "cpu", "torch")
+            source = options.model
         models = {"ours, torch": torchs}
         with contextlib.suppress(cft.ModelFolderError):
-            models["ours, onnx"] = cft.load(Path(folder) / "model", "cpu", "onnx")
-        is_theirs = (options.arch, options.size) == ("densenet121", SIZE)
+            models["ours, onnx"] = cft.load(source, "cpu", "onnx")
+        is_theirs = (options.arch, options.size, options.model) == ("densenet121", SIZE, None)
         peer = Peer(torchs) if is_theirs and has_peer() else None
         with busy(options.busy):
             seconds = measure(candidates(models, peer, film), options.repeats)
@@ -170,6 +180,16 @@ def candidates(
         theirs = peer.prepare(film)
         rows["torchxrayvision"] = lambda: peer.probabilities(peer.prepare(film))
         rows["torchxrayvision, network alone"] = lambda: peer.probabilities(theirs)
+    first = models["ours, torch"]
+    plain = copy.deepcopy(first.network).to(memory_format=torch.contiguous_format)
+    grey = torch.from_numpy(first.preprocess(read_radiograph(film).pixels)[None])
+
+    @torch.inference_mode()
+    def timms() -> object:
+        return plain(grey)
+
+    if peer is None:
+        rows["timm, PyTorch, network alone"] = timms
     for name, model in models.items():
         prepared = model.preprocess(read_radiograph(film).pixels)[None]
         rows[name] = lambda model=model: model.predict(film).probabilities
@@ -211,9 +231,9 @@ def measure(rows: dict[str, Callable[[], object]], repeats: int) -> dict[str, li
 def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
     """Medians, the middle half and paired ratios, in Markdown."""
     lines = [
-        f"{options.arch} at {options.size} px, one {SIDE} x {SIDE} PNG, {options.threads} CPU "
-        f"threads, {options.repeats} films each, beside {options.busy} busy processes; "
-        f"torch {torch.__version__}, timm {timm.__version__}",
+        f"{options.model or f'{options.arch} at {options.size} px'}, one {SIDE} x {SIDE} PNG, "
+        f"{options.threads} CPU threads, {options.repeats} films each, beside {options.busy} busy "
+        f"processes; torch {torch.__version__}, timm {timm.__version__}",
         "",
         "| file to probabilities | median ms | middle half ms | times as fast as the first |",
         "|---|---|---|---|",

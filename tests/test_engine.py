@@ -147,6 +147,31 @@ def test_its_numbers_are_those_of_torch(tmp_path, fast, architecture, arguments)
             assert np.abs(one.heatmap(label) - other.heatmap(label)).max() < 1e-3
 
 
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
+def test_no_film_has_no_logits(tmp_path, fast, engine):
+    model = cft.load(folder_of(tmp_path / "model", "regnetx_004"), "cpu", engine=engine)
+    assert model.logits(np.zeros((0, *model.preprocess.input_size), np.float32)).shape == (0, 3)
+
+
+def test_no_padding_is_left_to_be_computed_in_a_pass(tmp_path, fast):
+    import onnx
+    import onnxruntime
+
+    torch.manual_seed(0)
+    network = timm.create_model(
+        "tf_efficientnet_lite0", in_chans=1
+    ).eval()  # pads as TensorFlow does
+    graph = onnx_engine._export(Outputs(network, True), np.zeros((1, 1, 64, 64), np.float32))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 4
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    left = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert "Conv" in left
+    assert not left & {"Pad", "Shape"}
+
+
 def test_it_is_chosen_where_it_is_installed_and_by_an_ensemble_too(
     tiny_model_folder, films, tmp_path, fast
 ):
