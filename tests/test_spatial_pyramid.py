@@ -134,7 +134,9 @@ def test_scores_are_the_mean_of_the_map(of, depths, modules):
     with torch.inference_mode():
         features, scores = network.forward_features(films), network(films)
         local = torch.einsum("bdhw,cd->bchw", features, network.head.weight)
+        maps = network.forward_maps(films)
     assert features.shape[1] == network.num_features
+    torch.testing.assert_close(maps, local + network.head.bias[:, None, None], rtol=1e-4, atol=1e-4)
     mean = local.mean((2, 3)) + network.head.bias
     torch.testing.assert_close(mean, scores, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(network.forward_head(features), scores, rtol=1e-4, atol=1e-4)
@@ -256,3 +258,21 @@ def test_pyramids_of_one_kind_are_joined_as_well():
     with torch.inference_mode():
         expected = torch.stack([network(film) for network in two]).mean(0)
         torch.testing.assert_close(joined(film), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_maps_of_joined_networks_are_their_layer_at_each_position():
+    joined = timm.create_model(
+        "joined",
+        of=["test_resnet", "spatial_pyramid", "tf_efficientnet_lite0"],
+        each=[{}, {"of": "test_resnet", "depths": "layer1+layer2", "grid": 3}, {}],
+        in_chans=1,
+        num_classes=5,
+    ).eval()
+    torch.nn.init.normal_(joined.head.weight)
+    films = torch.randn(2, 1, 72, 100)
+    with torch.inference_mode():
+        features = joined.forward_features(films)
+        expected = torch.einsum("bdhw,cd->bchw", features, joined.head.weight)
+        expected += joined.head.bias[:, None, None]
+        found = joined.forward_maps(films)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

@@ -116,6 +116,19 @@ class Joined(nn.Module):
         h, w = finest(maps)
         return torch.cat([placed(each, h, w) for each in maps], 1)
 
+    def forward_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, C, h, w): the linear layer at each position.
+
+        The same numbers as of `forward_features`, but for rounding, and never so many at once.
+        """
+        networks: Any = self.networks
+        head: Any = self.head
+        weights = head.weight.split([network.num_features for network in networks], 1)
+        maps = [_weighted(*each, x) for each in zip(networks, weights, strict=True)]
+        h, w = finest(maps)
+        together = torch.stack([placed(each, h, w) for each in maps]).sum(0)
+        return together + head.bias[:, None, None]
+
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature map -> scores, (B, C); with `pre_logits` the pooled features."""
         return self._answer(x.mean((2, 3)), pre_logits)
@@ -132,6 +145,13 @@ class Joined(nn.Module):
     def _answer(self, means: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         means = F.dropout(means, self.drop_rate, self.training)
         return means if pre_logits else self.head(means)
+
+
+def _weighted(network: Any, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The features of one network times a (C, D) weight at each position of its map."""
+    if isinstance(network, SpatialPyramid):
+        return network.weighted(x, weight)
+    return F.conv2d(network.forward_features(x), weight[:, :, None, None])
 
 
 def _pooled(network: Any, x: torch.Tensor) -> torch.Tensor:

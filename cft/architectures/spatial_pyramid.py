@@ -132,10 +132,35 @@ class SpatialPyramid(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features, h, w), at the positions of the finest depth."""
         together = torch.cat(self._aligned(x), 1)
-        h, w = map(int, together.shape[2:])
-        rows, columns = (_shares(self.grid, side, together) * side for side in (h, w))
-        fields = rows[:, None, :, None] * columns[None, :, None, :]  # (grid, grid, h, w)
-        return (together[:, :, None] * fields.flatten(0, 1)).flatten(1, 2)
+        return (together[:, :, None] * self._fields(together)).flatten(1, 2)
+
+    def forward_maps(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in_chans, H, W) -> (B, C, h, w): the linear layer at each position.
+
+        The same numbers as of `forward_features`, but for rounding, and never so many at once.
+        """
+        head: Any = self.head
+        return self.weighted(x, head.weight) + head.bias[:, None, None]
+
+    def weighted(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`forward_features` times a (C, num_features) weight at each position: (B, C, h, w)."""
+        maps = self._maps(x)
+        sizes = [each.shape[1] for each in maps]
+        weights = weight.unflatten(1, (sum(sizes), self.grid**2)).split(sizes, 1)
+        h, w = finest(maps)
+        # For each field what it would give at each position, then of each its own positions.
+        of_depths = [
+            placed(F.conv2d(each, own.transpose(1, 2).flatten(0, 1)[:, :, None, None]), h, w)
+            for each, own in zip(maps, weights, strict=True)
+        ]
+        answers = torch.stack(of_depths).sum(0).unflatten(1, (-1, self.grid**2))
+        return (answers * self._fields(answers)).sum(2)
+
+    def _fields(self, like: torch.Tensor) -> torch.Tensor:
+        """(fields, h, w): at each position of a map the share of each field, times h * w."""
+        h, w = map(int, like.shape[-2:])
+        rows, columns = (_shares(self.grid, side, like) * side for side in (h, w))
+        return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(0, 1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """Feature map -> scores, (B, C); with `pre_logits` the means of the fields."""

@@ -36,7 +36,7 @@ __all__ = ["OnnxEngine", "onnx_engine"]
 MAX_BYTES = 2**30
 
 # Another number here makes every graph anew: after a change of networks of ours, or of `Outputs`.
-_GRAPH = 4
+_GRAPH = 5
 
 _MISSING = 'the engine onnx is not installed: pip install "cft[fast]"'
 

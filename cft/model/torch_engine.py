@@ -55,13 +55,20 @@ class Outputs(nn.Module):
     def forward(self, batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(N, C, H, W) -> a tensor for each of `names`."""
         with listening(self.network, self.depths) as heard:
-            features = self.network.forward_features(batch)
-        logits = self.network.forward_head(features)
-        head = self.network.get_classifier()
-        maps = []
-        if self.has_maps and isinstance(head, nn.Linear):
-            maps = [F.conv2d(features, head.weight[:, :, None, None], head.bias)]
+            logits, maps = self._answer(batch)
         return (logits, *maps, *(heard[depth.module] for depth in self.depths))
+
+    def _answer(self, batch: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Logits, and maps if there are any."""
+        maps_of = getattr(self.network, "forward_maps", None)
+        if self.has_maps and maps_of is not None:  # of networks whose feature map would be large
+            maps = maps_of(batch)
+            return maps.mean((2, 3)), [maps]
+        features = self.network.forward_features(batch)
+        logits, head = self.network.forward_head(features), self.network.get_classifier()
+        if self.has_maps and isinstance(head, nn.Linear):
+            return logits, [F.conv2d(features, head.weight[:, :, None, None], head.bias)]
+        return logits, []
 
 
 class TorchEngine:
