@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from train.stage1.augment import Augmentation, augment
 
@@ -89,6 +90,16 @@ def test_geometry_keeps_the_centre_and_the_aspect_ratio_of_the_grid(name):
     limit = 1.3**2 if name == "zoom" else 1.0
     assert area.max() <= limit + 1e-5
     assert area.min() >= 1 / limit - 1e-5
+
+
+def test_the_film_is_sampled_where_pytorch_would():
+    """On a film that is no square, with every change of geometry."""
+    batch = torch.rand(5, 1, 40, 64, generator=torch.Generator().manual_seed(1)).clamp(1e-4, 1)
+    strengths = {"rotate": 10.0, "translate": 0.06, "zoom": 0.15, "stretch": 0.08, "flip": 0.5}
+    changes = dataclasses.replace(OFF, **strengths).draw(5, torch.Generator().manual_seed(2))
+    grid = F.affine_grid(changes["theta"], [5, 1, 40, 64], align_corners=False)
+    expected = F.grid_sample(batch, grid, mode="bilinear", align_corners=False).clamp(1e-4, 1)
+    torch.testing.assert_close(augment(batch, changes), expected, atol=1e-5, rtol=0)
 
 
 def test_blur_removes_detail_but_not_brightness():
