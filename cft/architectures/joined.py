@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from cft.architectures.pooled_linear import PooledLinear
 from cft.architectures.spatial_pyramid import STATED, SpatialPyramid, finest, placed
 
 __all__ = ["Joined"]
@@ -24,7 +25,7 @@ __all__ = ["Joined"]
 NAME = "joined"
 
 
-class Joined(nn.Module):
+class Joined(PooledLinear):
     """Networks that each see the whole film.
 
     Parameters
@@ -96,18 +97,9 @@ class Joined(nn.Module):
             for stage in (stages if isinstance(stages, list) else [])
             if stage.get("module")
         ]
-        self.num_features: int = sum(network.num_features for network in networks)
+        self.num_features = sum(network.num_features for network in networks)
         self.head_hidden_size = self.num_features
         self.reset_classifier(num_classes)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new linear layer, for other labels."""
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-    def get_classifier(self) -> nn.Module:
-        """The linear layer."""
-        return self.head
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features, h, w), at the positions of the finest map."""
@@ -116,35 +108,18 @@ class Joined(nn.Module):
         h, w = finest(maps)
         return torch.cat([placed(each, h, w) for each in maps], 1)
 
-    def forward_maps(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, C, h, w): the linear layer at each position.
-
-        The same numbers as of `forward_features`, but for rounding, and never so many at once.
-        """
+    def weighted(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """`forward_features` times a (C, num_features) weight at each position: (B, C, h, w)."""
         networks: Any = self.networks
-        head: Any = self.head
-        weights = head.weight.split([network.num_features for network in networks], 1)
+        weights = weight.split([network.num_features for network in networks], 1)
         maps = [_weighted(*each, x) for each in zip(networks, weights, strict=True)]
         h, w = finest(maps)
-        together = torch.stack([placed(each, h, w) for each in maps]).sum(0)
-        return together + head.bias[:, None, None]
-
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Feature map -> scores, (B, C); with `pre_logits` the pooled features."""
-        return self._answer(x.mean((2, 3)), pre_logits)
+        return torch.stack([placed(each, h, w) for each in maps]).sum(0)
 
     def pooled(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features), without the map of all."""
         networks: Any = self.networks
         return torch.cat([_pooled(network, x) for network in networks], 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, C)."""
-        return self._answer(self.pooled(x))
-
-    def _answer(self, means: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        means = F.dropout(means, self.drop_rate, self.training)
-        return means if pre_logits else self.head(means)
 
 
 def _weighted(network: Any, weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from cft.architectures.pooled_linear import PooledLinear
+
 __all__ = ["NAME", "STATED", "SpatialPyramid", "finest", "placed"]
 
 NAME = "spatial_pyramid"
@@ -31,7 +33,7 @@ _TRIED_SIDE = 64  # pixels of the film that a new network is asked about its dep
 _LARGEST_MAP = 2**26  # numbers for a film; those of a small network at 224 pixels are 2**20
 
 
-class SpatialPyramid(nn.Module):
+class SpatialPyramid(PooledLinear):
     """Fields at several depths, and one linear layer.
 
     Parameters
@@ -116,31 +118,14 @@ class SpatialPyramid(nn.Module):
             }
             for name, features in zip(self.depths, maps, strict=True)
         ]
-        self.num_features: int = grid * grid * sum(features.shape[1] for features in maps)
+        self.num_features = grid * grid * sum(features.shape[1] for features in maps)
         self.head_hidden_size = self.num_features
         self.reset_classifier(num_classes)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new linear layer, for other labels."""
-        self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-
-    def get_classifier(self) -> nn.Module:
-        """The linear layer."""
-        return self.head
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features, h, w), at the positions of the finest depth."""
         together = torch.cat(self._aligned(x), 1)
         return (together[:, :, None] * self._fields(together)).flatten(1, 2)
-
-    def forward_maps(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, C, h, w): the linear layer at each position.
-
-        The same numbers as of `forward_features`, but for rounding, and never so many at once.
-        """
-        head: Any = self.head
-        return self.weighted(x, head.weight) + head.bias[:, None, None]
 
     def weighted(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """`forward_features` times a (C, num_features) weight at each position: (B, C, h, w)."""
@@ -162,23 +147,11 @@ class SpatialPyramid(nn.Module):
         rows, columns = (_shares(self.grid, side, like) * side for side in (h, w))
         return (rows[:, None, :, None] * columns[None, :, None, :]).flatten(0, 1)
 
-    def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        """Feature map -> scores, (B, C); with `pre_logits` the means of the fields."""
-        return self._answer(x.mean((2, 3)), pre_logits)
-
     def pooled(self, x: torch.Tensor) -> torch.Tensor:
         """(B, in_chans, H, W) -> (B, num_features): the means of the fields, without the map."""
         # As of the large map: where the sides of two depths do not divide, the order matters.
         means = [placed(each, self.grid, self.grid) for each in self._aligned(x)]
         return torch.cat(means, 1).flatten(1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, in_chans, H, W) -> (B, C)."""
-        return self._answer(self.pooled(x))
-
-    def _answer(self, means: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
-        means = F.dropout(means, self.drop_rate, self.training)
-        return means if pre_logits else self.head(means)
 
     def _aligned(self, x: torch.Tensor) -> list[torch.Tensor]:
         """The output of each depth at the positions of the finest."""

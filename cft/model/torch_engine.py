@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from cft.architectures.pooled_linear import PooledLinear
 from cft.model.depths import Depth
 from cft.model.engine import Pass, as_pass, output_names
 from cft.model.listening import listening
@@ -60,9 +61,8 @@ class Outputs(nn.Module):
 
     def _answer(self, batch: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Logits, and maps if there are any."""
-        maps_of = getattr(self.network, "forward_maps", None)
-        if self.has_maps and maps_of is not None:  # of networks whose feature map would be large
-            maps = maps_of(batch)
+        if self.has_maps and isinstance(self.network, PooledLinear):  # its features take memory
+            maps = self.network.forward_maps(batch)
             return maps.mean((2, 3)), [maps]
         features = self.network.forward_features(batch)
         logits, head = self.network.forward_head(features), self.network.get_classifier()

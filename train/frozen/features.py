@@ -25,8 +25,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cft.architectures.joined import Joined
-from cft.architectures.spatial_pyramid import SpatialPyramid
+from cft.architectures.pooled_linear import PooledLinear
 from cft.errors import ModelFolderError
 from cft.files import atomic_write, from_json, regular, reserve_all
 from cft.model.folder import ModelFolder
@@ -253,7 +252,7 @@ def _features(frozen: Frozen, films: torch.Tensor) -> torch.Tensor:
     """(n, 1, H, W) float32 in [0, 1] -> (n, D) float32, checked against the network's logits."""
     network = frozen.network
     batch = frozen.preprocess.normalize(films).contiguous(memory_format=torch.channels_last)
-    if isinstance(network, (Joined, SpatialPyramid)):  # their maps are large, and end in one layer
+    if isinstance(network, PooledLinear):  # its map is large, and it ends in one layer
         return network.pooled(batch)
     maps = network.forward_features(batch)
     z = network.forward_head(maps, pre_logits=True)
