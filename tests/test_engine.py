@@ -154,13 +154,12 @@ def test_no_film_has_no_logits(tmp_path, fast, engine):
 
 
 def test_no_padding_is_left_to_be_computed_in_a_pass(tmp_path, fast):
+    """Of TensorFlow's kind, which depends on the size of what is padded."""
     import onnx
     import onnxruntime
 
     torch.manual_seed(0)
-    network = timm.create_model(
-        "tf_efficientnet_lite0", in_chans=1
-    ).eval()  # pads as TensorFlow does
+    network = timm.create_model("tf_efficientnet_lite0", in_chans=1).eval()
     graph = onnx_engine._export(Outputs(network, True), np.zeros((1, 1, 64, 64), np.float32))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
