@@ -56,15 +56,11 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
         If the loss is no longer a number, or validation is undefined.
     """
     settings, here = run.settings, run.here
-    loss_of = loss_named(settings.loss)
     # The same tensors with other machinery around them.
     network: nn.Module = state.network
     if run.work.compile:  # a module again, which the types of torch.compile do not say
         network = cast(nn.Module, torch.compile(network))
     compute: nn.Module | None = None
-    trained = state.network.state_dict()
-    pairs = [(mean, trained[name]) for name, mean in state.average.state_dict().items()]
-    means, values = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
 
     while state.step < run.steps and not out_of_patience(run, state):
         epoch, first = divmod(state.step, run.steps_per_epoch)
@@ -73,36 +69,7 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
             compute = here.wrap(network)  # again: what exchanges gradients has to know which
         compute.train()
         rest_frozen(state.network)
-        for batch in _with_progress(run, epoch, first):
-            set_rates(state.optimizer, _learning_rate(run, state))
-
-            torch.manual_seed(run.seed(NETWORK, state.step, here.rank))  # for dropout
-            total = torch.zeros((), device=here.device)
-            for number, part in enumerate(batch.parts, start=1):
-                films = part.augmented()
-                with _exchange(compute, last=number == len(batch.parts)):
-                    logits = run.logits_of_heads(compute, films, settings.precision)
-                    losses = loss_of(logits, part.targets)
-                    if run.teachers:
-                        answers = answers_of(run.teachers, films, settings.precision)
-                        taught = loss_of(logits, answers)
-                        losses = torch.lerp(losses, taught, settings.teacher_weight)
-                    loss = losses.mean(0).sum() / batch.known
-                    (loss * here.world).backward()  # between processes gradients are averaged
-                total += loss.detach()
-            state.loss_sum += total
-
-            if settings.clip:
-                nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
-            state.optimizer.step()
-            state.optimizer.zero_grad(set_to_none=True)
-            state.step += 1
-
-            # Early on the average would remember the start, so its memory is short at first.
-            decay = min(settings.ema, (1 + state.step) / (10 + state.step))
-            with torch.no_grad():
-                torch._foreach_lerp_(list(means), list(values), 1 - decay)
-
+        for _ in steps(run, state, compute, epoch, first):
             if state.step % _LOOK_EVERY == 0:
                 _check_loss(run, state)
                 if here.any(stop.asked):
@@ -113,7 +80,7 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
                     saved = time.monotonic()
 
         _check_loss(run, state)
-        seconds, steps = time.monotonic() - began, run.steps_per_epoch - first
+        seconds, made = time.monotonic() - began, run.steps_per_epoch - first
         scores = run.scores(state.average, "valid", settings.precision)
         record = {
             "epoch": epoch + 1,
@@ -122,7 +89,7 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
             "lr": max(group["lr"] for group in state.optimizer.param_groups),
             "valid": figures_of(scores, run.table.subset(run.rows["valid"])),
             "seconds": round(seconds, 2),
-            "films_per_second": round(steps * settings.batch_size / seconds, 1),
+            "films_per_second": round(made * settings.batch_size / seconds, 1),
         }
         state.loss_sum.zero_()
         state.history.append(record)
@@ -130,6 +97,55 @@ def train(run: Run, state: State, stop: Stop) -> Iterator[dict[str, Any]]:
         yield record
         if here.any(stop.asked) and state.step < run.steps:
             raise Stopped
+
+
+def steps(run: Run, state: State, compute: nn.Module, epoch: int, first: int = 0) -> Iterator[None]:
+    """Make the optimiser steps of an epoch, each when it is asked for.
+
+    Parameters
+    ----------
+    run
+        Settings and data.
+    state
+        Where the run is; moved in place.
+    compute
+        The state's network, with what compiles it or exchanges gradients around it.
+    epoch, first
+        From 0: which epoch, and its first step that is still to be made.
+    """
+    settings, here = run.settings, run.here
+    loss_of = loss_named(settings.loss)
+    means, values = state.averaged()
+    for batch in _with_progress(run, epoch, first):
+        set_rates(state.optimizer, _learning_rate(run, state))
+
+        torch.manual_seed(run.seed(NETWORK, state.step, here.rank))  # for dropout
+        total = torch.zeros((), device=here.device)
+        for number, part in enumerate(batch.parts, start=1):
+            films = part.augmented()
+            with _exchange(compute, last=number == len(batch.parts)):
+                logits = run.logits_of_heads(compute, films, settings.precision)
+                losses = loss_of(logits, part.targets)
+                if run.teachers:
+                    answers = answers_of(run.teachers, films, settings.precision)
+                    taught = loss_of(logits, answers)
+                    losses = torch.lerp(losses, taught, settings.teacher_weight)
+                loss = losses.mean(0).sum() / batch.known
+                (loss * here.world).backward()  # between processes gradients are averaged
+            total += loss.detach()
+        state.loss_sum += total
+
+        if settings.clip:
+            nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+
+        # Early on the average would remember the start, so its memory is short at first.
+        decay = min(settings.ema, (1 + state.step) / (10 + state.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(means, values, 1 - decay)
+        yield
 
 
 def _with_progress(run: Run, epoch: int, first: int) -> Iterator[Batch]:

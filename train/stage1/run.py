@@ -357,6 +357,13 @@ class State:
         state.loss_sum.fill_(facts["loss_sum"] if run.here.is_main else 0.0)
         return state
 
+    def averaged(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The tensors that are averaged: those of the average, and the network's beside them."""
+        network = self.network.state_dict()
+        pairs = [(mean, network[name]) for name, mean in self.average.state_dict().items()]
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        return [mean for mean, _ in averaged], [value for _, value in averaged]
+
     def save(self, run: Run) -> None:
         """Write the checkpoint that `resumed` goes on from."""
         loss_sum = run.here.sum_(self.loss_sum.clone()).item()
