@@ -82,6 +82,30 @@ def frozen_bottom(**changes):
     return network, optimizer
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_the_optimiser_makes_the_published_step_whatever_the_order_in_memory(name):
+    """Kingma and Ba, ICLR 2015, and Loshchilov and Hutter, ICLR 2019, in float64."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+    settings = Settings(arch="resnet18", optimizer=name, lr=0.01, weight_decay=0.1)
+    optimizer, before = optimizer_for(network, settings), network.weight.double().detach()
+    first = second = torch.zeros_like(before)
+    for step in range(1, 4):
+        (network(torch.randn(2, 3, 8, 8)) ** 2).mean().backward()
+        gradient = network.weight.grad.double()
+        if name == "adamw":
+            before = before * (1 - 0.01 * 0.1)
+        else:
+            gradient = gradient + 0.1 * before
+        first = settings.beta1 * first + (1 - settings.beta1) * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        mean, spread = first / (1 - settings.beta1**step), second / (1 - 0.999**step)
+        before = before - 0.01 * mean / (spread.sqrt() + 1e-8)
+        optimizer.step()
+        optimizer.zero_grad()
+        torch.testing.assert_close(network.weight.double(), before, rtol=1e-4, atol=1e-6)
+
+
 def test_layers_whose_factor_is_too_small_stay_with_their_batch_statistics():
     network, optimizer = frozen_bottom()
     before = {name: x.clone() for name, x in network.state_dict().items()}

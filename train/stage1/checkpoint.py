@@ -86,8 +86,13 @@ def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
+        number, _, key = name.partition(".")
+        index = int(number)
+        if index < len(parameters) and tensor.shape == parameters[index].shape:
+            # In the parameter's own order in memory, which a fused optimiser takes for granted.
+            tensor = torch.empty_like(parameters[index]).copy_(tensor)
+        state.setdefault(index, {})[key] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
