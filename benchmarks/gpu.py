@@ -34,7 +34,7 @@ import torch
 from PIL import Image
 
 from benchmarks.inference import random_classifier
-from benchmarks.training import LABELS, bare, measure, our_run, ours, synchronise, timed
+from benchmarks.training import LABELS, bare, measure, our_run, ours, synchronise
 from train.datasets.phantom_drawing import draw_phantom
 from train.datasets.pixels import Pixels
 from train.precision import use_bfloat16
@@ -141,13 +141,10 @@ def stage_1(sizes: Sizes, device: torch.device, folder: Path) -> Iterator[Row]:
             compile=False,
         )
         run = our_run(options, device, folder / f"run-{size}")
-        taking_turns = {
-            "stage 1, bare step": timed(bare(run), options, device),
-            "stage 1, loop": ours(run),
-        }
+        rows = {"stage 1, bare step": bare(run), "stage 1, loop": ours(run)}
         what = f"{sizes.arch}, {size} px, batches of {sizes.batch_size}"
-        for name, rate in measure(taking_turns, sizes.rounds).items():
-            yield name, what, f"{rate:,.0f} films/s"
+        for name, rates in measure([rows], options, device).items():
+            yield name, what, f"{statistics.median(rates):,.0f} films/s"
 
 
 def packed(sizes: Sizes, device: torch.device, folder: Path) -> Iterator[Row]:

@@ -18,9 +18,10 @@ They take turns film by film, so that other work on the machine falls on all. Th
 is its network alone, on a prepared film: of ours with the activation maps and what the gate looks
 at. The row "timm, PyTorch" is the network as timm makes it, called as its documentation says: it
 gives logits alone. The last column compares within the turns: the median of
-the ratio to the first row of the kind. Below it: where our milliseconds go, by how much the
-networks differ on the same input (rounding), and the prepared films from each other (the resizing
-filters differ).
+the ratio to the first row of the kind. Below it: what the processor allows (the network's
+multiplications and additions at the speed at which it multiplies large matrices, which no engine
+passes without fewer or shorter numbers), where our milliseconds go, by how much the networks differ
+on the same input (rounding), and the prepared films from each other (the resizing filters differ).
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 import cft
 from cft.film.read import read_radiograph
@@ -59,6 +61,10 @@ _PRETRAINED_CFG = {
 }
 
 _WARM_UP = 5
+
+# Large enough that multiplying is nearly all of the time.
+_MATRIX = 1024
+PRODUCT = f"product of two {_MATRIX:,} x {_MATRIX:,} matrices"
 
 
 def main() -> None:
@@ -87,9 +93,11 @@ def main() -> None:
         is_theirs = (options.arch, options.size, options.model) == ("densenet121", SIZE, None)
         peer = Peer(torchs) if is_theirs and has_peer() else None
         with busy(options.busy):
-            seconds = measure(candidates(models, peer, film), options.repeats)
+            rows = candidates(models, peer, film) | {PRODUCT: product()}
+            seconds = measure(rows, options.repeats)
             parts = measure(stages(models, film), options.repeats)
         print(table(seconds, options))
+        print(limit_of_processor(torchs, seconds))
         print(table_of_stages(parts))
         if "ours, onnx" not in models:
             print('\nONNX Runtime is not installed: pip install ".[fast]"')
@@ -240,11 +248,36 @@ def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
     ]
     first: dict[bool, list[float]] = {}
     for name, values in seconds.items():
+        if name == PRODUCT:
+            continue
         base = first.setdefault("alone" in name, values)
         ratio = statistics.median(x / y for x, y in zip(base, values, strict=True))
         times = "1" if base is values else f"{ratio:.2f}"
         lines.append(f"| {name} | {_milliseconds(values)} | {times} |")
     return "\n".join(lines)
+
+
+def product() -> Callable[[], object]:
+    """A product of two large matrices, which no network is faster than for its size."""
+    one, other = torch.randn(2, _MATRIX, _MATRIX).unbind()
+    return lambda: one @ other
+
+
+def limit_of_processor(classifier: cft.Classifier, seconds: dict[str, list[float]]) -> str:
+    """How fast the network would be at the speed of a product of large matrices."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        classifier.network(torch.zeros(1, *classifier.preprocess.input_size))
+    work, large = counter.get_total_flops(), 2 * _MATRIX**3
+
+    products = seconds[PRODUCT]
+    base = next(values for name, values in seconds.items() if "alone" in name)
+    ratio = statistics.median(x / y for x, y in zip(base, products, strict=True))
+    taken = statistics.median(products)
+    return (
+        f"\nThe network is {work / 1e9:.2f} GFLOP. At the speed of the {PRODUCT}, "
+        f"{large / taken / 1e9:.0f} GFLOP/s, it would take {1000 * taken * work / large:.1f} ms, "
+        f"{ratio * large / work:.2f} times as fast as the first network alone."
+    )
 
 
 def table_of_stages(seconds: dict[str, list[float]]) -> str:
