@@ -5,8 +5,9 @@
     python -m benchmarks.harm synthetic --data CHEXPERT/train.csv --work FOLDER
 
 ``films``: for each pattern of hidden labels and each seed, patients are split anew, training labels
-are hidden, a small network is trained in Negative mode (stage 1), and the methods of stage 2
-fine-tune it on the labels left; test labels are those mined from reports and those of experts.
+are hidden, a network is trained in Negative mode (stage 1), by default a small one from random
+weights, and the methods of stage 2 fine-tune it on the labels left; test labels are those mined
+from reports and those of experts.
 ``frozen``: the same, but the network stays as MODEL has it and only its regressions are fitted;
 ``crossfit`` is the default with training films that choose too.
 ``synthetic``: features with a planted signal under CheXpert's real labels, so the truth is known.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -200,6 +202,12 @@ def main(argv: list[str] | None = None) -> int:
     films = commands.add_parser("films")
     films.add_argument("--data", type=Path, required=True, help="NIH films, compact layout")
     films.add_argument("--patterns", nargs="+", default=["random", "reports"])
+    # From random weights, and small enough for a minute or two on one core.
+    films.add_argument("--init", default="random", help="the start, as train.negative takes it")
+    films.add_argument("--arch", default="regnetx_002")
+    films.add_argument("--image-size", type=int, default=64)
+    films.add_argument("--epochs", type=int, default=30)
+    films.add_argument("--lr", type=float, default=2e-3)
     frozen = commands.add_parser("frozen")
     frozen.add_argument("--data", type=Path, required=True, help="NIH films, compact layout")
     frozen.add_argument("--patterns", nargs="+", default=["random", "reports"])
@@ -218,6 +226,7 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
+    os.environ["CFT_GATE"] = "off"  # no model of these is shown a picture
     options.work.mkdir(parents=True, exist_ok=True)
     kinds = {"films": films_cells, "frozen": frozen_cells, "synthetic": synthetic_cells}
     cells = kinds[options.kind]

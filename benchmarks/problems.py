@@ -35,10 +35,7 @@ from train.stage1.network import preprocess_of
 from train.stage1.run import Run
 from train.stage2.task import Films, Head, Recipe
 
-# Small enough for a minute or two on one core.
-_STAGE_1 = (
-    "--preset nih-demo --arch regnetx_002 --image-size 64 --epochs 30 --lr 2e-3 --precision float32"
-)
+_STAGE_1 = "--preset nih-demo --precision float32"
 
 _VALID, _TEST = (
     0.15,
@@ -119,7 +116,7 @@ def films_problem(
 ) -> Problem:
     """Stage 1 on films with hidden labels, and its features."""
     table = split_and_hide(whole, pattern, seed)
-    run = stage_1(table, options.data, seed, options.work, options.work / f"{pattern}-{seed}")
+    run = stage_1(options, table, seed, options.work / f"{pattern}-{seed}")
     classifier = Classifier(read_model_folder(run.work.out), "cpu")
     pixels = films_of(table, run.preprocess, run.work, run.here)
     features = features_of(classifier, pixels, options.work / "features", progress=False)
@@ -204,10 +201,12 @@ def _hide_as_reports_do(table: LabelTable, seed: int) -> LabelTable:
     return replace(table, y=np.where(hidden, np.float32(np.nan), table.y))
 
 
-def stage_1(table: LabelTable, data: Path, seed: int, work: Path, out: Path) -> Run:
+def stage_1(options: argparse.Namespace, table: LabelTable, seed: int, out: Path) -> Run:
     """Train in Negative mode, or go on with what is there; the model folder is in ``out``."""
-    words = [*_STAGE_1.split(), "--data", data, "--seed", seed, "--out", out, "--resume"]
-    words += ["--cache", work, "--device", "cpu", "--workers", 1, "--threads", 1]
+    words = [*_STAGE_1.split(), "--init", options.init, "--arch", options.arch]
+    words += ["--image-size", options.image_size, "--epochs", options.epochs, "--lr", options.lr]
+    words += ["--data", options.data, "--seed", seed, "--out", out, "--resume"]
+    words += ["--cache", options.work, "--device", "cpu", "--workers", 1, "--threads", 1]
     asked = parse([str(word) for word in words])
     settings, how, policy = asked.settings, asked.work, asked.labels.policy
     with processes("cpu") as here:

@@ -84,11 +84,11 @@ def chexpert(folder: Path, train: int = 160, valid: int = 40, test: int = 40) ->
             row |= {"AP/PA": "" if lateral else "AP"}
             rows.append({**row, **cells})
             studies.append({"Study": f"CheXpert-v1.0/test/{patient}/study1", **labels})
-        _write_csv(root / f"{side}.csv", ["Path", *facts, *CHEXPERT_14], rows)
+        write_csv(root / f"{side}.csv", ["Path", *facts, *CHEXPERT_14], rows)
     for reader in ("bc4", "bc6", "bc8"):
         said = [{k: v if k == "Study" else int((films.random.random() < 0.2) != v)
                  for k, v in study.items()} for study in studies]  # fmt: skip
-        _write_csv(folder / "radiologists" / f"{reader}.csv", ["Study", *CHEXPERT_14], said)
+        write_csv(folder / "radiologists" / f"{reader}.csv", ["Study", *CHEXPERT_14], said)
     return root
 
 
@@ -141,7 +141,7 @@ def cxr11(folder: Path, counts: Sequence[int] = (120, 40, 40)) -> Path:
             lines.append(f"chest_x-rays11_kaggle/{study}.jpg\t{cells}")
         (root / f"chest_x-rays11_kaggle_{side}.txt").write_text("\n".join(lines) + "\n")
     columns = ["StudyInstanceUID", *RANZCR_CLIP_11, "PatientID"]
-    _write_csv(root / "train.csv", columns, rows)
+    write_csv(root / "train.csv", columns, rows)
     return root
 
 
@@ -186,7 +186,7 @@ def nih(folder: Path, patients: int = 130) -> Path:
             rows.append(row)
             where = "test_list.txt" if patient % 5 == 0 else "train_val_list.txt"
             lists[where].append(name)
-    _write_csv(root / "Data_Entry_2017_v2020.csv", list(rows[0]), rows)
+    write_csv(root / "Data_Entry_2017_v2020.csv", list(rows[0]), rows)
     for name, listed in lists.items():
         (root / name).write_text("\n".join(listed) + "\n")
     boxes = [
@@ -195,11 +195,11 @@ def nih(folder: Path, patients: int = 130) -> Path:
         for row in rows
         if row["Image Index"] in lists["test_list.txt"] and row["Finding Labels"] != "No Finding"
     ]
-    _write_csv(root / "BBox_List_2017.csv", list(boxes[0]), boxes)
+    write_csv(root / "BBox_List_2017.csv", list(boxes[0]), boxes)
     return root
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Sequence[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import (
     decision_curves,
@@ -19,11 +20,14 @@ from benchmarks import (
     gate,
     gpu,
     growth,
+    harm,
     intervals,
     ranking,
     start,
     waiting,
 )
+from cft.labels import NIH_14
+from tests.miniatures import write_csv
 from train.datasets.labels import LabelTable
 from train.evaluation.cross_fit import deal
 from train.evaluation.localise import MAP_SIDE, localisation
@@ -67,6 +71,38 @@ def test_features_on_disk_go_through_both_stages(capsys, tmp_path):
     assert stages[1].endswith("of 3,000 films")
     assert last.startswith("the process: ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_methods_of_stage_2_are_compared_on_films(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("CFT_GATE", "off")  # as the benchmark leaves it
+    generator, count = np.random.default_rng(0), 80
+    (tmp_path / "nih" / "images").mkdir(parents=True)
+    names = [f"{number:08}_000.png" for number in range(count)]
+    for name in names:
+        film = generator.integers(0, 256, (64, 64), dtype=np.uint8)
+        Image.fromarray(film).save(tmp_path / "nih" / "images" / name)
+    same = {"age": 50, "sex": "F", "view": "PA", "width": 1024}
+    rows = [
+        {"image": name, "patient_id": name} | same | dict.fromkeys(NIH_14, number % 2)
+        for number, name in enumerate(names)
+    ]
+    write_csv(tmp_path / "nih" / "labels.csv", list(rows[0]), rows)
+    columns = ["image", *NIH_14]
+    experts = [{column: row[column] for column in columns} for row in rows[:20]]
+    write_csv(tmp_path / "nih" / "expert_labels.csv", columns, experts)
+
+    words = ["films", "--data", str(tmp_path / "nih"), "--work", str(tmp_path / "work")]
+    words += ["--arch", "test_resnet", "--image-size", "32", "--epochs", "1", "--seeds", "0"]
+    assert harm.main([*words, "--methods", "auto"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line for line in lines if line.endswith(" before, 1 seed")]
+    assert [cell.split(": ")[0] for cell in cells] == [
+        f"{pattern}, labels of {truth}"
+        for pattern in ("random", "reports")
+        for truth in ("nih", "nih-experts")
+    ]
+    assert sum(line.startswith("| auto |") for line in lines) == 4
 
 
 def test_a_machine_without_a_gpu_is_told_so(capsys, monkeypatch):
