@@ -202,7 +202,7 @@ def main(argv: list[str] | None = None) -> int:
     films = commands.add_parser("films")
     films.add_argument("--data", type=Path, required=True, help="NIH films, compact layout")
     films.add_argument("--patterns", nargs="+", default=["random", "reports"])
-    # From random weights, and small enough for a minute or two on one core.
+    # By default from random weights, and small enough for some minutes on one core.
     films.add_argument("--init", default="random", help="the start, as train.negative takes it")
     films.add_argument("--arch", default="regnetx_002")
     films.add_argument("--image-size", type=int, default=64)

@@ -17,11 +17,11 @@ with 18 outputs and the same random weights:
 They take turns film by film, so that other work on the machine falls on all. The second row of each
 is its network alone, on a prepared film: of ours with the activation maps and what the gate looks
 at. The row "timm, PyTorch" is the network as timm makes it, called as its documentation says: it
-gives logits alone. The last column compares within the turns: the median of
-the ratio to the first row of the kind. Below it: what the processor allows (the network's
-multiplications and additions at the speed at which it multiplies large matrices, which no engine
-passes without fewer or shorter numbers), where our milliseconds go, by how much the networks differ
-on the same input (rounding), and the prepared films from each other (the resizing filters differ).
+gives logits alone. The last column compares within the turns: the median of the ratio to the first
+row of the kind. Below it: what the processor allows (the network's multiplications and additions at
+the speed at which it multiplies large matrices), where our milliseconds go, by how much the
+networks differ on the same input (rounding), and the prepared films from each other (the resizing
+filters differ).
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def table(seconds: dict[str, list[float]], options: argparse.Namespace) -> str:
 
 
 def product() -> Callable[[], object]:
-    """A product of two large matrices, which no network is faster than for its size."""
+    """A product of two large matrices, at which a processor is about as fast as it gets."""
     one, other = torch.randn(2, _MATRIX, _MATRIX).unbind()
     return lambda: one @ other
 

@@ -237,9 +237,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """Row -> films a second of each round; of a group, rows take turns within the round."""
     rates: dict[str, list[float]] = {name: [] for group in groups for name in group}
-    for number in range(
-        options.rounds + 1
-    ):  # the first round warms up: allocation, kernels, workers
+    # The first round warms up: allocation, kernels, workers.
+    for number in range(options.rounds + 1):
         for group in groups:
             for name, seconds in taking_turns(group, options.steps, device).items():
                 if number:
